@@ -1,0 +1,1 @@
+"""Bulk embedding of notes, and the cache of frozen vision features."""

@@ -1,0 +1,1 @@
+"""The FAISS index: build, validate, publish, search. Never imports torch. The only room that imports faiss."""

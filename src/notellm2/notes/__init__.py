@@ -1,0 +1,1 @@
+"""Notes, interactions and images: schemas, shards, safe decoding, importers, the sample generator, data versions."""

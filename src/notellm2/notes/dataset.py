@@ -1,0 +1,115 @@
+"""A data set on disk: parquet shards of notes and interactions, and ``dataset.json``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ValidationError
+
+from notellm2.errors import InputError
+from notellm2.notes.schema import INTERACTIONS, NOTES, SCHEMA_VERSION, Note
+
+INFO = "dataset.json"
+
+
+class DatasetInfo(BaseModel):
+    """``dataset.json``: what the data set is and what came of its import."""
+
+    name: str
+    licence: str
+    source: str
+    schema_version: int = SCHEMA_VERSION
+    notes: int
+    notes_with_image: int
+    interactions: int
+    first_interaction: str | None
+    last_interaction: str | None
+    quarantined: dict[str, int] = {}
+    """Reason to number of rows or images set aside by the import; details are in quarantine.jsonl."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A readable data set; open it with `Dataset.open`.
+
+    Attributes:
+        path: its directory.
+        info: its description.
+    """
+
+    path: Path
+    info: DatasetInfo
+
+    @classmethod
+    def open(cls, path: Path) -> Dataset:
+        """Open a data set and check that its shards carry the expected columns.
+
+        Raises:
+            InputError: the directory is no data set, or of another schema version; says what to do.
+        """
+        try:
+            info = DatasetInfo.model_validate_json((path / INFO).read_text())
+        except FileNotFoundError:
+            raise InputError(
+                f"{path}: no data set here (expected {INFO}); make one with `notellm2 import EXPORT --into {path}`"
+            ) from None
+        except ValidationError as error:
+            raise InputError(f"{path / INFO}: not a data set's description: {error}") from None
+        if info.schema_version != SCHEMA_VERSION:
+            raise InputError(
+                f"{path / INFO}: schema version {info.schema_version}, expected {SCHEMA_VERSION}; import it again"
+            )
+        dataset = cls(path, info)
+        for room, schema in (("notes", NOTES), ("interactions", INTERACTIONS)):
+            for shard in dataset.shards(room):
+                found = pq.read_schema(shard)
+                if not found.equals(schema):
+                    raise InputError(f"{shard}: expected the columns\n{schema}\nfound\n{found}\nimport it again")
+        return dataset
+
+    def shards(self, room: str) -> list[Path]:
+        """The parquet files of ``notes`` or ``interactions``, in order.
+
+        Raises:
+            InputError: there is none.
+        """
+        shards = sorted((self.path / room).glob("part-*.parquet"))
+        if not shards:
+            raise InputError(f"{self.path / room}: no part-*.parquet; import the data set again")
+        return shards
+
+    def notes(self, columns: Sequence[str] = ("note_id", "title", "topics", "content")) -> pa.Table:
+        """Chosen columns of all notes as one table, in file order. Ask for ``image`` only if all must be in memory."""
+        return self._table("notes", columns)
+
+    def interactions(self, columns: Sequence[str] = tuple(INTERACTIONS.names)) -> pa.Table:
+        """Chosen columns of all interactions as one table, in file order."""
+        return self._table("interactions", columns)
+
+    def batches(self, rows: int = 256) -> Iterator[list[Note]]:
+        """All notes with their images, in file order, `rows` at a time; memory stays bounded by the batch."""
+        columns = ["note_id", "title", "topics", "content", "image"]
+        for shard in self.shards("notes"):
+            with pq.ParquetFile(shard) as file:
+                for batch in file.iter_batches(batch_size=rows, columns=columns):
+                    yield [_note(row) for row in batch.to_pylist()]
+
+    def _table(self, room: str, columns: Sequence[str]) -> pa.Table:
+        tables = [pq.read_table(shard, columns=list(columns), partitioning=None) for shard in self.shards(room)]
+        return pa.concat_tables(tables)
+
+
+def _note(row: dict[str, Any]) -> Note:
+    image = row["image"]
+    return Note(
+        note_id=row["note_id"],
+        title=row["title"],
+        topics=tuple(row["topics"]),
+        content=row["content"],
+        image=image["bytes"] if image else None,
+    )

@@ -1,0 +1,1 @@
+"""Runs, model versions and aliases. The only room that imports mlflow."""
