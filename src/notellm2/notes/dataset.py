@@ -47,10 +47,10 @@ class Dataset:
 
     @classmethod
     def open(cls, path: Path) -> Dataset:
-        """Open a data set and check that its shards carry the expected columns.
+        """Open a data set and check that its shards carry the expected columns and number of rows (footers only).
 
         Raises:
-            InputError: the directory is no data set, or of another schema version; says what to do.
+            InputError: the directory is no data set, of another schema version, or damaged; says what to do.
         """
         try:
             info = DatasetInfo.model_validate_json((path / INFO).read_text())
@@ -58,18 +58,21 @@ class Dataset:
             raise InputError(
                 f"{path}: no data set here (expected {INFO}); make one with `notellm2 import EXPORT --into {path}`"
             ) from None
-        except ValidationError as error:
+        except NotADirectoryError:
+            raise InputError(f"{path}: a file; expected the folder of a data set") from None
+        except (ValidationError, UnicodeDecodeError) as error:
             raise InputError(f"{path / INFO}: not a data set's description: {error}") from None
         if info.schema_version != SCHEMA_VERSION:
             raise InputError(
                 f"{path / INFO}: schema version {info.schema_version}, expected {SCHEMA_VERSION}; import it again"
             )
         dataset = cls(path, info)
-        for room, schema in (("notes", NOTES), ("interactions", INTERACTIONS)):
-            for shard in dataset.shards(room):
-                found = pq.read_schema(shard)
-                if not found.equals(schema):
-                    raise InputError(f"{shard}: expected the columns\n{schema}\nfound\n{found}\nimport it again")
+        for room, schema, rows in (("notes", NOTES, info.notes), ("interactions", INTERACTIONS, info.interactions)):
+            found = sum(_checked_rows(shard, schema) for shard in dataset.shards(room))
+            if found != rows:
+                raise InputError(
+                    f"{path / room}: {found} rows, {INFO} says {rows}; a shard is missing or foreign: import it again"
+                )
         return dataset
 
     def shards(self, room: str) -> list[Path]:
@@ -102,6 +105,18 @@ class Dataset:
     def _table(self, room: str, columns: Sequence[str]) -> pa.Table:
         tables = [pq.read_table(shard, columns=list(columns), partitioning=None) for shard in self.shards(room)]
         return pa.concat_tables(tables)
+
+
+def _checked_rows(shard: Path, schema: pa.Schema) -> int:
+    """The number of rows of a shard whose footer is sound and whose columns are the expected ones."""
+    try:
+        with pq.ParquetFile(shard) as file:
+            found, rows = file.schema_arrow, file.metadata.num_rows
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(f"{shard}: cannot be read: {error}; fetch the data again, or import it again") from None
+    if not found.equals(schema):
+        raise InputError(f"{shard}: expected the columns\n{schema}\nfound\n{found}\nimport it again")
+    return int(rows)
 
 
 def _note(row: dict[str, Any]) -> Note:

@@ -1,0 +1,162 @@
+"""One raw value of an export to one field of a note or an interaction, or a named problem."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+FIRST_MICROS = (datetime.min.replace(tzinfo=UTC) - EPOCH) // _MICROSECOND
+LAST_MICROS = (datetime.max.replace(tzinfo=UTC) - EPOCH) // _MICROSECOND
+_NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?\Z", re.ASCII)
+
+
+class FieldProblem(ValueError):
+    """A value that cannot be used.
+
+    Attributes:
+        reason: missing-id, wrong-type, bad-timestamp or invalid-utf8.
+        detail: column, what was found, what was expected.
+    """
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+
+
+class Micros(int):
+    """Microseconds since 1970 (UTC): a timestamp that a typed column gave, beside plain ints, which are seconds."""
+
+
+def text(value: Any, column: str) -> str:
+    """A text field; None is the empty text, bytes are UTF-8.
+
+    Raises:
+        FieldProblem: another type, or not valid UTF-8.
+    """
+    if value is None:
+        return ""
+    try:
+        if isinstance(value, bytes):
+            return value.decode()
+        if isinstance(value, str):
+            if not value.isascii():
+                value.encode()  # a lone surrogate: undecodable bytes of a CSV, or a JSON escape such as "\ud800"
+            return value
+    except UnicodeError as error:
+        raise FieldProblem("invalid-utf8", f"{column}: {error}") from None
+    raise FieldProblem("wrong-type", f"{column}: expected text, found {_found(value)}")
+
+
+def identifier(value: Any, column: str) -> str:
+    """An id: text that is not blank, or a whole number.
+
+    Raises:
+        FieldProblem: missing, another type, or not valid UTF-8.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if value is not None and not isinstance(value, (str, bytes)):
+        raise FieldProblem("wrong-type", f"{column}: expected text or a whole number, found {_found(value)}")
+    found = text(value, column)
+    if not found or found.isspace():
+        raise FieldProblem("missing-id", f"{column}: no value")
+    return found
+
+
+def topics(value: Any, column: str = "topics") -> list[str]:
+    """Topics from a list of texts or one text joined by ``|``; blank ones are dropped.
+
+    Raises:
+        FieldProblem: another type, or not valid UTF-8.
+    """
+    if value is None:
+        return []
+    parts: Iterable[Any] = value if isinstance(value, list) else text(value, column).split("|")
+    found = []
+    for part in parts:
+        if part is None:
+            raise FieldProblem("wrong-type", f"{column}: expected a list of texts, found null in it")
+        topic = text(part, column).strip()
+        if topic:
+            found.append(topic)
+    return found
+
+
+def moment(value: Any, column: str) -> int | None:
+    """A point in time as microseconds since 1970 (UTC), or None when there is no value.
+
+    Numbers, also as text, are Unix seconds; other text is ISO 8601, in UTC unless it names an offset.
+
+    Raises:
+        FieldProblem: not a time, or outside the years 1 to 9999.
+    """
+    if value is None:
+        return None
+    if isinstance(value, Micros):
+        return _within(int(value), value, column)
+    if isinstance(value, bool):
+        raise FieldProblem("wrong-type", f"{column}: expected a time, found {_found(value)}")
+    if isinstance(value, int):
+        return _within(value * 1_000_000, value, column)
+    if isinstance(value, float):
+        return _from_float(value, column)
+    if isinstance(value, date):
+        return _from_date(value, column)
+    if not isinstance(value, (str, bytes)):
+        raise FieldProblem("wrong-type", f"{column}: expected a time, found {_found(value)}")
+    written = text(value, column).strip()
+    if not written:
+        return None
+    if _NUMBER.match(written):
+        if len(written) > 40:
+            raise FieldProblem("bad-timestamp", f"{column}: {written[:40]!r}... is no Unix time in seconds")
+        return moment(int(written) if written.lstrip("+-").isdigit() else float(written), column)
+    try:
+        return _from_date(datetime.fromisoformat(written), column)
+    except ValueError:
+        raise FieldProblem(
+            "bad-timestamp", f"{column}: {written[:60]!r} is neither Unix seconds nor an ISO 8601 time"
+        ) from None
+
+
+def required_moment(value: Any, column: str) -> int:
+    """As `moment`, for a column in which a value must be.
+
+    Raises:
+        FieldProblem: no value, not a time, or outside the years 1 to 9999.
+    """
+    micros = moment(value, column)
+    if micros is None:
+        raise FieldProblem("bad-timestamp", f"{column}: no value")
+    return micros
+
+
+def _from_float(value: float, column: str) -> int:
+    if not math.isfinite(value):
+        raise FieldProblem("bad-timestamp", f"{column}: {value} is no time")
+    return _within(round(value * 1_000_000), value, column)
+
+
+def _from_date(value: date, column: str) -> int:
+    instant = value if isinstance(value, datetime) else datetime(value.year, value.month, value.day)
+    if instant.tzinfo is None:
+        instant = instant.replace(tzinfo=UTC)
+    return _within((instant - EPOCH) // _MICROSECOND, value, column)
+
+
+def _within(micros: int, value: Any, column: str) -> int:
+    if FIRST_MICROS <= micros <= LAST_MICROS:
+        return micros
+    raise FieldProblem(
+        "bad-timestamp", f"{column}: {value} lies outside the years 1 to 9999; numbers are seconds, not milliseconds"
+    )
+
+
+def _found(value: Any) -> str:
+    return f"{type(value).__name__} {str(value)[:40]!r}"
