@@ -1,0 +1,150 @@
+"""Co-occurrence mining within one split: from histories to scored pairs (NoteLLM, section 4.3).
+
+The score of A -> B over the users u who viewed A and then clicked B (symmetric: clicked both) is
+
+- notellm: the sum of 1 / N_u, N_u the number of notes u clicked: heavy users do not define relatedness;
+- cosine: their number / sqrt(viewers of A * clickers of B) (symmetric: clickers of both): popular notes do not either.
+
+Support is the number of those users. Each query keeps its `top_t` best targets: by score, then support, then data set
+order. The result depends on neither the number of threads nor their timing.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from notellm2.pairs import kernel
+from notellm2.pairs.histories import Histories
+from notellm2.recipe import PairsConfig
+
+_BLOCK = 256
+"""Queries a thread takes at once: few calls, and an even load where some queries have far more users than others."""
+
+
+@dataclass(frozen=True)
+class Mined:
+    """Pairs, ordered by query in data set order, then score, support (descending) and target.
+
+    Attributes:
+        query: int32[P], row of the note in the data set.
+        target: int32[P], same.
+        score: float32[P].
+        support: int32[P], users behind the pair.
+        candidates: pairs with at least one user.
+        dropped: candidates that were dropped, by reason (`kernel.REASONS`).
+    """
+
+    query: npt.NDArray[np.int32]
+    target: npt.NDArray[np.int32]
+    score: npt.NDArray[np.float32]
+    support: npt.NDArray[np.int32]
+    candidates: int
+    dropped: dict[str, int]
+
+    def __len__(self) -> int:
+        return len(self.query)
+
+    def where(self, mask: npt.NDArray[np.bool_], reason: str) -> Mined:
+        """The pairs under a mask, bool[P]; the others are counted as dropped for `reason`."""
+        dropped = {**self.dropped, reason: int(np.count_nonzero(~mask))}
+        return Mined(
+            self.query[mask], self.target[mask], self.score[mask], self.support[mask], self.candidates, dropped
+        )
+
+
+def mine_pairs(
+    histories: Histories,
+    member: npt.NDArray[np.bool_],
+    config: PairsConfig,
+    *,
+    top_t: int | None = None,
+    threads: int | None = None,
+) -> Mined:
+    """Score and select pairs between the notes of one split.
+
+    Args:
+        histories: of the behaviour that this split may see.
+        member: bool[N], the split's notes.
+        config: score, thresholds and bounds; shares, seeds and protocol are not read.
+        top_t: targets kept for each query; None: the configured number.
+        threads: None: one for each CPU this process may use.
+    """
+    click_indptr, click_note, query_indptr, query_user, query_start = kernel.compiled(kernel.index_by_query)(
+        np.ascontiguousarray(member),
+        histories.click_indptr,
+        histories.click_note,
+        histories.view_indptr,
+        histories.view_note,
+        histories.view_start,
+    )
+    index = (click_indptr, click_note, query_indptr, query_user, query_start)
+    people = (histories.clicked, histories.viewers, histories.clickers)
+    rules = (config.score == "cosine", config.min_support, config.min_popularity, config.lower, config.upper)
+    queries = np.flatnonzero(np.diff(query_indptr)).astype(np.int32)
+    blocks = [queries[i : i + _BLOCK] for i in range(0, len(queries), _BLOCK)]
+    parts: dict[int, _Part] = {}
+    numbers = _Shared(iter(range(len(blocks))))
+    t = config.top_t if top_t is None else top_t
+
+    def work() -> npt.NDArray[np.int64]:
+        # Scratch is made once a thread, not once a block: it is as long as the data set has notes.
+        n_notes = len(member)
+        scratch = (np.zeros(n_notes, np.float64), np.zeros(n_notes, np.int32), np.empty(n_notes, np.int32))
+        tally = np.zeros(1 + len(kernel.REASONS), np.int64)
+        for number in numbers:
+            block = blocks[number]
+            target = np.empty((len(block), t), np.int32)
+            score = np.empty((len(block), t), np.float32)
+            support = np.empty((len(block), t), np.int32)
+            kept = np.empty(len(block), np.int32)
+            best = (target, score, support, kept)
+            kernel.compiled(kernel.count)(block, *index, *people, *rules, *scratch, *best, tally)
+            filled = np.arange(t) < kept[:, None]
+            parts[number] = (np.repeat(block, kept), target[filled], score[filled], support[filled])
+        return tally
+
+    workers = max(1, min(threads or _usable_cpus(), len(blocks)))
+    with ThreadPoolExecutor(workers, thread_name_prefix="mine") as pool:
+        tallies = [future.result() for future in [pool.submit(work) for _ in range(workers)]]
+    tally = np.sum(tallies, axis=0)
+    done = [parts[number] for number in range(len(blocks))]
+    return Mined(
+        query=np.concatenate([part[0] for part in done], dtype=np.int32) if done else np.empty(0, np.int32),
+        target=np.concatenate([part[1] for part in done], dtype=np.int32) if done else np.empty(0, np.int32),
+        score=np.concatenate([part[2] for part in done], dtype=np.float32) if done else np.empty(0, np.float32),
+        support=np.concatenate([part[3] for part in done], dtype=np.int32) if done else np.empty(0, np.int32),
+        candidates=int(tally[0]),
+        dropped={reason: int(n) for reason, n in zip(kernel.REASONS, tally[1:], strict=True)},
+    )
+
+
+def _usable_cpus() -> int:
+    """CPUs this process may use: fewer than the machine has under taskset or in a container (Linux only)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+_Part = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.float32], npt.NDArray[np.int32]]
+
+
+class _Shared:
+    """An iterator that several threads draw from."""
+
+    def __init__(self, items: Iterator[int]) -> None:
+        self._items = items
+        self._lock = threading.Lock()
+
+    def __iter__(self) -> Iterator[int]:
+        return self
+
+    def __next__(self) -> int:
+        with self._lock:
+            return next(self._items)

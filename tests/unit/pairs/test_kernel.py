@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import numpy as np
+
+from notellm2.pairs import kernel
+
+
+def test_rows_are_grouped_by_user_in_the_given_order() -> None:
+    rng = np.random.default_rng(2)
+    user = rng.integers(0, 20, 500).astype(np.int32)
+    given = rng.permutation(500).astype(np.int32)
+    order = np.empty(500, np.int32)
+    indptr = kernel.compiled(kernel.group_by_user)(user, given, 21, order)
+    assert order.tolist() == sorted(given.tolist(), key=lambda row: user[row])
+    assert np.diff(indptr).tolist() == np.bincount(user, minlength=21).tolist()
+
+
+def test_code_that_cannot_be_cached_is_compiled_all_the_same() -> None:
+    # A function without a source file is to numba what a read-only install without a home is: nowhere to cache.
+    space: dict[str, Callable[[int], int]] = {}
+    exec("def double(n):\n    return 2 * n\n", space)
+    assert kernel.compiled(space["double"])(21) == 42
+
+
+def test_importing_the_room_does_not_load_numba() -> None:
+    code = "import sys, notellm2.pairs.stage; sys.exit('numba' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
