@@ -1,0 +1,123 @@
+"""The test as arrays: queries, targets and pool as rows of the data set, and the text of the notes they name."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from notellm2.artifacts import Artifact, ArtifactError
+from notellm2.errors import InputError
+from notellm2.evaluation.baselines import cut_text, whole_text
+from notellm2.evaluation.ranks import I64
+from notellm2.notes.dataset import Dataset
+from notellm2.recipe import TextLimits
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Test pairs against their pool. Rows are positions in the data set, columns positions in the pool.
+
+    Attributes:
+        notes: all notes of the data set: note_id, title, topics, content, in order.
+        query_rows: i64[Q], row of each pair's query note.
+        target_rows: i64[Q], row of each pair's target note.
+        pool_rows: i64[P], row of each note of the pool.
+        popularity: i64[P], users of each note of the pool.
+    """
+
+    notes: pa.Table
+    query_rows: I64
+    target_rows: I64
+    pool_rows: I64
+    popularity: I64
+
+    def columns(self, rows: I64) -> I64:
+        """i64: place in the pool of each row of the data set, or -1."""
+        place = np.full(len(self.notes), -1, np.int64)
+        place[self.pool_rows] = np.arange(len(self.pool_rows))
+        found: I64 = place[rows]
+        return found
+
+    def chars(self) -> I64:
+        """i64[N]: characters of every note's uncut text (title, topics and content, without separators)."""
+        topics = pc.utf8_length(pc.binary_join(self.notes["topics"], ""))
+        chars = pc.add(pc.add(pc.utf8_length(self.notes["title"]), pc.utf8_length(self.notes["content"])), topics)
+        return np.asarray(chars.to_numpy(), np.int64)
+
+    def texts(self, rows: I64, limits: TextLimits | None) -> list[str]:
+        """Text of some notes, within limits or whole."""
+        return [
+            whole_text(note["title"], note["topics"], note["content"])
+            if limits is None
+            else cut_text(note["title"], note["topics"], note["content"], limits)
+            for note in self.notes.take(pa.array(rows)).to_pylist()
+        ]
+
+    def ids(self, rows: I64) -> list[str]:
+        """note_id of some rows."""
+        ids: list[str] = self.notes["note_id"].take(pa.array(rows)).to_pylist()
+        return ids
+
+
+def read_cases(dataset: Dataset, pairs: Artifact, smallest_k: int) -> Cases:
+    """The test of a pairs artifact, checked.
+
+    Raises:
+        InputError: there are no test pairs, or fewer notes in the pool than the smallest cut-off.
+        ArtifactError: the pairs name notes that the data set or the pool does not hold.
+    """
+    notes = dataset.notes()
+    all_ids = notes["note_id"].combine_chunks()
+    test = pq.read_table(pairs.file("test.parquet"), columns=["query_id", "target_id"])
+    pool = pq.read_table(pairs.file("pool.parquet"), columns=["note_id"])
+    popularity = pq.read_table(pairs.file("notes.parquet"), columns=["note_id", "popularity"])
+    advice = "raise pairs.test_share, or lower pairs.min_support or pairs.min_popularity in the recipe"
+    if len(test) == 0:
+        raise InputError(f"{pairs.file('test.parquet')}: no test pairs, so nothing can be evaluated; {advice}")
+    if len(pool) < smallest_k:
+        raise InputError(
+            f"{pairs.file('pool.parquet')}: the pool has {len(pool)} notes, fewer than the smallest of evaluation.ks "
+            f"({smallest_k}); {advice}"
+        )
+
+    def rows(column: pa.ChunkedArray, among: pa.Array, what: str) -> I64:
+        found = pc.index_in(column, value_set=among)
+        if found.null_count:
+            missing = column.filter(pc.is_null(found))[0].as_py()
+            raise ArtifactError(f"pairs/{pairs.key}: {what} {missing!r} is not there, and {found.null_count - 1} more")
+        return np.asarray(found.to_numpy(), np.int64)
+
+    pool_rows = rows(pool["note_id"], all_ids, "the pool's note in the data set,")
+    counted = rows(pool["note_id"], popularity["note_id"].combine_chunks(), "the pool's note in notes.parquet,")
+    cases = Cases(
+        notes=notes,
+        query_rows=rows(test["query_id"], all_ids, "the query in the data set,"),
+        target_rows=rows(test["target_id"], all_ids, "the target in the data set,"),
+        pool_rows=pool_rows,
+        popularity=popularity["popularity"].to_numpy().astype(np.int64)[counted],
+    )
+    outside = int((cases.columns(cases.target_rows) < 0).sum())
+    if outside:
+        raise ArtifactError(f"pairs/{pairs.key}: {outside} of {len(test)} test targets are not in the pool")
+    return cases
+
+
+def read_vectors(vectors: Artifact, name: str, cases: Cases) -> npt.NDArray[np.float32]:
+    """One modality's embeddings f32[N, D], memory-mapped, in the data set's order.
+
+    Raises:
+        ArtifactError: the vectors are of other notes than the data set's.
+    """
+    ids = json.loads(vectors.file("note_ids.json").read_text())
+    if ids != cases.notes["note_id"].to_pylist():
+        raise ArtifactError(f"vectors/{vectors.key}: note_ids.json does not list the data set's notes in its order")
+    array: npt.NDArray[np.float32] = np.load(vectors.file(f"{name}.npy"), mmap_mode="r", allow_pickle=False)
+    if len(array) != len(ids):
+        raise ArtifactError(f"vectors/{vectors.key}: {name}.npy has {len(array)} rows for {len(ids)} notes")
+    return array

@@ -1,0 +1,78 @@
+"""A few queries with their neighbours, for people: most of them ordinary, some the model's best and worst.
+
+`ordinary` ones are drawn at random (seeded), so that they are a fair sample; `gain` and `loss` are where the model
+with both inputs does best and worst against TF-IDF on the same text.
+"""
+
+from __future__ import annotations
+
+from textwrap import shorten
+from typing import Any
+
+import numpy as np
+
+from notellm2.evaluation.cases import Cases
+from notellm2.evaluation.ranks import I64, NOT_IN_POOL, Ranks, Scorer, nearest
+
+NEIGHBOURS = 10
+_SNIPPET = 160
+
+
+def choose(
+    model: Ranks, baseline: Ranks, *, ordinary: int = 6, extreme: int = 3, seed: int = 0
+) -> dict[str, list[int]]:
+    """Group name to the queries shown in it; no query is in two groups.
+
+    A change of rank counts by its ratio: from 100 to 1 is more to a reader than from 900 to 700.
+    """
+    change = np.log(baseline.expected()) - np.log(model.expected())
+    order = np.argsort(-change, kind="stable")
+    gain = [int(i) for i in order[:extreme] if change[i] > 0]
+    loss = [int(i) for i in order[::-1][:extreme] if change[i] < 0]
+    rest = np.setdiff1d(np.arange(len(model)), [*gain, *loss])
+    drawn = np.random.default_rng(seed).permutation(rest)[:ordinary]
+    return {"ordinary": sorted(int(i) for i in drawn), "gain": gain, "loss": loss}
+
+
+def describe(
+    groups: dict[str, list[int]], scorer: Scorer, cases: Cases, ranks: dict[str, Ranks], selves: I64
+) -> list[dict[str, Any]]:
+    """The chosen queries as plain data.
+
+    Each has `group`, `query` and `target` (note_id, title, text), `ranks` (model to expected rank, 1 the best) and
+    `neighbours` (the same of a note, with `score` and `is_target`), best first.
+    """
+    targets = cases.columns(cases.target_rows)
+    shown = []
+    for group, queries in groups.items():
+        for i in queries:
+            found = nearest(scorer, i, NEIGHBOURS, int(selves[i]))
+            notes = _notes(cases, cases.pool_rows[[column for column, _ in found]])
+            shown.append(
+                {
+                    "group": group,
+                    "query": _notes(cases, cases.query_rows[[i]])[0],
+                    "target": _notes(cases, cases.target_rows[[i]])[0],
+                    "ranks": {name: float(of_model.expected()[i]) for name, of_model in ranks.items()},
+                    "query_in_pool": bool(selves[i] != NOT_IN_POOL),
+                    "neighbours": [
+                        {**note, "score": round(score, 4), "is_target": column == int(targets[i])}
+                        for note, (column, score) in zip(notes, found, strict=True)
+                    ],
+                }
+            )
+    return shown
+
+
+def _notes(cases: Cases, rows: I64) -> list[dict[str, str]]:
+    notes = cases.notes.take(rows).to_pylist()
+    return [
+        {
+            "note_id": note["note_id"],
+            "title": note["title"],
+            "text": shorten(
+                " ".join([*(f"#{topic}" for topic in note["topics"]), note["content"]]), _SNIPPET, placeholder=" …"
+            ),
+        }
+        for note in notes
+    ]

@@ -1,0 +1,215 @@
+"""The stages "evaluation" (figures) and "report" (the page a reviewer reads)."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from notellm2.artifacts import Artifact, Store
+from notellm2.evaluation import examples, plots
+from notellm2.evaluation.baselines import Popular, TfIdf
+from notellm2.evaluation.cases import Cases, read_cases, read_vectors
+from notellm2.evaluation.metrics import Metrics, by_slice, slice_masks, usable_ks
+from notellm2.evaluation.ranks import Bool, Cosine, Ranks, Scorer, count_ranks
+from notellm2.evaluation.report import ReportInput, write_report
+from notellm2.evaluation.thumbnails import thumbnails
+from notellm2.notes.dataset import Dataset
+from notellm2.recipe import EvaluationConfig, ImageLimits, Recipe, TextLimits
+
+EVALUATION_VERSION = 1
+REPORT_VERSION = 1
+
+TIE_RULE = "equal scores are in random order; figures are expectations over that order"
+_MODALITIES = {"both": "both", "text_only": "text", "image_only": "image", "vision": "vision"}
+
+
+def evaluate(
+    store: Store,
+    dataset: Dataset,
+    data_md5: str,
+    pairs: Artifact,
+    vectors: Artifact,
+    config: EvaluationConfig,
+    text: TextLimits,
+) -> Artifact:
+    """Rank every test target in the whole pool, with the tuned model and the baselines.
+
+    Args:
+        store: where the artifact goes.
+        dataset: the notes.
+        data_md5: their version.
+        pairs: test pairs, pool, popularity.
+        vectors: embeddings of all notes (both.npy, text.npy, image.npy, vision.npy).
+        config: cut-offs, the slices' bound, and the text the TF-IDF baseline may read.
+        text: how much text the model reads; what TF-IDF reads when `config` says nothing else.
+
+    Returns:
+        Stage "evaluation": metrics.json (see `metrics.py`), protocol.json, queries.parquet (a row a test pair, with
+        <model>_above, <model>_ties and <model>_rank), examples.json, plots/recall_bars.png, plots/recall_curve.png.
+
+    Raises:
+        InputError: no test pairs, or a pool smaller than every cut-off.
+        ArtifactError: pairs, vectors and data set do not belong together.
+    """
+    limits = config.tfidf_limits or text
+
+    def write(into: Path) -> Mapping[str, Any]:
+        cases = read_cases(dataset, pairs, min(config.ks))
+        ks = usable_ks(config.ks, len(cases.pool_rows))
+        chars = cases.chars()
+        masks = slice_masks(chars[cases.query_rows], chars[cases.target_rows], config.short_text_chars)
+        selves, targets = cases.columns(cases.query_rows), cases.columns(cases.target_rows)
+        ranks: dict[str, Ranks] = {}
+        seconds: dict[str, float] = {}
+        for name, scorer in _scorers(cases, vectors, limits):
+            started = time.monotonic()
+            ranks[name] = count_ranks(scorer, targets, selves)
+            seconds[name] = round(time.monotonic() - started, 3)
+        metrics: Metrics = {name: by_slice(of_model, masks, ks) for name, of_model in ranks.items()}
+        metrics["random"] = by_slice(Ranks.by_chance(ranks["both"].candidates), masks, ks)
+        protocol = {
+            "queries": len(targets),
+            "pool": len(cases.pool_rows),
+            "queries_in_pool": int((selves >= 0).sum()),
+            "ks": list(ks),
+            "ks_beyond_the_pool": sorted(set(config.ks) - set(ks)),
+            "short_text_chars": config.short_text_chars,
+            "tie_rule": TIE_RULE,
+            "tfidf_limits": limits.model_dump(),
+            "ranking_seconds": seconds,
+        }
+        _write_json(into / "metrics.json", metrics)
+        _write_json(into / "protocol.json", protocol)
+        pq.write_table(_queries(cases, ranks, masks), into / "queries.parquet")
+        groups = examples.choose(ranks["both"], ranks["tfidf"])
+        both = _cosine(cases, vectors, "both")
+        _write_json(into / "examples.json", examples.describe(groups, both, cases, ranks, selves))
+        (into / "plots").mkdir()
+        (into / "plots" / "recall_bars.png").write_bytes(plots.recall_bars(metrics))
+        (into / "plots" / "recall_curve.png").write_bytes(plots.recall_curve(metrics))
+        k = plots.headline_k(metrics)
+        return {
+            "queries": protocol["queries"],
+            "pool": protocol["pool"],
+            f"recall@{k}": {name: slices["all"][f"recall@{k}"] for name, slices in metrics.items()},
+        }
+
+    return store.build(
+        "evaluation",
+        EVALUATION_VERSION,
+        {"ks": list(config.ks), "short_text_chars": config.short_text_chars, "tfidf_limits": limits.model_dump()},
+        {"data": data_md5, "pairs": pairs, "vectors": vectors},
+        write,
+    )
+
+
+def report(
+    store: Store,
+    dataset: Dataset,
+    data_md5: str,
+    recipe: Recipe,
+    *,
+    evaluation: Artifact,
+    pairs: Artifact,
+    training: Artifact,
+    quality: Artifact,
+    gate: Mapping[str, Any] | None,
+    images: ImageLimits,
+) -> Artifact:
+    """Write the run's page.
+
+    Args:
+        store: where the artifact goes.
+        dataset: the notes, for thumbnails.
+        data_md5: their version.
+        recipe: the run's recipe, shown in full.
+        evaluation: figures and examples.
+        pairs: its summary is shown.
+        training: its summary and metrics.jsonl are shown.
+        quality: its summary and result.json are shown.
+        gate: the verdict as plain data, {"passed": bool, "rules": [{"name", "passed", "detail"}, ...]}, or None.
+        images: bounds on decoding.
+
+    Returns:
+        Stage "report": report.html, and plots/training.png when training logged a loss.
+    """
+    shown = recipe.model_dump(mode="json")
+
+    def write(into: Path) -> Mapping[str, Any]:
+        gallery = json.loads(evaluation.file("examples.json").read_text())
+        history = read_history(training)
+        given = ReportInput(
+            recipe=shown,
+            data={"md5": data_md5, **dataset.info.model_dump()},
+            metrics=json.loads(evaluation.file("metrics.json").read_text()),
+            protocol=json.loads(evaluation.file("protocol.json").read_text()),
+            examples=gallery,
+            thumbnails=thumbnails(dataset, _shown_ids(gallery), images),
+            training={**training.summary, "seconds_of_stage": training.manifest["seconds"]},
+            history=history,
+            quality=quality.summary,
+            pairs=pairs.summary,
+            gate=gate,
+            expectations=json.loads(quality.file("result.json").read_text(encoding="utf-8")),
+            provenance={**evaluation.manifest["provenance"], "evaluated": evaluation.manifest["created"]},
+        )
+        write_report(into / "report.html", given)
+        curve = plots.training_curve(history)
+        if curve is not None:
+            (into / "plots").mkdir()
+            (into / "plots" / "training.png").write_bytes(curve)
+        return {"bytes": (into / "report.html").stat().st_size, "examples": len(gallery)}
+
+    return store.build(
+        "report",
+        REPORT_VERSION,
+        {"recipe": shown, "gate": dict(gate) if gate is not None else None, "images": images.model_dump()},
+        {"data": data_md5, "evaluation": evaluation, "pairs": pairs, "training": training, "quality": quality},
+        write,
+    )
+
+
+def read_history(training: Artifact) -> list[dict[str, Any]]:
+    """The rows of training's metrics.jsonl."""
+    return [json.loads(line) for line in training.file("metrics.jsonl").read_text().splitlines() if line.strip()]
+
+
+def _scorers(cases: Cases, vectors: Artifact, limits: TextLimits) -> Iterator[tuple[str, Scorer]]:
+    """Every model that is ranked, one at a time: only one has its scores and vectors in memory."""
+    for name in _MODALITIES:
+        yield name, _cosine(cases, vectors, name)
+    for name, cut in (("tfidf", limits), ("tfidf_full", None)):
+        yield name, TfIdf(cases.texts(cases.query_rows, cut), cases.texts(cases.pool_rows, cut))
+    yield "popular", Popular(len(cases.query_rows), cases.popularity)
+
+
+def _cosine(cases: Cases, vectors: Artifact, name: str) -> Cosine:
+    array = read_vectors(vectors, _MODALITIES[name], cases)
+    return Cosine(array[cases.query_rows], array[cases.pool_rows])
+
+
+def _queries(cases: Cases, ranks: Mapping[str, Ranks], masks: Mapping[str, Bool]) -> pa.Table:
+    columns: dict[str, Any] = {"query_id": cases.ids(cases.query_rows), "target_id": cases.ids(cases.target_rows)}
+    columns["candidates"] = pa.array(ranks["both"].candidates, pa.int32())
+    for name, of_model in ranks.items():
+        columns[f"{name}_above"] = pa.array(of_model.above, pa.int32())
+        columns[f"{name}_ties"] = pa.array(of_model.ties, pa.int32())
+        columns[f"{name}_rank"] = pa.array(of_model.expected(), pa.float64())
+    columns |= {name: pa.array(mask) for name, mask in masks.items() if name != "all"}
+    return pa.table(columns)
+
+
+def _shown_ids(gallery: list[dict[str, Any]]) -> set[str]:
+    """Notes whose thumbnails the page needs."""
+    notes = [note for example in gallery for note in (example["query"], example["target"], *example["neighbours"])]
+    return {note["note_id"] for note in notes}
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")

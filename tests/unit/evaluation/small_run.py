@@ -1,0 +1,141 @@
+"""A data set of 120 notes with the artifacts that evaluation reads, made by hand: no mining, no model."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from notellm2.artifacts import Artifact, Store
+from notellm2.notes.dataset import INFO, Dataset, DatasetInfo
+from notellm2.notes.schema import INTERACTIONS, NOTES, PAIRS
+
+N_NOTES = 120
+N_GROUPS = 20
+POOL = range(20, 120)
+MD5 = "0123456789abcdef0123456789abcdef.dir"
+
+
+@dataclass(frozen=True)
+class SmallRun:
+    """A store, its data set, and the artifacts of the earlier stages."""
+
+    store: Store
+    dataset: Dataset
+    pairs: Artifact
+    vectors: Artifact
+    training: Artifact
+    quality: Artifact
+
+
+def small_run(root: Path, *, n_pairs: int = 30, pool: range = POOL) -> SmallRun:
+    """Notes in 20 groups of six; a pair is two notes of a group, both inputs know the group, text half of it."""
+    store = Store(root / "store", {"git_commit": "abc1234"})
+    dataset = _dataset(root / "data")
+    return SmallRun(
+        store,
+        dataset,
+        pairs=store.build("pairs", 1, {"n": n_pairs, "pool": len(pool)}, {}, lambda d: _pairs(d, n_pairs, pool)),
+        vectors=store.build("vectors", 1, {}, {}, _vectors),
+        training=store.build("training", 1, {}, {}, _training),
+        quality=store.build("quality", 1, {}, {}, _quality),
+    )
+
+
+def note_ids() -> list[str]:
+    """Ids of the notes, in order."""
+    return [f"n{i:03d}" for i in range(N_NOTES)]
+
+
+def jpeg(colour: tuple[int, int, int]) -> bytes:
+    """A plain picture."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (160, 120), colour).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def _dataset(path: Path) -> Dataset:
+    rows = []
+    for i, note_id in enumerate(note_ids()):
+        group = i % N_GROUPS
+        short = i % 3 == 0
+        rows.append(
+            {
+                "note_id": note_id,
+                "title": f"<b>Note {i}</b>",
+                "topics": [f"topic{group}"],
+                "content": "" if short else f"words of group{group} and note{i} " * 5,
+                "image": None if i % 7 == 0 else {"bytes": jpeg((group * 12, 90, 200 - group * 8)), "path": None},
+                "category": None,
+                "created_at": None,
+            }
+        )
+    for room, table in (
+        ("notes", pa.Table.from_pylist(rows, schema=NOTES)),
+        ("interactions", INTERACTIONS.empty_table()),
+    ):
+        (path / room).mkdir(parents=True)
+        pq.write_table(table, path / room / "part-00000.parquet", row_group_size=50)
+    info = DatasetInfo(
+        name="small",
+        licence="made up",
+        source="a test",
+        notes=N_NOTES,
+        notes_with_image=102,
+        interactions=0,
+        first_interaction=None,
+        last_interaction=None,
+    )
+    (path / INFO).write_text(info.model_dump_json())
+    return Dataset.open(path)
+
+
+def _pairs(into: Path, n_pairs: int, pool: range) -> dict[str, Any]:
+    ids = note_ids()
+    # Queries 0..19 lie outside the pool, the others in it; the target is the group's note one round later.
+    pairs = [{"query_id": ids[q], "target_id": ids[q + N_GROUPS], "score": 1.0, "support": 2} for q in range(n_pairs)]
+    pq.write_table(pa.Table.from_pylist(pairs, schema=PAIRS), into / "test.parquet")
+    pq.write_table(pa.table({"note_id": [ids[i] for i in pool]}), into / "pool.parquet")
+    popularity = pa.array([i // 10 for i in range(N_NOTES)], pa.int32())
+    pq.write_table(pa.table({"note_id": ids, "popularity": popularity}), into / "notes.parquet")
+    return {"pairs": {"train": 0, "test": n_pairs}, "dropped": {"test": {"support": 3}}, "seconds": 0.1}
+
+
+def _vectors(into: Path) -> None:
+    rng = np.random.default_rng(0)
+    group = np.eye(N_GROUPS, dtype=np.float32)[np.arange(N_NOTES) % N_GROUPS]
+    noise = rng.standard_normal((N_NOTES, N_GROUPS), dtype=np.float32)
+    vision = rng.standard_normal((N_NOTES, 16), dtype=np.float32)
+    vision[::7] = 0.0
+    arrays = {"both": group + 0.05 * noise, "text": group + 0.5 * noise, "image": group + noise, "vision": vision}
+    for name, array in arrays.items():
+        np.save(into / f"{name}.npy", array)
+    (into / "note_ids.json").write_text(json.dumps(note_ids()))
+
+
+def _training(into: Path) -> dict[str, Any]:
+    rows = [
+        {"step": s, "loss": 4.8 * 0.9**s, "chance": 4.844, "mean_cosine": 0.9 * 0.8**s, "lr": 1e-3} for s in range(20)
+    ]
+    (into / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {"steps": 20, "final_loss": rows[-1]["loss"], "pairs_per_s": 12.5, "left_chance": True}
+
+
+def _quality(into: Path) -> dict[str, Any]:
+    entry = {
+        "suite": "notes",
+        "expectation": "note_count",
+        "severity": "critical",
+        "success": True,
+        "observed": 120,
+        "meaning": "enough notes",
+    }
+    (into / "result.json").write_text(json.dumps([entry]))
+    return {"success": True, "critical_failed": [], "warnings": [], "counts": {"notes": 120}}
