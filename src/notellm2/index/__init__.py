@@ -1,1 +1,22 @@
-"""The FAISS index: build, validate, publish, search. Never imports torch. The only room that imports faiss."""
+"""The FAISS index: build, validate, publish, search. Never imports torch. The only room that imports faiss.
+
+Readers in other services need `Published` alone, which needs numpy and faiss and nothing else of the project's
+dependencies. FAISS is imported when that name is first used, not with this package.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from notellm2.index.published import Neighbour, Published
+
+__all__ = ["Neighbour", "Published"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from notellm2.index import published
+
+        return getattr(published, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,211 @@
+"""The published index for its readers: notes similar to a note. Needs only numpy and faiss.
+
+    published = Published(Path("runs/_published"))
+    published.similar("n00042", k=10)     # [Neighbour(note_id="n01977", score=0.93), ...]
+    published.refresh()                   # follows the pointer if it moved
+
+An opened version never changes: its files are immutable and stay readable even when retention removes them, because
+an open mapping keeps them. A refresh opens and checks the new version beside the old and then swaps one reference;
+when the new one is damaged the old keeps serving.
+"""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from notellm2.errors import InputError
+from notellm2.index.layout import INDEX, NoteIds, damage
+from notellm2.index.pointer import Publication, PublicationDamaged, read_pointer
+from notellm2.index.search import open_index, search_rows, similar_rows
+
+_ATTEMPTS = 5
+
+
+class UnknownNote(InputError):
+    """The published index has no such note."""
+
+
+class Neighbour(NamedTuple):
+    """A note found.
+
+    Attributes:
+        note_id: its id.
+        score: cosine to the query, at most 1 but for rounding.
+    """
+
+    note_id: str
+    score: float
+
+
+class OpenVersion:
+    """One published version, opened: its answers are all from that version. Safe to share between threads.
+
+    Args:
+        published: the published folder.
+        publication: the version; it must be one of that folder.
+        verify: read all files and compare their checksums; only to be left out where something else does.
+
+    Raises:
+        PublicationDamaged: a file is missing or damaged; names it.
+    """
+
+    def __init__(self, published: Path, publication: Publication, *, verify: bool = True) -> None:
+        self.publication = publication
+        directory = publication.directory(published)
+        problems = damage(directory, publication.files) if verify else []
+        if problems:
+            raise PublicationDamaged(
+                f"the published index {publication.version} is damaged, publish it again: " + "; ".join(problems)
+            )
+        try:
+            self._ids = NoteIds.open(directory)
+            self._index: Any = open_index(directory / INDEX)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise PublicationDamaged(f"{directory}: not readable as a published index ({error})") from None
+        found = (len(self._ids), self._index.ntotal, self._index.d)
+        expected = (publication.count, publication.count, publication.dimension)
+        if found != expected:
+            raise PublicationDamaged(f"{directory}: ids, notes, dimension are {found}, the pointer says {expected}")
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __contains__(self, note_id: str) -> bool:
+        return self._ids.row(note_id) is not None
+
+    def similar(self, note_id: str, k: int = 10) -> list[Neighbour]:
+        """The `k` notes most similar to a note, best first, the note itself never among them.
+
+        Args:
+            note_id: a note of the index.
+            k: at least 1; fewer are returned when the index has no more.
+
+        Raises:
+            UnknownNote: names ids that begin alike.
+            InputError: `k` is below 1.
+        """
+        _check_k(k)
+        row = self._ids.row(note_id)
+        if row is None:
+            raise UnknownNote(
+                f"note {note_id!r} is not in the published index ({len(self)} notes of data "
+                f"{self.publication.data_md5}); ids near it: {', '.join(map(repr, self._ids.near(note_id)))}"
+            )
+        scores, rows = similar_rows(self._index, row, min(k, len(self) - 1))
+        return self._neighbours(scores, rows)
+
+    def search(self, vectors: npt.ArrayLike, k: int = 10) -> list[list[Neighbour]]:
+        """The `k` notes nearest to each vector, best first.
+
+        Args:
+            vectors: float [n, d] from the same model version, L2-normalised; one [d] is taken as one row.
+            k: at least 1; fewer are returned when the index has no more.
+
+        Raises:
+            InputError: wrong width, a value that is not finite, or `k` below 1.
+        """
+        _check_k(k)
+        queries = np.ascontiguousarray(np.atleast_2d(np.asarray(vectors, np.float32)))
+        if queries.ndim != 2 or queries.shape[1] != self.publication.dimension:
+            raise InputError(
+                f"query vectors {list(queries.shape)}: expected [n, {self.publication.dimension}], the width of model "
+                f"{self.publication.model_name} version {self.publication.model_version}"
+            )
+        if not np.isfinite(queries).all():
+            raise InputError("query vectors hold values that are not finite")
+        scores, rows = search_rows(self._index, queries, min(k, len(self)))
+        return [self._neighbours(s[r >= 0], r[r >= 0]) for s, r in zip(scores, rows, strict=True)]
+
+    def _neighbours(self, scores: npt.NDArray[np.float32], rows: npt.NDArray[np.int64]) -> list[Neighbour]:
+        return [Neighbour(self._ids[int(row)], float(score)) for score, row in zip(scores, rows, strict=True)]
+
+
+class Published:
+    """The version that the pointer names, followed by `refresh`. Safe to share between threads.
+
+    Args:
+        location: the published folder, which holds current.json.
+        verify: compare checksums at every opening.
+
+    Raises:
+        NothingPublished: nothing is published there.
+        PublicationDamaged: the pointer or a file it names is missing or damaged; names it.
+    """
+
+    def __init__(self, location: Path | str, *, verify: bool = True) -> None:
+        self.location = Path(location)
+        self._verify = verify
+        self._refreshing = threading.Lock()
+        self._current = self._open(read_pointer(self.location))
+
+    @property
+    def current(self) -> OpenVersion:
+        """The version now served. Hold on to it where several answers must be of one version."""
+        return self._current
+
+    @property
+    def publication(self) -> Publication:
+        """What the pointer said of it: model, data, index key, time, checksums."""
+        return self._current.publication
+
+    @property
+    def model_version(self) -> str:
+        """Version of the registered model that embedded the notes."""
+        return self.publication.model_version
+
+    @property
+    def data_md5(self) -> str:
+        """Data version the notes are from."""
+        return self.publication.data_md5
+
+    def __len__(self) -> int:
+        return len(self._current)
+
+    def __contains__(self, note_id: str) -> bool:
+        return note_id in self._current
+
+    def similar(self, note_id: str, k: int = 10) -> list[Neighbour]:
+        """See `OpenVersion.similar`."""
+        return self._current.similar(note_id, k)
+
+    def search(self, vectors: npt.ArrayLike, k: int = 10) -> list[list[Neighbour]]:
+        """See `OpenVersion.search`."""
+        return self._current.search(vectors, k)
+
+    def refresh(self) -> bool:
+        """Follow the pointer if it moved; queries in flight finish on the version they began with.
+
+        Returns:
+            Whether another publication is served now.
+
+        Raises:
+            NothingPublished, PublicationDamaged: as at opening; the version served so far stays.
+        """
+        with self._refreshing:
+            pointer = read_pointer(self.location)
+            if pointer == self.publication:
+                return False
+            self._current = self._open(pointer)
+            return True
+
+    def _open(self, pointer: Publication) -> OpenVersion:
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                return OpenVersion(self.location, pointer, verify=self._verify)
+            except PublicationDamaged:
+                # Retention may have removed it between reading the pointer and opening: then the pointer moved.
+                latest = read_pointer(self.location)
+                if latest == pointer:
+                    raise
+                pointer = latest
+        return OpenVersion(self.location, pointer, verify=self._verify)
+
+
+def _check_k(k: int) -> None:
+    if k < 1:
+        raise InputError(f"k {k}: expected at least 1 neighbour")

@@ -1,0 +1,22 @@
+"""What the tests of this room share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from notellm2.artifacts import Artifact, Store
+from tests.unit.index.examples import clustered, index_artifact
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store", {"recipe": "test"})
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> list[Artifact]:
+    """Three indexes of the same notes by three models; not to be changed by a test."""
+    store = Store(tmp_path_factory.mktemp("built"))
+    return [index_artifact(store, clustered(120, seed=seed)) for seed in range(3)]

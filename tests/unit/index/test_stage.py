@@ -1,0 +1,75 @@
+"""The stage: what the artifact holds, what its key covers, and that torch keeps it from running."""
+
+from __future__ import annotations
+
+import json
+import sys
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from notellm2.artifacts import Store
+from notellm2.errors import InputError
+from notellm2.index.layout import FILES, IndexInvalid
+from notellm2.index.stage import build_index, find_index
+from notellm2.recipe import IndexConfig
+from tests.unit.index.examples import DATA_MD5, clustered, index_artifact, vectors_artifact
+
+
+def test_the_artifact_holds_the_index_and_says_what_it_is(store: Store) -> None:
+    index = index_artifact(store, clustered(300))
+    assert index.stage == "index"
+    assert set(index.manifest["files"]) == set(FILES)
+    assert store.problems(index) == []
+    meta = json.loads(index.file("meta.json").read_text())
+    assert (meta["kind"], meta["factory"], meta["metric"]) == ("flat", "Flat", "inner_product")
+    assert (meta["count"], meta["dimension"], meta["data_md5"]) == (300, 16, DATA_MD5)
+    vectors = vectors_artifact(store, clustered(300))
+    assert meta["vectors"] == {"key": vectors.key, "inputs": {"data": DATA_MD5, "training": "5eed" * 5}}
+    assert {name: entry["sha256"] for name, entry in meta["files"].items()}.items() <= {
+        name: entry["sha256"] for name, entry in index.manifest["files"].items()
+    }.items()
+    assert index.summary["recall"] == 1.0
+    assert index.summary["count"] == 300
+    assert json.loads(index.file("validation.json").read_text()).items() <= index.summary.items()
+
+
+def test_how_many_versions_are_kept_does_not_rebuild_the_index(store: Store) -> None:
+    vectors = vectors_artifact(store, clustered(100))
+    index = index_artifact(store, clustered(100), IndexConfig(sample=20, keep=2))
+    assert find_index(store, vectors, IndexConfig(sample=20, keep=9)) == index
+    assert find_index(store, vectors, IndexConfig(sample=20, nprobe=9)) is None
+
+
+def test_a_process_with_torch_is_refused_and_told_what_to_do(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = vectors_artifact(store, clustered(100))
+    monkeypatch.setitem(sys.modules, "torch", ModuleType("torch"))
+    with pytest.raises(RuntimeError, match="build_index_in_subprocess"):
+        build_index(store, vectors, IndexConfig())
+
+
+def test_an_invalid_index_leaves_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    vectors = np.random.default_rng(0).standard_normal((3000, 16)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    origin = vectors_artifact(store, vectors)
+    config = IndexConfig(kind="ivf-sq8", nprobe=1, sample=30)
+    with pytest.raises(IndexInvalid, match="recall@100"):
+        build_index(store, origin, config, threads=1)
+    assert find_index(store, origin, config) is None
+    assert list((store.root / "index").iterdir()) == []
+
+
+def test_vectors_without_proper_ids_are_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    twice = vectors_artifact(store, clustered(100), ["same"] * 100)
+    with pytest.raises(IndexInvalid, match="'same' occurs twice"):
+        build_index(store, twice, IndexConfig())
+    origin = vectors_artifact(store, clustered(101))
+    origin.file("note_ids.json").write_text('{"a": 1}')
+    with pytest.raises(InputError, match="expected a JSON list"):
+        build_index(store, origin, IndexConfig())
+    origin.file("both.npy").write_bytes(b"not an array")
+    with pytest.raises(InputError, match="not an artifact with vectors"):
+        build_index(store, origin, IndexConfig())
