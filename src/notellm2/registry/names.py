@@ -1,0 +1,81 @@
+"""The names that runs and versions carry in MLflow: stable, so that searches and dashboards may rest on them.
+
+Metrics:
+    ``training/<field>`` is a curve, one point a logged step: every number in the training stage's metrics.jsonl
+    (``training/loss``, ``training/validation_recall_at_10``, ...). The slash gives the curves a section of their
+    own at the top of MLflow's page of a run.
+    ``test.<row>.<slice>.<figure>`` is a final figure: the evaluation stage's metrics.json with dots for its levels
+    and ``@`` written ``_at_`` (``test.both.all.recall_at_10``, ``test.tfidf.short_query.mrr``). Rows are both,
+    text_only, image_only (modalities of the model) and vision, tfidf, tfidf_full, popular (baselines).
+
+Tags of runs and versions begin with ``notellm2.``; the constants below say what each holds.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+PREFIX = "notellm2."
+RUN_KEY = PREFIX + "run_key"
+"""Digest of recipe and data: one MLflow run for each."""
+RECIPE = PREFIX + "recipe"
+DATA_MD5 = PREFIX + "data_md5"
+GIT_COMMIT = PREFIX + "git_commit"
+FLOW_RUN = PREFIX + "prefect_flow_run"
+PROCESS = PREFIX + "process"
+"""Host, process id and its start time: tells a run whose process was killed from one that is alive."""
+GATE = PREFIX + "gate"
+"""``passed`` or ``refused``, and the sentence that says why."""
+BUNDLE = PREFIX + "bundle"
+"""Digest of the model bundle's files."""
+TEST_SET = PREFIX + "test_set"
+"""What the test figures were measured on; figures of two versions compare only where this is equal."""
+FIGURES = PREFIX + "test_set.figures"
+"""JSON: the version's test figures by metric name, so that they stay its own whatever its run logs later. MLflow's
+page lists tags by name and this one is long: the name puts it last."""
+ARTIFACTS = PREFIX + "artifacts"
+"""JSON: stage to key of what the version was made from."""
+PROMOTED_AT = PREFIX + "promoted_at"
+PROMOTED_BECAUSE = PREFIX + "promoted_because"
+PROMOTED_OVER = PREFIX + "promoted_over"
+
+CHAMPION = "champion"
+CHALLENGER = "challenger"
+
+TRAINING = "training/"
+TEST = "test."
+
+
+def artifact_tag(stage: str) -> str:
+    """Tag that holds the key of the stage's artifact."""
+    return f"{PREFIX}artifact.{stage}"
+
+
+def training_metric(field: str) -> str:
+    """MLflow's name of a training curve: ``validation_recall@10`` is ``training/validation_recall_at_10``."""
+    return TRAINING + _safe(field)
+
+
+def test_metric(row: str, part: str, figure: str) -> str:
+    """MLflow's name of a test figure: ``both``, ``all``, ``recall@10`` is ``test.both.all.recall_at_10``."""
+    return TEST + ".".join(_safe(level) for level in (row, part, figure))
+
+
+def test_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Every finite number of an evaluation's metrics.json under its MLflow name; what is undefined (null) is absent."""
+    return {TEST + ".".join(path): value for path, value in _leaves(metrics, ()) if math.isfinite(value)}
+
+
+def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], float]]:
+    if isinstance(value, Mapping):
+        for name, below in value.items():
+            yield from _leaves(below, (*path, _safe(str(name))))
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        yield path, float(value)
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^\w\-. :/]", "_", name.replace("@", "_at_"), flags=re.ASCII)

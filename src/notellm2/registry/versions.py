@@ -1,0 +1,286 @@
+"""Model versions and their aliases.
+
+A version is a model bundle that one run registered, with the figures it was judged by. The alias `challenger` names
+the candidate last put forward, `champion` the version in use; one version may carry both.
+
+MLflow moves an alias for whoever comes last, so the champion changes only by compare-and-set under a lock:
+`set_champion` names the champion that the caller compared with and is refused when that has changed meanwhile.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict
+
+from notellm2.artifacts import digest_tree
+from notellm2.errors import InputError
+from notellm2.registry import names
+from notellm2.registry.models import log_model
+from notellm2.registry.runs import Run
+from notellm2.registry.tracking import Tracking
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+
+class ChampionMoved(RuntimeError):
+    """The champion is not the one the caller compared with; nothing was changed."""
+
+
+class Version(BaseModel):
+    """A registered version.
+
+    Attributes:
+        name: of the registered model.
+        version: its number, as text (MLflow's form).
+        run_id: of the retraining's run.
+        bundle: digest of the model bundle's files.
+        data_md5: of the data it was trained on.
+        test_set: what its test figures were measured on.
+        created: when it was registered, UTC.
+        promoted_at: when it became champion, UTC, ISO; None if it never did.
+        promoted_over: the champion it replaced; "none" if there was none; None if it never became champion.
+        metrics: test figures by MLflow name (`names.test_metric`).
+        artifacts: stage to key of everything it was made from.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    version: str
+    run_id: str
+    bundle: str
+    data_md5: str
+    test_set: str
+    created: datetime
+    promoted_at: str | None
+    promoted_over: str | None
+    metrics: Mapping[str, float]
+    artifacts: Mapping[str, str]
+
+    def nested_metrics(self) -> dict[str, dict[str, dict[str, float]]]:
+        """The test figures as the gate reads them: row, slice, ``recall@10``."""
+        nested: dict[str, dict[str, dict[str, float]]] = {}
+        for name, value in self.metrics.items():
+            levels = name.removeprefix(names.TEST).split(".")
+            if len(levels) == 3:
+                row, part, figure = levels
+                nested.setdefault(row, {}).setdefault(part, {})[figure.replace("_at_", "@")] = value
+        return nested
+
+
+def register(run: Run, bundle: Path, *, data_md5: str, test_set: str, description: str | None = None) -> Version:
+    """Log a bundle as a model of the run, register it as a version, and give it the alias `challenger`.
+
+    A version of this run with the same bundle is returned as it is (with the alias), so a repeated or resumed flow
+    registers nothing twice. The run's test figures and artifact keys are kept on the version, so log the evaluation
+    first.
+
+    Args:
+        run: of the retraining.
+        bundle: the model bundle's directory.
+        data_md5: of the data version.
+        test_set: digest of the test pairs and pool that the run's test figures were measured on.
+        description: for people, shown on the version's page.
+    """
+    tracking, client = run.tracking, run.tracking.client
+    digest = digest_tree(bundle)[:20]
+    # One registration at a time: two processes must not both find that there is no version yet.
+    with tracking.lock("versions", timeout_s=600):
+        found = _registered(tracking, run.run_id, digest)
+        if found is None:
+            model = log_model(run, bundle, digest)
+            _ensure_registered_model(tracking)
+            # By its files' address where we talk to the database ourselves: there MLflow resolves models:/ through
+            # its global store, which is another one, and would make a stray mlflow.db in the current folder.
+            source = f"models:/{model.model_id}" if tracking.artifacts is None else model.artifact_location
+            found = client.create_model_version(
+                tracking.model_name,
+                source,
+                run.run_id,
+                tags={names.BUNDLE: digest},
+                description=description,
+                model_id=model.model_id,
+                await_creation_for=0,
+            )
+            # What MLflow's own registration writes, so that its pages link model and version.
+            link = json.dumps([{"name": found.name, "version": found.version}])
+            client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": link})
+        number = str(found.version)
+        tags = _facts(run) | {names.DATA_MD5: data_md5, names.TEST_SET: test_set}
+        for key, value in tags.items():
+            if found.tags.get(key) != value:
+                client.set_model_version_tag(tracking.model_name, number, key, value)
+    with tracking.lock("aliases"):
+        if _alias(tracking, names.CHALLENGER) != number:
+            client.set_registered_model_alias(tracking.model_name, names.CHALLENGER, number)
+    return get_version(tracking, number)
+
+
+def champion(tracking: Tracking) -> Version | None:
+    """The version in use, or None."""
+    return _by_alias(tracking, names.CHAMPION)
+
+
+def challenger(tracking: Tracking) -> Version | None:
+    """The candidate last registered, or None."""
+    return _by_alias(tracking, names.CHALLENGER)
+
+
+def get_version(tracking: Tracking, version: str) -> Version:
+    """A version by its number.
+
+    Raises:
+        InputError: there is no such version.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return _version(tracking.client.get_model_version(tracking.model_name, version))
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            raise
+        raise InputError(
+            f"version {version!r} of model {tracking.model_name!r}: not in {tracking.shown_uri}; "
+            "see `notellm2 status` or the MLflow page for the versions there are"
+        ) from None
+
+
+def set_champion(tracking: Tracking, version: str, *, expected: str | None, reason: str) -> Version:
+    """Make a version champion if the champion is still the one it was compared with.
+
+    Args:
+        tracking: the store.
+        version: the new champion's number.
+        expected: number of the champion compared with; None: there was none.
+        reason: why, for the record (the gate's sentence, or a person's words).
+
+    Returns:
+        The new champion. A version that is champion already is returned, whatever was expected.
+
+    Raises:
+        ChampionMoved: the champion is another one than expected; nothing was changed.
+        InputError: there is no such version.
+    """
+    client, name = tracking.client, tracking.model_name
+    with tracking.lock("aliases"):
+        target = get_version(tracking, version)
+        current = _alias(tracking, names.CHAMPION)
+        if current != version:
+            if current != expected:
+                raise ChampionMoved(
+                    f"version {version} was compared with {_named(expected)}, but by now there is {_named(current)}; "
+                    "nothing was changed: run the retraining again to compare with the present champion"
+                )
+            client.set_registered_model_alias(name, names.CHAMPION, version)
+        if current != version or target.promoted_at is None:
+            # After the alias: tags on a version that is no champion would be a lie, and a repeat fills them in.
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            over = "none" if expected is None else expected
+            record = {names.PROMOTED_BECAUSE: reason, names.PROMOTED_OVER: over, names.PROMOTED_AT: now}
+            for key, value in record.items():
+                client.set_model_version_tag(name, version, key, value)
+    return get_version(tracking, version)
+
+
+def bundle_path(tracking: Tracking, version: str, into: Path) -> Path:
+    """The directory of a version's model bundle: the registered one where that is on this machine, else a download.
+
+    Args:
+        tracking: the store.
+        version: its number.
+        into: folder for a download.
+    """
+    from mlflow.artifacts import download_artifacts
+    from mlflow.models import Model
+
+    uri = tracking.client.get_model_version_download_uri(tracking.model_name, version)
+    local = uri.startswith(("file:", "/"))
+    destination = None if local else str(into)
+    if not local:
+        into.mkdir(parents=True, exist_ok=True)
+    folder = Path(download_artifacts(artifact_uri=uri, dst_path=destination, tracking_uri=tracking.uri))
+    flavor = Model.load(str(folder)).flavors["python_function"]
+    return folder / str(flavor["artifacts"]["bundle"]["path"])
+
+
+def _registered(tracking: Tracking, run_id: str, digest: str) -> ModelVersion | None:
+    versions = tracking.client.search_model_versions(f"name = '{tracking.model_name}' and run_id = '{run_id}'")
+    matches = [v for v in versions if v.tags.get(names.BUNDLE) == digest and v.status == "READY"]
+    return max(matches, key=lambda v: int(v.version), default=None)
+
+
+def _ensure_registered_model(tracking: Tracking) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        tracking.client.create_registered_model(
+            tracking.model_name, description="NoteLLM-2 note embeddings: a note in, float32[d] of length 1 out."
+        )
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _alias(tracking: Tracking, alias: str) -> str | None:
+    found = _version_by_alias(tracking, alias)
+    return None if found is None else str(found.version)
+
+
+def _by_alias(tracking: Tracking, alias: str) -> Version | None:
+    found = _version_by_alias(tracking, alias) if tracking.exists else None
+    return None if found is None else _version(found)
+
+
+def _version_by_alias(tracking: Tracking, alias: str) -> ModelVersion | None:
+    from mlflow.exceptions import MlflowException
+
+    client = tracking.client
+    try:
+        return client.get_model_version_by_alias(tracking.model_name, alias)
+    except MlflowException as error:
+        # MLflow has one code for "no such alias" and for other mistakes in the arguments, so ask in another way.
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        missing = error.error_code == "INVALID_PARAMETER_VALUE"
+        if missing and alias not in client.get_registered_model(tracking.model_name).aliases:
+            return None
+        raise
+
+
+def _version(found: ModelVersion) -> Version:
+    tags = found.tags
+    return Version(
+        name=found.name,
+        version=str(found.version),
+        run_id=found.run_id,
+        bundle=tags.get(names.BUNDLE, ""),
+        data_md5=tags.get(names.DATA_MD5, ""),
+        test_set=tags.get(names.TEST_SET, ""),
+        created=datetime.fromtimestamp(found.creation_timestamp / 1000, UTC),
+        promoted_at=tags.get(names.PROMOTED_AT),
+        promoted_over=tags.get(names.PROMOTED_OVER),
+        metrics=json.loads(tags.get(names.FIGURES, "{}")),
+        artifacts=json.loads(tags.get(names.ARTIFACTS, "{}")),
+    )
+
+
+def _facts(run: Run) -> dict[str, str]:
+    """What a version keeps of its run: test figures and artifact keys."""
+    data = run.tracking.client.get_run(run.run_id).data
+    figures = {name: value for name, value in data.metrics.items() if name.startswith(names.TEST)}
+    stage = names.artifact_tag("")
+    artifacts = {name.removeprefix(stage): key for name, key in data.tags.items() if name.startswith(stage)}
+    return {
+        names.FIGURES: json.dumps(figures, sort_keys=True),
+        names.ARTIFACTS: json.dumps(artifacts, sort_keys=True),
+    }
+
+
+def _named(version: str | None) -> str:
+    return "no champion" if version is None else f"champion version {version}"

@@ -1,0 +1,74 @@
+"""One real SQLite store for all tests of the room (making it takes 2-9 s); names of its own for each test."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from notellm2.artifacts import Artifact, Store
+from notellm2.registry.tracking import URI_VARIABLE, Tracking
+from notellm2.workspace import Workspace
+
+METRICS: dict[str, Any] = {
+    "both": {"all": {"recall@10": 0.4, "mrr": 0.2, "n": 200}, "short_query": {"recall@10": 0.35, "mrr": None, "n": 0}},
+    "text_only": {"all": {"recall@10": 0.3}},
+    "image_only": {"all": {"recall@10": 0.2}},
+    "vision": {"all": {"recall@10": 0.1}},
+    "tfidf": {"all": {"recall@10": 0.15}},
+}
+
+
+@pytest.fixture(scope="session")
+def store_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # A space in the name: URIs of SQLite and of files write it differently.
+    return tmp_path_factory.mktemp("a workspace")
+
+
+@pytest.fixture
+def tracking(store_root: Path, monkeypatch: pytest.MonkeyPatch) -> Tracking:
+    monkeypatch.delenv(URI_VARIABLE, raising=False)
+    name = f"t-{uuid.uuid4().hex[:10]}"
+    return dataclasses.replace(Tracking.at(Workspace.at(store_root)), experiment=name, model_name=name)
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Path:
+    path = tmp_path / "bundle"
+    path.mkdir()
+    (path / "config.json").write_text('{"dim": 4}')
+    (path / "heads.safetensors").write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{}      ")
+    return path
+
+
+@pytest.fixture
+def evaluation(tmp_path: Path) -> Callable[..., Artifact]:
+    """Make an evaluation artifact; other keyword arguments, another key."""
+
+    def make(metrics: dict[str, Any] = METRICS, **config: Any) -> Artifact:
+        def write(directory: Path) -> None:
+            (directory / "metrics.json").write_text(json.dumps(metrics))
+            (directory / "plots").mkdir()
+            (directory / "plots" / "recall.png").write_bytes(b"\x89PNG")
+
+        return Store(tmp_path / "store").build("evaluation", 1, config, {}, write)
+
+    return make
+
+
+@pytest.fixture
+def training(tmp_path: Path) -> Callable[[list[str]], Artifact]:
+    """Make a training artifact with these lines in its metrics.jsonl."""
+
+    def make(lines: list[str]) -> Artifact:
+        def write(directory: Path) -> None:
+            (directory / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+
+        return Store(tmp_path / "store").build("training", 1, {"lines": lines}, {}, write)
+
+    return make

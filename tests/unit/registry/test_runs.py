@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from notellm2.artifacts import Artifact, Store
+from notellm2.notes.dataset import Dataset, DatasetInfo
+from notellm2.recipe import Recipe
+from notellm2.registry import curves as curves_module
+from notellm2.registry import names
+from notellm2.registry.gate import Verdict
+from notellm2.registry.runs import Run
+from notellm2.registry.tracking import Tracking
+
+
+def files(run: Run, folder: str | None = None) -> set[str]:
+    return {entry.path for entry in run.tracking.client.list_artifacts(run.run_id, folder)}
+
+
+def status(run: Run) -> str:
+    return str(run.tracking.client.get_run(run.run_id).info.status)
+
+
+def history(run: Run, name: str) -> list[tuple[int, float]]:
+    points = run.tracking.client.get_metric_history(run.run_id, name)
+    return sorted((point.step, point.value) for point in points)
+
+
+def test_the_same_key_continues_the_same_run(tracking: Tracking) -> None:
+    with Run.open(tracking, "key-1", name="sample") as first:
+        assert status(first) == "RUNNING"
+    assert status(first) == "FINISHED"
+    with Run.open(tracking, "key-1", name="sample") as second:
+        assert second.run_id == first.run_id
+        assert status(second) == "RUNNING"
+    assert status(second) == "FINISHED"
+    with Run.open(tracking, "key-2", name="sample") as other:
+        assert other.run_id != first.run_id
+
+
+def test_a_failed_run_says_so(tracking: Tracking) -> None:
+    with pytest.raises(RuntimeError), Run.open(tracking, "key", name="sample") as run:
+        raise RuntimeError
+    assert status(run) == "FAILED"
+    with pytest.raises(KeyboardInterrupt), Run.open(tracking, "key", name="sample") as run:
+        raise KeyboardInterrupt
+    assert status(run) == "KILLED"
+
+
+def test_recipe_origin_and_data_are_logged_and_may_be_logged_again(tracking: Tracking, tmp_path: Path) -> None:
+    recipe = Recipe(name="sample")
+    md5 = "0123456789abcdef0123456789abcdef.dir"
+    info = DatasetInfo(
+        name="sample", licence="CC0", source="generated", notes=5, notes_with_image=4, interactions=9,
+        first_interaction=None, last_interaction=None,
+    )  # fmt: skip
+    for _ in range(2):
+        with Run.open(tracking, "key", name="sample") as run:
+            run.log_recipe(recipe)
+            run.log_origin(recipe="sample", data_md5=md5, git_commit="abc", flow_run=None)
+            run.log_dataset(Dataset(tmp_path, info), md5)
+    logged = tracking.client.get_run(run.run_id)
+    assert logged.data.params["training.lr"] == "0.0005"
+    assert logged.data.params["model.text.title_chars"] == "20"
+    assert logged.data.params["evaluation.ks"] == "[10, 20, 50, 100, 1000, 10000]"
+    assert logged.data.tags[names.DATA_MD5] == md5
+    assert logged.data.tags[names.GIT_COMMIT] == "abc"
+    assert names.FLOW_RUN not in logged.data.tags
+    (entry,) = logged.inputs.dataset_inputs
+    assert (entry.dataset.name, entry.dataset.digest) == ("sample", md5)
+    assert files(run) == {"recipe.yaml"}
+
+
+def test_a_long_value_is_cut_to_what_mlflow_takes(tracking: Tracking) -> None:
+    with Run.open(tracking, "key", name="sample") as run:
+        run.log_tags({"notellm2.long": "x" * 9000})
+    value = tracking.client.get_run(run.run_id).data.tags["notellm2.long"]
+    assert len(value) == 8000
+    assert value.endswith("...")
+
+
+def test_each_step_is_logged_once_through_kill_and_resume(
+    tracking: Tracking, training: Callable[[list[str]], Artifact]
+) -> None:
+    tracking.experiment_id()
+    # A training that logs steps 1 to 6 and is killed without any chance to say goodbye.
+    code = (
+        "import dataclasses, os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from notellm2.registry.runs import Run\n"
+        "from notellm2.registry.tracking import Tracking\n"
+        "uri, name, artifacts, locks = sys.argv[1:]\n"
+        "run = Run.open(Tracking(uri, name, name, Path(artifacts), Path(locks)), 'key', name='sample')\n"
+        "for step in range(1, 7): run.on_metrics(step, {'loss': 10.0 - step, 'recall@10': None})\n"
+        "run._curves.flush()\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    arguments = [tracking.uri, tracking.experiment, str(tracking.artifacts), str(tracking.locks)]
+    killed = subprocess.run([sys.executable, "-c", code, *arguments], timeout=120, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    (left,) = tracking.client.search_runs([tracking.experiment_id()])
+    assert left.info.status == "RUNNING"
+
+    # Another retraining finds that its process is gone.
+    with Run.open(tracking, "another key", name="sample"):
+        assert tracking.client.get_run(left.info.run_id).info.status == "KILLED"
+
+    # Resumed from the checkpoint of step 4: steps 5 and 6 come again, with the same losses.
+    with Run.open(tracking, "key", name="sample") as run:
+        assert run.run_id == left.info.run_id
+        for step in range(5, 11):
+            run.on_metrics(step, {"loss": 10.0 - step})
+        lines = [json.dumps({"step": s, "loss": 10.0 - s, "stage": "x"}) for s in range(1, 12)]
+        run.log_history(training(lines))
+    assert status(run) == "FINISHED"
+    assert history(run, "training/loss") == [(s, 10.0 - s) for s in range(1, 12)]
+    assert set(tracking.client.get_run(run.run_id).data.metrics) == {"training/loss"}
+
+
+def test_points_wait_while_the_store_does_not_answer(
+    tracking: Tracking, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from mlflow.exceptions import MlflowException
+
+    seconds = iter(range(0, 1000, 10))
+    with Run.open(tracking, "key", name="sample") as run:
+        curves = curves_module.Curves(tracking.client, run.run_id, clock=lambda: float(next(seconds)))
+        with monkeypatch.context() as broken:
+
+            def refuse(*args: object, **kwargs: object) -> None:
+                raise MlflowException("database is locked")
+
+            broken.setattr(type(tracking.client), "log_batch", refuse)
+            curves.add(1, {"loss": 1.0})
+            curves.add(2, {"loss": 0.5})
+            with pytest.raises(MlflowException):
+                curves.flush()
+        assert "2 points wait" in caplog.text
+        curves.add(3, {"loss": 0.25})
+    assert history(run, "training/loss") == [(1, 1.0), (2, 0.5), (3, 0.25)]
+
+
+def test_points_are_sent_in_batches(tracking: Tracking) -> None:
+    with Run.open(tracking, "key", name="sample") as run:
+        curves = curves_module.Curves(tracking.client, run.run_id, clock=lambda: 100.0)
+        for step in range(1, 1202):
+            curves.add(step, {"loss": 1.0 / step})
+        curves.flush()
+    assert [step for step, _ in history(run, "training/loss")] == list(range(1, 1202))
+
+
+def test_a_broken_history_names_the_line(tracking: Tracking, training: Callable[[list[str]], Artifact]) -> None:
+    with Run.open(tracking, "key", name="sample") as run:
+        with pytest.raises(ValueError, match=r"metrics\.jsonl line 2.*step"):
+            run.log_history(training(['{"step": 1, "loss": 1}', '{"loss": 1}']))
+        assert history(run, "training/loss") == []
+
+
+def test_figures_and_plots_are_logged_once_and_renewed_when_they_change(
+    tracking: Tracking, evaluation: Callable[..., Artifact]
+) -> None:
+    first = evaluation()
+    for _ in range(2):
+        with Run.open(tracking, "key", name="sample") as run:
+            run.log_evaluation(first)
+    data = tracking.client.get_run(run.run_id).data
+    assert data.metrics["test.both.all.recall_at_10"] == 0.4
+    assert "test.both.short_query.mrr" not in data.metrics
+    assert data.tags["notellm2.artifact.evaluation"] == first.key
+    assert files(run, "plots") == {"plots/recall.png"}
+    assert files(run, "evaluation") == {"evaluation/metrics.json"}
+    assert history(run, "test.both.all.recall_at_10") == [(0, 0.4)]
+
+    changed = evaluation({"both": {"all": {"recall@10": 0.5, "mrr": 0.2}}}, batch=2)
+    with Run.open(tracking, "key", name="sample") as run:
+        # That a stage is named as made says nothing about what is logged of it.
+        run.log_stage(changed)
+        run.log_evaluation(changed)
+    data = tracking.client.get_run(run.run_id).data
+    assert data.metrics["test.both.all.recall_at_10"] == 0.5
+    assert history(run, "test.both.all.mrr") == [(0, 0.2)]
+    assert data.tags["notellm2.artifact.evaluation"] == changed.key
+
+
+def test_checks_verdict_and_report_are_files_of_the_run(tracking: Tracking, tmp_path: Path) -> None:
+    def write(directory: Path) -> None:
+        (directory / "result.json").write_text("{}")
+        (directory / "summary.md").write_text("fine")
+
+    quality = Store(tmp_path / "store").build("quality", 1, {}, {}, write)
+    (tmp_path / "report.html").write_text("<html></html>")
+    with Run.open(tracking, "key", name="sample") as run:
+        run.log_quality(quality)
+        run.log_verdict(Verdict(passed=False, rules=(), sentence="version 1 is refused"))
+        run.log_file(tmp_path / "report.html")
+    assert files(run) == {"quality", "gate.json", "report.html"}
+    assert files(run, "quality") == {"quality/result.json", "quality/summary.md"}
+    tags = tracking.client.get_run(run.run_id).data.tags
+    assert tags[names.GATE] == "refused"
+    assert tags["notellm2.gate.sentence"] == "version 1 is refused"
+
+
+def test_a_living_run_of_another_retraining_is_left_alone(tracking: Tracking) -> None:
+    living = Run.open(tracking, "key-1", name="sample")
+    assert f":{os.getpid()}:" in tracking.client.get_run(living.run_id).data.tags[names.PROCESS]
+    with Run.open(tracking, "key-2", name="sample"):
+        assert status(living) == "RUNNING"
+    assert status(Run.attach(tracking, living.run_id)) == "RUNNING"
+    living.finish()
+    assert status(living) == "FINISHED"

@@ -1,0 +1,235 @@
+from __future__ import annotations
+
+import base64
+import sys
+import types
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from notellm2.artifacts import Artifact
+from notellm2.errors import InputError
+from notellm2.notes.schema import Note
+from notellm2.registry import models, names, versions
+from notellm2.registry.runs import Run
+from notellm2.registry.tracking import Tracking
+from notellm2.registry.versions import ChampionMoved, Version
+
+MD5 = "0123456789abcdef0123456789abcdef.dir"
+
+
+def registered(tracking: Tracking, bundle: Path, key: str = "key") -> Version:
+    with Run.open(tracking, key, name="sample") as run:
+        return versions.register(run, bundle, data_md5=MD5, test_set="pairs-1")
+
+
+class FakeEmbedder:
+    """Stands in for the real one: what it was loaded from, and what it was asked to embed."""
+
+    loaded: list[Path] = []  # noqa: RUF012 - one list, read by the tests
+    asked: list[Note] = []  # noqa: RUF012
+
+    @classmethod
+    def load(cls, bundle: Path) -> FakeEmbedder:
+        cls.loaded.append(bundle)
+        return cls()
+
+    def embed(self, notes: Sequence[Note]) -> np.ndarray:
+        self.asked.extend(notes)
+        return np.full((len(notes), 4), 0.5, dtype=np.float32)
+
+
+@pytest.fixture
+def embedder(monkeypatch: pytest.MonkeyPatch) -> type[FakeEmbedder]:
+    module = types.ModuleType("notellm2.embedding.notes")
+    module.Embedder = FakeEmbedder  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "notellm2.embedding.notes", module)
+    monkeypatch.setattr(FakeEmbedder, "loaded", [])
+    monkeypatch.setattr(FakeEmbedder, "asked", [])
+    return FakeEmbedder
+
+
+def test_a_version_is_registered_once_and_keeps_its_figures(
+    tracking: Tracking,
+    bundle: Path,
+    evaluation: Callable[..., Artifact],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    embedder: type[FakeEmbedder],
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    with Run.open(tracking, "key", name="sample") as run:
+        run.log_evaluation(evaluation())
+        first = versions.register(run, bundle, data_md5=MD5, test_set="pairs-1")
+        again = versions.register(run, bundle, data_md5=MD5, test_set="pairs-1")
+    assert first == again
+    assert (first.version, first.run_id, first.data_md5, first.test_set) == ("1", run.run_id, MD5, "pairs-1")
+    assert first.metrics["test.both.all.recall_at_10"] == 0.4
+    assert first.nested_metrics()["both"]["all"] == {"recall@10": 0.4, "mrr": 0.2, "n": 200.0}
+    assert set(first.artifacts) == {"evaluation"}
+    assert versions.challenger(tracking) == first
+    assert versions.champion(tracking) is None
+    assert len(tracking.client.search_logged_models([tracking.experiment_id()])) == 1
+    assert embedder.loaded == [], "logging must not load the model"
+    assert list(Path.cwd().iterdir()) == [], "no stray mlruns or mlflow.db where the flow was started"
+
+    # The run may go on to log other figures; the version keeps those it was judged by.
+    with Run.open(tracking, "key", name="sample") as run:
+        run.log_evaluation(evaluation({"both": {"all": {"recall@10": 0.1}}}, other=1))
+    assert versions.get_version(tracking, "1").metrics["test.both.all.recall_at_10"] == 0.4
+
+
+def test_another_bundle_or_another_run_is_another_version(tracking: Tracking, bundle: Path) -> None:
+    assert registered(tracking, bundle).version == "1"
+    assert registered(tracking, bundle, key="other").version == "2"
+    (bundle / "config.json").write_text('{"dim": 8}')
+    assert registered(tracking, bundle, key="other").version == "3"
+    challenger = versions.challenger(tracking)
+    assert challenger is not None
+    assert challenger.version == "3"
+    # Putting the first forward again moves the alias back.
+    (bundle / "config.json").write_text('{"dim": 4}')
+    assert registered(tracking, bundle).version == "1"
+    challenger = versions.challenger(tracking)
+    assert challenger is not None
+    assert challenger.version == "1"
+
+
+def test_a_registration_that_was_killed_half_way_is_finished(tracking: Tracking, bundle: Path) -> None:
+    from notellm2.artifacts import digest_tree
+
+    digest = digest_tree(bundle)[:20]
+    with Run.open(tracking, "key", name="sample") as run:
+        client = tracking.client
+        pending = client.create_logged_model(
+            tracking.experiment_id(), name="x", source_run_id=run.run_id, tags={names.BUNDLE: digest}
+        )
+        ready = models.log_model(run, bundle, digest)
+        assert ready.model_id != pending.model_id
+        version = versions.register(run, bundle, data_md5=MD5, test_set="pairs-1")
+    (left,) = client.search_logged_models([tracking.experiment_id()])
+    assert left.model_id == ready.model_id
+    assert client.get_model_version(tracking.model_name, version.version).source == ready.artifact_location
+
+
+def test_the_logged_model_is_code_and_data_without_pickles(tracking: Tracking, bundle: Path, tmp_path: Path) -> None:
+    version = registered(tracking, bundle)
+    stored = versions.bundle_path(tracking, version.version, tmp_path / "download")
+    assert (stored / "config.json").read_bytes() == (bundle / "config.json").read_bytes()
+    root = stored.parents[1]
+    names_ = {path.name for path in root.rglob("*") if path.is_file()}
+    assert names_ == {
+        "MLmodel", "pyfunc_model.py", "config.json", "heads.safetensors", "requirements.txt", "conda.yaml",
+        "python_env.yaml", "input_example.json", "serving_input_example.json",
+    }  # fmt: skip
+    pins = (root / "requirements.txt").read_text().split()
+    assert all("==" in pin for pin in pins)
+    assert {pin.partition("==")[0] for pin in pins} >= {"notellm2", "mlflow", "torch", "transformers"}
+    assert not any("+" in pin for pin in pins), "local versions are on no public index"
+    assert "fastapi-slim" not in pins
+
+
+def test_the_model_serves_what_its_signature_says(
+    tracking: Tracking, bundle: Path, embedder: type[FakeEmbedder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow.pyfunc
+    import pandas as pd
+    from fastapi.testclient import TestClient
+    from mlflow.pyfunc import scoring_server
+
+    version = registered(tracking, bundle)
+    uri = tracking.client.get_model_version_download_uri(tracking.model_name, version.version)
+    model = mlflow.pyfunc.load_model(uri)
+    assert (embedder.loaded[0] / "config.json").read_text() == '{"dim": 4}'
+
+    frame: Any = model.predict(models.input_example())
+    assert list(frame.columns) == ["embedding"]
+    assert frame["embedding"].tolist() == [[0.5] * 4] * 2
+    first, second = embedder.asked
+    assert (first.note_id, first.title, first.topics) == (
+        "example-1",
+        "Sourdough for beginners",
+        ("baking", "bread"),
+    )
+    assert first.image is not None
+    assert first.image.startswith(b"\x89PNG")
+    assert second == Note("example-2", "Evening walk")
+    assert model.predict(models.input_example().iloc[:0])["embedding"].tolist() == []
+
+    embedder.asked.clear()
+    without = pd.DataFrame([{"note_id": "n", "title": "t", "topics": ["a"], "content": "c"}])
+    model.predict(without)
+    assert embedder.asked == [Note("n", "t", ("a",), "c")]
+    with pytest.raises(Exception, match="content"):
+        model.predict(without.drop(columns="content"))
+
+    # Over HTTP: base64 in JSON.
+    embedder.asked.clear()
+    image = base64.b64encode(b"bytes").decode()
+    rows = [
+        {"note_id": "n", "title": "t", "topics": ["a"], "content": "c", "image": image},
+        {"note_id": "m", "title": "t", "topics": [], "content": "c", "image": ""},
+    ]
+    with TestClient(scoring_server.init(model)) as client:
+        answer = client.post("/invocations", json={"dataframe_records": rows})
+    assert answer.status_code == 200, answer.text
+    assert answer.json() == {"predictions": [{"embedding": [0.5] * 4}] * 2}
+    assert [note.image for note in embedder.asked] == [b"bytes", None]
+
+
+def test_the_champion_is_set_only_over_the_one_expected(tracking: Tracking, bundle: Path) -> None:
+    for key in ("one", "two", "three"):
+        registered(tracking, bundle, key=key)
+    first = versions.set_champion(tracking, "1", expected=None, reason="passes")
+    assert versions.champion(tracking) == first
+    assert first.promoted_at is not None
+    tags = tracking.client.get_model_version(tracking.model_name, "1").tags
+    assert (tags[names.PROMOTED_BECAUSE], tags[names.PROMOTED_OVER]) == ("passes", "none")
+
+    # The same again changes nothing, whatever was expected: a resumed flow may ask twice.
+    assert versions.set_champion(tracking, "1", expected=None, reason="passes again") == first
+    assert versions.set_champion(tracking, "1", expected="9", reason="passes again") == first
+
+    for wrong in (None, "3"):
+        with pytest.raises(ChampionMoved, match="champion version 1"):
+            versions.set_champion(tracking, "2", expected=wrong, reason="late")
+    assert versions.champion(tracking) == first
+    assert versions.get_version(tracking, "2").promoted_at is None
+
+    second = versions.set_champion(tracking, "2", expected="1", reason="better")
+    assert (second.version, second.promoted_over) == ("2", "1")
+    assert versions.champion(tracking) == second
+
+
+def test_of_many_promoters_at_once_one_wins(tracking: Tracking, bundle: Path) -> None:
+    keys = [str(n) for n in range(4)]
+    numbers = [registered(tracking, bundle, key=key).version for key in keys]
+
+    def promote(version: str) -> str | None:
+        try:
+            return versions.set_champion(tracking, version, expected=None, reason="race").version
+        except ChampionMoved:
+            return None
+
+    with ThreadPoolExecutor(len(numbers)) as pool:
+        winners = [winner for winner in pool.map(promote, numbers) if winner]
+    champion = versions.champion(tracking)
+    assert champion is not None
+    assert winners == [champion.version]
+    promoted = [versions.get_version(tracking, number).promoted_at for number in numbers]
+    assert sum(at is not None for at in promoted) == 1
+
+
+def test_an_unknown_version_is_an_input_error(tracking: Tracking, bundle: Path) -> None:
+    with pytest.raises(InputError, match="version '7'"):
+        versions.get_version(tracking, "7")
+    registered(tracking, bundle)
+    for version in ("7", "latest"):
+        with pytest.raises(InputError, match="notellm2 status"):
+            versions.set_champion(tracking, version, expected=None, reason="typo")
+    assert versions.champion(tracking) is None
