@@ -7,7 +7,7 @@ a change of the index settings does not retrain the model. Unknown fields are er
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -60,22 +60,41 @@ class QualityConfig(Section):
     max_volume_drop: float = Field(0.5, ge=0, le=1, description="largest loss of rows against the previous version")
     earliest: str = Field("1990-01-01", description="no behaviour before this date (UTC, ISO 8601)")
     latest: str | None = Field(None, description="no behaviour after this date (UTC, ISO 8601); null: now")
+    min_users: int = Field(10, ge=1, description="fewest users with behaviour")
+    decode_sample: int = Field(256, ge=0, description="images decoded, evenly spread; the others: header only")
+    max_share_duplicate_texts: float = Field(
+        0.05, ge=0, le=1, description="warning above: notes of 40 characters or more that copy a text"
+    )
+    max_share_duplicate_images: float = Field(
+        0.05, ge=0, le=1, description="warning above: images that copy another byte by byte"
+    )
+    max_share_idle_notes: float = Field(0.5, ge=0, le=1, description="warning above: notes without any behaviour")
+    max_share_single_notes: float = Field(0.5, ge=0, le=1, description="warning above: notes with one interaction")
+    max_share_top_user: float = Field(0.05, ge=0, le=1, description="warning above: behaviour of the busiest user")
+    max_share_repeats: float = Field(0.05, ge=0, le=1, description="warning above: interactions that repeat a row")
 
 
 class PairsConfig(Section):
     """Splits and mined pairs (NoteLLM, section 4.3)."""
 
     score: Literal["notellm", "cosine"] = Field(
-        "notellm", description="notellm: sum over users of 1/N_u; cosine: common users / sqrt(users_a * users_b)"
+        "notellm",
+        description="notellm: sum over users of 1/N_u, N_u = notes the user clicked; cosine: common users / "
+        "sqrt(users who viewed A * users who clicked B), which popular notes do not lead",
     )
     direction: Literal["directed", "symmetric"] = Field(
-        "directed", description="directed: viewed A, then clicked B; symmetric: both in one history, in any order"
+        "directed",
+        description="directed: viewed A, then clicked B; symmetric: clicked both, in any order (source_events unread)",
     )
-    source_events: tuple[str, ...] = Field(("view", "click", "like"), description="events that count as viewing A")
-    target_events: tuple[str, ...] = Field(("click", "like"), description="events that count as clicking B")
-    history_cap: int = Field(200, ge=2, description="most recent notes of a user that count")
+    source_events: tuple[str, ...] = Field(
+        ("view", "click", "like"), min_length=1, description="events that count as viewing A"
+    )
+    target_events: tuple[str, ...] = Field(
+        ("click", "like"), min_length=1, description="events that count as clicking B"
+    )
+    history_cap: int = Field(200, ge=2, description="most recent notes of a user that form pairs")
     min_support: int = Field(2, ge=1, description="fewest users behind a pair")
-    min_popularity: int = Field(1, ge=1, description="fewest users of each note of a pair")
+    min_popularity: int = Field(1, ge=1, description="fewest users who viewed A, and who clicked B")
     lower: float = Field(0.0, ge=0, description="pairs that score less are dropped as noise")
     upper: float = Field(float("1e9"), gt=0, description="pairs that score more are dropped as noise")
     top_t: int = Field(10, ge=1, description="targets kept for each query note")
@@ -141,7 +160,7 @@ class BackbonesConfig(Section):
 
 
 class TextLimits(Section):
-    """How much of a note's text the model reads (paper, section 4.1)."""
+    """How much of a note's text the model reads (NoteLLM-2, experimental set-up)."""
 
     title_chars: int = Field(20, ge=0, description="title, characters")
     topics: int = Field(10, ge=0, description="number of topics")
@@ -151,7 +170,7 @@ class TextLimits(Section):
 
 
 class ConnectorConfig(Section):
-    """Vision features to visual tokens (paper, section 3.1)."""
+    """Vision features to visual tokens (NoteLLM-2, the connector)."""
 
     queries: int = Field(16, ge=1, description="visual tokens")
     layers: int = Field(6, ge=1, description="Q-Former layers")
@@ -182,11 +201,11 @@ class ModelConfig(Section):
     dim: int = Field(64, ge=2, description="width of the embedding")
     tuning: Literal["lora", "full", "frozen"] = Field("lora", description="what of the LLM is trained")
     lora: LoraSettings = LoraSettings()
-    head_start: Literal["whitened", "random"] = Field(
-        "whitened",
-        description="start of the head: a shrunk whitening of its inputs over a sample of notes, or Xavier-normal",
+    start: Literal["fitted", "random"] = Field(
+        "fitted", description="start of head and late fusion: fitted to partners of the training pairs, or random"
     )
-    log_scale: float = Field(3.0, description="initial log of the logit scale (tau)")
+    start_pairs: int = Field(2048, ge=16, description="training pairs that a fitted start looks at")
+    log_scale: float | None = Field(None, description="initial log of the logit scale (3.0 in the paper); null: fitted")
 
     @model_validator(mode="after")
     def _consistent(self) -> ModelConfig:
@@ -194,22 +213,28 @@ class ModelConfig(Section):
             raise ValueError("prompt 'text' reads no image: set late_fusion to false")
         if self.prompt == "micl" and not self.visual_tokens:
             raise ValueError("prompt 'micl' needs visual_tokens; late fusion alone is prompt 'basic' without them")
+        if self.start == "random" and self.log_scale is None:
+            raise ValueError("a random start cannot fit log_scale: give a number (3.0 in the paper)")
         return self
 
 
 class TrainingConfig(Section):
-    """Contrastive tuning (paper, section 3.4)."""
+    """Contrastive tuning (NoteLLM-2, the loss)."""
 
     pairs_per_batch: int = Field(64, ge=2, description="pairs a step (B); the loss compares 2B embeddings")
     steps: int | None = Field(None, ge=1, description="optimiser steps; null: one pass over the pairs times `epochs`")
     epochs: float = Field(1.0, gt=0, description="passes over the pairs, when `steps` is null")
     lr: float = Field(5e-4, gt=0, description="peak learning rate of the LLM's trained weights")
-    head_lr: float = Field(1e-3, gt=0, description="peak learning rate of connector, fusion, head and scale")
+    head_lr: float = Field(1e-3, gt=0, description="peak learning rate of connector, fusion and head")
+    scale_lr: float = Field(1e-2, gt=0, description="peak learning rate of the logit scale")
     weight_decay: float = Field(1e-3, ge=0, description="decoupled weight decay")
     warmup_share: float = Field(0.1, ge=0, le=1, description="share of the steps with a rising learning rate")
     clip_norm: float = Field(1.0, gt=0, description="largest norm of the whole gradient")
     weight_multimodal: float = Field(9.0, ge=0, description="w_m, weight of the multimodal loss")
     weight_visual: float = Field(1.0, ge=0, description="w_v, weight of the visual loss (mICL only)")
+    mask_positives: bool = Field(True, description="known partners of a note are not used as its negatives")
+    chunk_notes: int = Field(32, ge=1, description="notes a forward pass; a batch is cut into chunks by length")
+    select: Literal["best", "last"] = Field("best", description="weights kept: best validation MRR, or the last")
     checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
     validate_every: int = Field(100, ge=1, description="steps between validations")
     log_every: int = Field(10, ge=1, description="steps between logged metrics")
@@ -218,9 +243,11 @@ class TrainingConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """Exact recall on the whole pool (paper, section 4.1)."""
+    """Exact recall on the whole pool (NoteLLM-2, experimental set-up)."""
 
-    ks: tuple[int, ...] = Field((10, 20, 50, 100, 1000, 10000), description="recall cut-offs; cut to the pool")
+    ks: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (10, 20, 50, 100, 1000, 10000), min_length=1, description="recall cut-offs, notes; those beyond the pool drop"
+    )
     short_text_chars: int = Field(80, ge=0, description="a note with less text than this is short, characters")
     tfidf_limits: TextLimits | None = Field(None, description="text the TF-IDF baseline reads; null: the model's")
     batch: int = Field(128, ge=1, description="notes embedded at once")

@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TextIO
+
+from notellm2.errors import InputError
+
+_LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -40,3 +50,32 @@ class Workspace:
     def published(self) -> Path:
         """Published indexes and the pointer ``current.json`` that readers follow."""
         return self.root / "_published"
+
+    @contextlib.contextmanager
+    def exclusive(self, purpose: str) -> Iterator[None]:
+        """Hold the workspace for one writer; the system frees it when the process ends, however it ends.
+
+        Args:
+            purpose: what it is held for, as another writer is told.
+
+        Raises:
+            InputError: another process holds it; names the purpose, the process, and since when.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with (self.root / _LOCK).open("a+") as handle:
+            self._take(handle, purpose)
+            try:
+                yield
+            finally:
+                fcntl.flock(handle, fcntl.LOCK_UN)
+
+    def _take(self, handle: TextIO, purpose: str) -> None:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            handle.seek(0)
+            holder = handle.read().strip() or "another process"
+            raise InputError(f"store {self.root}: in use by {holder}; wait for it, or choose another store") from None
+        handle.truncate(0)
+        handle.write(f"{purpose}, process {os.getpid()}, since {datetime.now(UTC).isoformat(timespec='seconds')}\n")
+        handle.flush()

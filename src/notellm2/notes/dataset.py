@@ -94,6 +94,12 @@ class Dataset:
         """Chosen columns of all interactions as one table, in file order."""
         return self._table("interactions", columns)
 
+    def texts(self) -> list[Note]:
+        """All notes without their images, in file order."""
+        columns = self.notes().to_pydict()
+        fields = zip(columns["note_id"], columns["title"], columns["topics"], columns["content"], strict=True)
+        return [Note(note_id, title, tuple(topics), content) for note_id, title, topics, content in fields]
+
     def batches(self, rows: int = 256) -> Iterator[list[Note]]:
         """All notes with their images, in file order, `rows` at a time; memory stays bounded by the batch."""
         columns = ["note_id", "title", "topics", "content", "image"]

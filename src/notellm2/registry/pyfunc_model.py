@@ -20,9 +20,9 @@ class NoteEmbedder(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the bundle that was logged with the model."""
-        from notellm2.embedding.notes import Embedder
+        from notellm2.model.bundle import Bundle
 
-        self._embedder = Embedder.load(Path(context.artifacts["bundle"]))
+        self._embedder = Bundle.load(Path(context.artifacts["bundle"]))
 
     def predict(
         self,

@@ -1,0 +1,37 @@
+"""What of the LLM is trained: low-rank adapters, all weights, or nothing."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from notellm2.recipe import LoraSettings, ModelConfig
+
+
+def tune(llm: nn.Module, config: ModelConfig) -> nn.Module:
+    """Prepare an LLM for training as `config.tuning` says; returns the module to put into the network."""
+    if config.tuning == "full":
+        return llm.requires_grad_(True)
+    llm.requires_grad_(False)
+    return with_lora(llm, config.lora) if config.tuning == "lora" else llm
+
+
+def with_lora(llm: nn.Module, settings: LoraSettings) -> nn.Module:
+    """The LLM with fresh low-rank adapters (output unchanged until trained)."""
+    from peft import LoraConfig, get_peft_model
+
+    targets = settings.targets if isinstance(settings.targets, str) else list(settings.targets)
+    lora = LoraConfig(
+        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=targets, bias="none"
+    )
+    model: nn.Module = get_peft_model(llm, lora)
+    return model
+
+
+def merged(llm: nn.Module) -> nn.Module:
+    """The LLM with its adapters folded into the weights, for inference; an LLM without adapters as it is."""
+    from peft import PeftModel
+
+    if not isinstance(llm, PeftModel):
+        return llm
+    model: nn.Module = llm.merge_and_unload()
+    return model

@@ -1,0 +1,327 @@
+"""The model bundle: one directory, no pickles, that embeds notes anywhere.
+
+    config.json        format, model section of the recipe, image limits, backbones by name and digest, note counts
+    heads.safetensors  connector, late fusion, head, <IMG_EMB>, logit scale
+    adapter/           LoRA adapter (peft), when the LLM was tuned by LoRA
+    llm/               all LLM weights, when the LLM was tuned whole
+    base/llm, base/vision   backbones that came from local folders; hub names are referenced, not copied
+    tokenizer/         the LLM's tokenizer
+    files.json         sha256 of everything above but base/, whose digest config.json carries
+    canary.json        a few notes with their embeddings, checked at every load
+
+A file that changed since it was saved is refused by its digest. A bundle that loads into something else than what was
+saved (another library version, a swapped backbone) shows in its canary and refuses to load.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from notellm2.artifacts import digest_file
+from notellm2.errors import InputError
+from notellm2.model.adapters import merged
+from notellm2.model.backbones import (
+    LanguageModel,
+    VisionEncoder,
+    backbone_digest,
+    load_language_model,
+    load_vision_encoder,
+)
+from notellm2.model.network import NoteLLM2
+from notellm2.model.prompt import encode_texts, layout
+from notellm2.model.source import Modality, NoteSource, embed_rows
+from notellm2.notes.images import ImageProblem, decode_image
+from notellm2.notes.schema import Note
+from notellm2.recipe import ImageLimits, ModelConfig
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1
+CANARY_TOLERANCE = 1e-3
+"""Largest difference of a coordinate of a unit vector: float noise between machines is below 1e-4."""
+CANARIES = 4
+_FILES = "files.json"
+
+
+class BundleError(RuntimeError):
+    """A bundle is damaged, or does not reproduce its canary embeddings."""
+
+
+class BundleConfig(BaseModel):
+    """``config.json``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: int = FORMAT
+    model: ModelConfig
+    images: ImageLimits
+    llm: str
+    llm_digest: str
+    vision: str
+    vision_digest: str
+    revision: str | None
+
+
+class Bundle:
+    """A trained model, ready to embed notes.
+
+    Attributes:
+        config: what it is.
+        network: in evaluation mode, adapters merged.
+        tokenizer: the LLM's.
+        vision: the frozen encoder; None for a variant that reads no image.
+    """
+
+    def __init__(self, config: BundleConfig, network: NoteLLM2, tokenizer: Any, vision: VisionEncoder | None) -> None:
+        self.config = config
+        self.network = network.eval()
+        self.tokenizer = tokenizer
+        self.vision = vision
+        self.undecodable = 0
+
+    @property
+    def dim(self) -> int:
+        """D, width of the embeddings."""
+        return self.config.model.dim
+
+    @classmethod
+    def load(cls, folder: Path, *, check: bool = True) -> Bundle:
+        """Load a bundle and check its canary.
+
+        Raises:
+            InputError: the folder is no bundle.
+            BundleError: a file is damaged or missing, or the canary embeddings are not reproduced.
+        """
+        try:
+            config = BundleConfig.model_validate_json((folder / "config.json").read_text())
+        except (OSError, ValueError) as error:
+            raise InputError(f"{folder}: not a model bundle ({error})") from error
+        if config.format != FORMAT:
+            raise InputError(f"{folder}: bundle format {config.format}, this version reads {FORMAT}")
+        _check_files(folder)
+        language = _load_llm(folder, config)
+        vision = None
+        if reads_images(config.model):
+            vision = load_vision_encoder(_base(folder, "vision", config.vision, config.vision_digest), config.revision)
+        network = NoteLLM2(
+            language.model, layout(language.tokenizer, config.model), config.model, vision.width if vision else 0
+        )
+        _load_heads(network, folder / "heads.safetensors")
+        bundle = cls(config, network, language.tokenizer, vision)
+        if check:
+            bundle.check_canary(folder)
+            bundle.undecodable = 0
+        return bundle
+
+    def embed(self, notes: Sequence[Note], *, batch: int = 64, modality: Modality = "both") -> NDArray[np.float32]:
+        """Embed notes.
+
+        A note whose image does not decode is embedded without it, counted in `undecodable` and logged.
+
+        Returns:
+            float32[len(notes), D], L2-normalised.
+        """
+        if not notes:
+            return np.zeros((0, self.dim), np.float32)
+        texts = encode_texts(self.tokenizer, notes, self.config.model)
+        features = self.vision_features(notes) if self.vision is not None else None
+        source = NoteSource(self.network.layout, texts, features)
+        return embed_rows(self.network, source, np.arange(len(notes)), size=batch, modality=modality)
+
+    def vision_features(self, notes: Sequence[Note]) -> NDArray[np.float16]:
+        """Frozen features of the notes' images, float16[n, P, V]; zeros where there is none that decodes."""
+        if self.vision is None:
+            raise ValueError("this variant reads no image: it has no vision encoder")
+        features, failed = encode_images(self.vision, notes, self.config.images)
+        for note_id, reason in failed:
+            logger.warning("note %s: its image does not decode (%s); embedded without it", note_id, reason)
+        self.undecodable += len(failed)
+        return features
+
+    def check_canary(self, folder: Path) -> None:
+        """Embed the canary notes and compare.
+
+        Raises:
+            BundleError: a coordinate differs by more than `CANARY_TOLERANCE`, or the file is unreadable.
+        """
+        try:
+            canaries = json.loads((folder / "canary.json").read_text())
+            notes = [_canary_note(canary) for canary in canaries]
+            expected = np.array([canary["embedding"] for canary in canaries], np.float32)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise BundleError(f"{folder / 'canary.json'}: unreadable ({error}); register the model again") from error
+        found = self.embed(notes)
+        worst = float(np.abs(found - expected).max()) if found.shape == expected.shape else float("inf")
+        if not worst <= CANARY_TOLERANCE:
+            raise BundleError(
+                f"{folder}: the loaded model gives other embeddings than the saved one (largest difference "
+                f"{worst:.2g}, allowed {CANARY_TOLERANCE:g}); the backbone or a library differs from the training's"
+            )
+
+
+def save_bundle(
+    folder: Path,
+    network: NoteLLM2,
+    language: LanguageModel,
+    config: BundleConfig,
+    canaries: Sequence[Note],
+) -> None:
+    """Write a bundle and prove it: it is loaded back, and the loaded one embeds the canaries.
+
+    Args:
+        folder: made; must not exist.
+        network: trained, adapters not merged.
+        language: its tokenizer is saved.
+        config: names, digests and sections.
+        canaries: a few notes, with and without image and text.
+
+    Raises:
+        BundleError: the loaded bundle does not embed as the trained network does.
+    """
+    from peft import PeftModel
+
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(config.model_dump_json(indent=2) + "\n")
+    heads = {n: p.detach().cpu().contiguous() for n, p in network.named_parameters() if not n.startswith("llm.")}
+    save_file(heads, folder / "heads.safetensors")
+    llm: Any = network.llm
+    if isinstance(llm, PeftModel):
+        llm.save_pretrained(str(folder / "adapter"))
+    elif config.model.tuning == "full":
+        llm.save_pretrained(folder / "llm")
+    language.tokenizer.save_pretrained(folder / "tokenizer")
+    if config.model.tuning != "full" and Path(config.llm).is_dir():
+        shutil.copytree(config.llm, folder / "base" / "llm", copy_function=shutil.copyfile)
+    if reads_images(config.model) and Path(config.vision).is_dir():
+        shutil.copytree(config.vision, folder / "base" / "vision", copy_function=shutil.copyfile)
+    digests = {name: digest_file(folder / name) for name in _own_files(folder)}
+    (folder / _FILES).write_text(json.dumps(digests, indent=1, sort_keys=True) + "\n")
+    loaded = Bundle.load(folder, check=False)
+    embedded = loaded.embed(canaries)
+    trained = Bundle(config, network, language.tokenizer, loaded.vision).embed(canaries)
+    worst = float(np.abs(embedded - trained).max())
+    if not worst <= CANARY_TOLERANCE:
+        raise BundleError(f"{folder}: the saved bundle does not load back as trained (largest difference {worst:.2g})")
+    rows = [_canary_row(note, vector) for note, vector in zip(canaries, embedded, strict=True)]
+    (folder / "canary.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
+
+
+def reads_images(config: ModelConfig) -> bool:
+    """Whether this variant needs the vision encoder at all."""
+    return config.late_fusion or (config.visual_tokens and config.prompt != "text")
+
+
+def encode_images(
+    vision: VisionEncoder, notes: Sequence[Note], limits: ImageLimits, *, batch: int = 4
+) -> tuple[NDArray[np.float16], list[tuple[str, str]]]:
+    """Features of the notes' images, a few at a time (small batches stay in a CPU's cache: 18 ms an image for
+    MobileNetV2 at 4, 36 at 32).
+
+    Returns:
+        float16[n, P, V], zeros where there is no image that decodes; and (note id, reason) of those that do not.
+
+    Raises:
+        ValueError: the encoder's features do not fit float16.
+    """
+    features = np.zeros((len(notes), vision.tokens, vision.width), np.float16)
+    failed: list[tuple[str, str]] = []
+    with_image = [row for row, note in enumerate(notes) if note.image is not None]
+    for start in range(0, len(with_image), batch):
+        # Decoded a few at a time as well: one image may fill 120 MB.
+        pictures: dict[int, Image] = {}
+        for row in with_image[start : start + batch]:
+            try:
+                pictures[row] = decode_image(notes[row].image or b"", limits)
+            except ImageProblem as problem:
+                failed.append((notes[row].note_id, problem.reason))
+        if pictures:
+            encoded = vision.features(list(pictures.values())).numpy()
+            if not np.abs(encoded).max() <= np.finfo(np.float16).max:
+                raise ValueError("the vision encoder's features are not finite, or too large for float16")
+            features[list(pictures)] = encoded.astype(np.float16)
+    return features, failed
+
+
+def _own_files(folder: Path) -> list[str]:
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(name for name in names if not name.startswith("base/") and name not in (_FILES, "canary.json"))
+
+
+def _check_files(folder: Path) -> None:
+    try:
+        digests = json.loads((folder / _FILES).read_text())
+        changed = [name for name, digest in digests.items() if digest_file(folder / name) != digest]
+    except (OSError, ValueError, AttributeError) as error:
+        raise BundleError(f"{folder}: a file is missing or unreadable ({error}); register the model again") from error
+    if changed:
+        raise BundleError(f"{folder}: changed since it was saved: {', '.join(changed)}; register the model again")
+
+
+def _load_llm(folder: Path, config: BundleConfig) -> LanguageModel:
+    tuned_whole = config.model.tuning == "full"
+    base = str(folder / "llm") if tuned_whole else _base(folder, "llm", config.llm, config.llm_digest)
+    language = load_language_model(base, config.revision, tokenizer=str(folder / "tokenizer"))
+    if config.model.tuning != "lora":
+        return language
+    from peft import PeftModel
+
+    model = merged(PeftModel.from_pretrained(language.model, str(folder / "adapter")))
+    return LanguageModel(model, language.tokenizer, language.digest)
+
+
+def _base(folder: Path, part: str, name: str, digest: str) -> str:
+    """The backbone inside the bundle if it was copied, else its name; checked against the digest."""
+    copied = folder / "base" / part
+    if not copied.is_dir():
+        return name
+    found = backbone_digest(str(copied))
+    if found != digest:
+        raise BundleError(f"{copied}: its bytes are not those the model was trained on; register the model again")
+    return str(copied)
+
+
+def _load_heads(network: NoteLLM2, path: Path) -> None:
+    try:
+        weights = load_file(path)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise BundleError(f"{path}: unreadable ({error})") from error
+    parameters = {n: p for n, p in network.named_parameters() if not n.startswith("llm.")}
+    odd = sorted(parameters.keys() ^ weights.keys())
+    odd += sorted(n for n in parameters.keys() & weights.keys() if parameters[n].shape != weights[n].shape)
+    if odd:
+        raise BundleError(f"{path}: weights missing, unexpected or of another shape: {', '.join(odd[:8])}")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(weights[name])
+
+
+def _canary_row(note: Note, vector: NDArray[np.float32]) -> dict[str, Any]:
+    return {
+        "note_id": note.note_id,
+        "title": note.title,
+        "topics": list(note.topics),
+        "content": note.content,
+        "image": None if note.image is None else base64.b64encode(note.image).decode(),
+        "embedding": [round(float(value), 7) for value in vector],
+    }
+
+
+def _canary_note(row: dict[str, Any]) -> Note:
+    image = None if row["image"] is None else base64.b64decode(row["image"])
+    return Note(row["note_id"], row["title"], tuple(row["topics"]), row["content"], image)

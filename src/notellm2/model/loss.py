@@ -1,0 +1,53 @@
+"""The contrastive loss over a batch of pairs (NoteLLM-2, arXiv 2405.16789; weights w_m : w_v = 9 : 1)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+
+def pair_loss(x_2BD: Tensor, log_scale: Tensor, mask_22: Tensor | None = None) -> Tensor:
+    """Cross-entropy of each embedding's partner among all others.
+
+    Rows 2i and 2i+1 of `x_2BD` are partners. logits = x·xᵀ·exp(τ), self-similarity masked.
+
+    Args:
+        x_2BD: [2B, D], L2-normalised.
+        log_scale: τ, scalar.
+        mask_22: bool[2B, 2B] of entries that are no negatives (the same note again, a known positive); partners
+            are never masked. None: mask only the diagonal.
+
+    Returns:
+        Scalar; `chance_loss` when all embeddings are alike.
+    """
+    partner = torch.arange(len(x_2BD), device=x_2BD.device) ^ 1
+    none = torch.zeros(len(x_2BD), len(x_2BD), dtype=torch.bool, device=x_2BD.device)
+    excluded = _excluded(none if mask_22 is None else mask_22)
+    logits = (x_2BD @ x_2BD.T).float() * log_scale.exp()
+    return functional.cross_entropy(logits.masked_fill(excluded, -math.inf), partner)
+
+
+def weighted_loss(multimodal: Tensor, visual: Tensor | None, weight_multimodal: float, weight_visual: float) -> Tensor:
+    """(w_m·L_m + w_v·L_v) / (w_m + w_v); the multimodal loss alone where there is no visual embedding."""
+    if visual is None:
+        return multimodal
+    return (weight_multimodal * multimodal + weight_visual * visual) / (weight_multimodal + weight_visual)
+
+
+def chance_loss(pairs: int, mask_22: Tensor | None = None) -> float:
+    """The loss of embeddings that tell nothing apart: ln(2B - 1), and less where a mask leaves fewer to compare."""
+    if mask_22 is None:
+        return math.log(2 * pairs - 1)
+    return float((~_excluded(mask_22)).sum(1).double().log().mean())
+
+
+def _excluded(mask_22: Tensor) -> Tensor:
+    """The mask with the diagonal added and partners removed."""
+    index = torch.arange(len(mask_22), device=mask_22.device)
+    excluded = mask_22.clone()
+    excluded[index, index] = True
+    excluded[index, index ^ 1] = False
+    return excluded

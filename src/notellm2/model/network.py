@@ -1,0 +1,156 @@
+"""The NoteLLM-2 network: causal LLM, connector, late fusion and head, as one module (arXiv 2405.16789).
+
+The vision encoder is frozen and stays outside: the network takes its features, so they can be computed once.
+
+Shape suffixes: B notes, P vision tokens (index 0 the summary, then patches), V vision width, L tokens, H LLM width,
+D embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from notellm2.errors import InputError
+from notellm2.model.connector import QFormer
+from notellm2.model.fusion import LateFusion
+from notellm2.model.prompt import IMAGE_WORD, Layout
+from notellm2.recipe import ModelConfig
+
+
+@dataclass(frozen=True)
+class NoteBatch:
+    """Notes as the network reads them.
+
+    Attributes:
+        tokens_BL: int64[B, L], head + text + tail of each note, right-padded; slots hold negative marks.
+        last_B: int64[B], position of the last real token.
+        vision_BPV: float[B, P, V], frozen features; zeros for a note without image. None: no image anywhere.
+    """
+
+    tokens_BL: Tensor
+    last_B: Tensor
+    vision_BPV: Tensor | None
+
+    def to(self, device: torch.device) -> NoteBatch:
+        """The same batch on another device."""
+        vision = None if self.vision_BPV is None else self.vision_BPV.to(device, non_blocking=True)
+        return NoteBatch(self.tokens_BL.to(device), self.last_B.to(device), vision)
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """What the head reads: the fused ñ_m [B, H] and, with mICL, the fused ñ_v [B, H]."""
+
+    multimodal_BH: Tensor
+    visual_BH: Tensor | None
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """L2-normalised embeddings: multimodal [B, D] and, with mICL, visual [B, D]."""
+
+    multimodal_BD: Tensor
+    visual_BD: Tensor | None
+
+
+def assemble(layout: Layout, texts: Sequence[NDArray[np.int32]], vision_BPV: Tensor | None, pad: int = 0) -> NoteBatch:
+    """Put texts between the prompt's head and tail, right-padded to the longest.
+
+    Right padding with causal attention needs no attention mask: no real token ever sees a pad.
+    """
+    before, after = len(layout.head), len(layout.tail)
+    lengths = np.array([before + len(text) + after for text in texts], np.int64)
+    tokens = np.full((len(texts), int(lengths.max())), pad, np.int64)
+    tokens[:, :before] = layout.head
+    for row, text, length in zip(tokens, texts, lengths, strict=True):
+        row[before : length - after] = text
+        row[length - after : length] = layout.tail
+    return NoteBatch(torch.from_numpy(tokens), torch.from_numpy(lengths - 1), vision_BPV)
+
+
+class NoteLLM2(nn.Module):
+    """Embeds notes; every variant of the paper is a configuration of this one module.
+
+    Args:
+        llm: the causal LLM without its language-model head, adapters included.
+        layout: the prompt's fixed tokens.
+        config: variant, widths, start.
+        vision_width: V; 0 when the variant reads no image.
+
+    Raises:
+        InputError: prompt and text can be longer than the LLM reads.
+    """
+
+    def __init__(self, llm: nn.Module, layout: Layout, config: ModelConfig, vision_width: int) -> None:
+        super().__init__()
+        longest = len(layout.head) + config.text.max_tokens + len(layout.tail)
+        limit = getattr(getattr(llm, "config", None), "max_position_embeddings", None)
+        if limit is not None and longest > limit:
+            raise InputError(
+                f"model.text.max_tokens ({config.text.max_tokens}): with the prompt a note can have {longest} tokens, "
+                f"the LLM reads {limit}; lower it"
+            )
+        self.layout = layout
+        self.llm = llm
+        embeddings = self._token_embeddings()
+        width = embeddings.weight.shape[1]
+        self.connector = QFormer(config.connector, vision_width, width) if len(layout.visual_slots) else None
+        self.fusion = LateFusion(vision_width, width) if config.late_fusion else None
+        # <IMG_EMB> is the only new word that keeps an embedding of its own; it starts as the vocabulary's mean.
+        self.image_word = (
+            nn.Parameter(embeddings.weight.detach().mean(0).clone()) if layout.visual_position is not None else None
+        )
+        self.head = nn.Linear(width, config.dim, bias=False)
+        nn.init.xavier_normal_(self.head.weight)
+        self.log_scale = nn.Parameter(torch.tensor(3.0 if config.log_scale is None else config.log_scale))
+
+    def hidden(self, batch: NoteBatch) -> Hidden:
+        """The fused hidden states at the compression positions."""
+        embeddings = self._token_embeddings()
+        x_BLH = embeddings(batch.tokens_BL.clamp(min=0))
+        slots = self.layout.visual_slots
+        if self.connector is not None:
+            if batch.vision_BPV is None:
+                raise ValueError("this variant reads images: the batch needs vision features (zeros for no image)")
+            # Gradients reach the connector through the copy; the embedding rows under the slots are overwritten.
+            x_BLH = x_BLH.clone()
+            x_BLH[:, torch.from_numpy(slots)] = self.connector(batch.vision_BPV).to(x_BLH.dtype)
+        if self.image_word is not None:
+            word = torch.from_numpy(np.flatnonzero(self.layout.head == IMAGE_WORD))
+            x_BLH = x_BLH if self.connector is not None else x_BLH.clone()
+            x_BLH[:, word] = self.image_word.to(x_BLH.dtype)
+        h_BLH = self.llm(inputs_embeds=x_BLH, use_cache=False).last_hidden_state
+        n_m = h_BLH[torch.arange(len(h_BLH), device=h_BLH.device), batch.last_B]
+        n_v = None if self.layout.visual_position is None else h_BLH[:, self.layout.visual_position]
+        if self.fusion is not None:
+            if batch.vision_BPV is None:
+                raise ValueError("late fusion needs vision features (zeros for a note without image)")
+            summary_BV = batch.vision_BPV[:, 0]
+            n_m = self.fusion(n_m, summary_BV)
+            n_v = None if n_v is None else self.fusion(n_v, summary_BV)
+        return Hidden(n_m, n_v)
+
+    def embed(self, hidden: Hidden) -> Embeddings:
+        """Head and L2 norm."""
+        visual = hidden.visual_BH
+        return Embeddings(
+            functional.normalize(self.head(hidden.multimodal_BH).float(), dim=-1),
+            None if visual is None else functional.normalize(self.head(visual).float(), dim=-1),
+        )
+
+    def forward(self, batch: NoteBatch) -> Embeddings:
+        """Embed a batch of notes."""
+        return self.embed(self.hidden(batch))
+
+    def _token_embeddings(self) -> nn.Embedding:
+        embeddings = self.llm.get_input_embeddings()  # type: ignore[operator]
+        if not isinstance(embeddings, nn.Embedding):
+            raise TypeError(f"the LLM's input embeddings are a {type(embeddings).__name__}, expected nn.Embedding")
+        return embeddings

@@ -1,0 +1,190 @@
+"""Prompts: how a note becomes one token sequence, and where its embeddings are read (NoteLLM-2, mICL).
+
+A prompt is literal text around two slots: ``<IMG>``, replaced by the connector's Q visual tokens, and ``<IMG_EMB>``,
+one new token whose row the model learns. Only the note's own text differs between notes, so everything before it is
+encoded once (the `head` of a layout), and everything after it too (the `tail`). The text is cut at `max_tokens`
+*before* the tail is appended: the compression position always exists.
+
+    micl   Note: {image: <IMG>}, compressed into one word: "<IMG_EMB>". Note: {...}, compressed into one word: "
+    basic  Note: {image: <IMG>, ...}, compressed into one word: "
+    text   Note: {...}, compressed into one word: "
+
+The authors' prompts are Chinese; `zh` carries their meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from notellm2.notes.schema import Note
+from notellm2.recipe import ModelConfig, TextLimits
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+VISUAL_SLOT = -1
+"""Stands in token ids for a visual token of the connector."""
+
+IMAGE_WORD = -2
+"""Stands in token ids for ``<IMG_EMB>``."""
+
+
+@dataclass(frozen=True)
+class Wording:
+    """The literal texts of a prompt in one language."""
+
+    opening: str
+    image: str
+    compressed: str
+    after_image_word: str
+    separator: str
+    title: str
+    topics: str
+    content: str
+    topic_mark: str
+    line_break: str
+
+    def note_text(self, note: Note, limits: TextLimits) -> str:
+        """The note's own text, each field cut to its limit; a field without text is left out."""
+        named = [topic[: limits.topic_chars] for topic in note.topics]
+        topics = "".join(self.topic_mark + topic for topic in [t for t in named if t][: limits.topics])
+        fields = (
+            (self.title, note.title[: limits.title_chars]),
+            (self.topics, topics),
+            (self.content, note.content.replace("\r\n", "\n").replace("\n", self.line_break)[: limits.content_chars]),
+        )
+        return self.separator.join(name + value for name, value in fields if value)
+
+
+WORDINGS: dict[Literal["en", "zh"], Wording] = {
+    "en": Wording(
+        opening="Note: {",
+        image="image: ",
+        compressed='}, compressed into one word: "',
+        after_image_word='". ',
+        separator=", ",
+        title="title: ",
+        topics="topics:",
+        content="content: ",
+        topic_mark=" #",
+        line_break=" ",
+    ),
+    "zh": Wording(
+        opening="笔记：{",
+        image="图片：",
+        compressed="}，压缩成一个词：“",
+        after_image_word="”。",
+        separator="，",
+        title="标题：",
+        topics="话题：",
+        content="内容：",
+        topic_mark="#",
+        line_break="。",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The token ids around a note's text.
+
+    Attributes:
+        head: int32[P], everything before the text, with `VISUAL_SLOT` and `IMAGE_WORD` in place.
+        tail: int32[S], everything after it; its last token is the compression position.
+        visual_position: index in `head` whose hidden state is n_v (the token before ``<IMG_EMB>``), or None.
+    """
+
+    head: NDArray[np.int32]
+    tail: NDArray[np.int32]
+    visual_position: int | None
+
+    @property
+    def visual_slots(self) -> NDArray[np.int64]:
+        """int64[Q]: where in `head` the visual tokens go; empty when the LLM reads no image."""
+        return np.flatnonzero(self.head == VISUAL_SLOT)
+
+
+@dataclass(frozen=True)
+class EncodedTexts:
+    """The text tokens of many notes, ragged: note i owns ``tokens[offsets[i]:offsets[i + 1]]``.
+
+    Attributes:
+        tokens: int32[T].
+        offsets: int64[N + 1].
+        truncated: notes whose text was cut at the token limit.
+    """
+
+    tokens: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    truncated: int
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """int64[N], tokens of each note."""
+        return np.diff(self.offsets)
+
+    def text(self, note: int) -> NDArray[np.int32]:
+        """int32[L], the tokens of one note."""
+        return self.tokens[self.offsets[note] : self.offsets[note + 1]]
+
+    def emptied(self) -> EncodedTexts:
+        """The same notes with their text withheld, for the modality test."""
+        return EncodedTexts(self.tokens[:0], np.zeros_like(self.offsets), 0)
+
+
+def layout(tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> Layout:
+    """Encode the fixed parts of the prompt that `config` names."""
+    words = WORDINGS[config.language]
+    bos = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
+    visual = [VISUAL_SLOT] * config.connector.queries if config.visual_tokens and config.prompt != "text" else []
+    visual_position = None
+    if config.prompt == "micl":
+        seen = bos + _ids(tokenizer, words.opening + words.image) + visual + _ids(tokenizer, words.compressed)
+        visual_position = len(seen) - 1
+        head = [*seen, IMAGE_WORD, *_ids(tokenizer, words.after_image_word + words.opening)]
+    else:
+        head = bos + _ids(tokenizer, words.opening)
+        if visual:
+            head += _ids(tokenizer, words.image) + visual + _ids(tokenizer, words.separator)
+    tail = _ids(tokenizer, words.compressed)
+    return Layout(np.array(head, np.int32), np.array(tail, np.int32), visual_position)
+
+
+def encode_texts(
+    tokenizer: PreTrainedTokenizerBase, notes: Sequence[Note], config: ModelConfig, *, block: int = 4096
+) -> EncodedTexts:
+    """Tokenise the notes' own texts, cut at ``config.text.max_tokens`` tokens.
+
+    Args:
+        tokenizer: a fast tokenizer.
+        notes: N notes; images are not looked at.
+        config: prompt language and text limits.
+        block: notes tokenised at once; bounds memory.
+    """
+    words = WORDINGS[config.language]
+    limit = config.text.max_tokens
+    rows: list[NDArray[np.int32]] = []
+    truncated = 0
+    for start in range(0, len(notes), block):
+        texts = [words.note_text(note, config.text) for note in notes[start : start + block]]
+        # Split: a note that spells "</s>" means the characters, not the token.
+        encoded: Any = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)
+        for ids in encoded["input_ids"]:
+            truncated += len(ids) > limit
+            rows.append(np.array(ids[:limit], np.int32))
+    offsets = np.zeros(len(rows) + 1, np.int64)
+    np.cumsum([len(row) for row in rows], out=offsets[1:])
+    return EncodedTexts(np.concatenate([np.zeros(0, np.int32), *rows]), offsets, truncated)
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    encoded: Any = tokenizer(text, add_special_tokens=False)
+    return [int(i) for i in encoded["input_ids"]]

@@ -1,0 +1,117 @@
+"""Checkpoints: what a run needs to continue bit for bit, as safetensors; written beside, flushed, renamed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from notellm2.artifacts import ArtifactError, fsync_path
+
+_STATE, _FACTS = "state.safetensors", "facts.json"
+
+
+def trained_weights(network: nn.Module) -> dict[str, Tensor]:
+    """Every trainable parameter by name, on the CPU."""
+    return {n: p.detach().cpu().contiguous() for n, p in network.named_parameters() if p.requires_grad}
+
+
+def load_trained_weights(network: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Put trained weights back.
+
+    Raises:
+        ValueError: a weight is missing, unexpected or of another shape; names it.
+    """
+    parameters = {n: p for n, p in network.named_parameters() if p.requires_grad}
+    odd = sorted(parameters.keys() ^ weights.keys())
+    odd += sorted(n for n in parameters.keys() & weights.keys() if parameters[n].shape != weights[n].shape)
+    if odd:
+        raise ValueError(f"trained weights missing, unexpected or of another shape: {', '.join(odd[:8])}")
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(weights[name])
+
+
+def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
+    """Write weights in one step: readers see the old file or the new."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    # Clones, because tied weights share storage and safetensors refuses that.
+    save_file({name: tensor.clone() for name, tensor in weights.items()}, temporary)
+    fsync_path(temporary)
+    temporary.replace(path)
+    fsync_path(path.parent)
+
+
+def save_checkpoint(
+    folder: Path, step: int, network: nn.Module, optimiser: torch.optim.Optimizer, facts: dict[str, Any]
+) -> None:
+    """Write ``step-XXXXXXXX`` into `folder` and remove older ones.
+
+    Args:
+        folder: the run's workspace.
+        step: steps done.
+        network: its trainable weights are saved.
+        optimiser: its moments are saved.
+        facts: small JSON carried along.
+    """
+    tensors = {f"weight/{name}": tensor.clone() for name, tensor in trained_weights(network).items()}
+    for group, settings in enumerate(optimiser.param_groups):
+        for index, parameter in enumerate(settings["params"]):
+            for name, value in optimiser.state.get(parameter, {}).items():
+                tensors[f"moment/{group}/{index}/{name}"] = torch.as_tensor(value).detach().cpu().clone()
+    tensors["rng/cpu"] = torch.get_rng_state()
+    if torch.cuda.is_available():
+        tensors["rng/cuda"] = torch.cuda.get_rng_state()
+    final = folder / f"step-{step:08d}"
+    temporary = folder / f".{final.name}.{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    save_file(tensors, temporary / _STATE)
+    (temporary / _FACTS).write_text(json.dumps({**facts, "step": step}))
+    for file in temporary.iterdir():
+        fsync_path(file)
+    fsync_path(temporary)
+    shutil.rmtree(final, ignore_errors=True)
+    temporary.rename(final)
+    fsync_path(folder)
+    for old in sorted(folder.glob("step-*")):
+        if old != final:
+            shutil.rmtree(old)
+
+
+def load_checkpoint(folder: Path, network: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any] | None:
+    """Restore the newest checkpoint in `folder`; returns its facts (with ``step``), or None if there is none.
+
+    Raises:
+        ArtifactError: its tensors cannot be read; says what to remove.
+        ValueError: they do not fit the network.
+    """
+    newest = max(folder.glob("step-*"), default=None)
+    if newest is None:
+        return None
+    try:
+        tensors = load_file(newest / _STATE)
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(f"checkpoint {newest}: unreadable ({error}); remove {folder} to train anew") from error
+    load_trained_weights(network, {n.removeprefix("weight/"): t for n, t in tensors.items() if n.startswith("weight/")})
+    for group, settings in enumerate(optimiser.param_groups):
+        for index, parameter in enumerate(settings["params"]):
+            prefix = f"moment/{group}/{index}/"
+            state = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+            if state:
+                # Adam keeps its step counter on the CPU and its moments beside the parameter.
+                optimiser.state[parameter] = {
+                    n: t if n == "step" else t.to(parameter.device, parameter.dtype) for n, t in state.items()
+                }
+    torch.set_rng_state(tensors["rng/cpu"])
+    if "rng/cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["rng/cuda"])
+    facts: dict[str, Any] = json.loads((newest / _FACTS).read_text())
+    return facts

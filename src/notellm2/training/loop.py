@@ -1,0 +1,328 @@
+"""The training loop: contrastive tuning of one network on mined pairs (NoteLLM-2, arXiv 2405.16789).
+
+One step: draw B pairs; embed their distinct notes in chunks of like length; compare all 2B embeddings; clip; AdamW.
+The order of the pairs, the schedule and the masks depend on (seed, step) alone, so a run resumed from a checkpoint
+goes on bit for bit on a CPU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from notellm2.artifacts import write_atomic
+from notellm2.model.loss import chance_loss, pair_loss, weighted_loss
+from notellm2.model.network import Embeddings, NoteLLM2
+from notellm2.model.source import NoteSource, Rows, embed_rows
+from notellm2.model.start import mean_cosine
+from notellm2.recipe import TrainingConfig
+from notellm2.training.batches import PairOrder
+from notellm2.training.checkpoint import load_checkpoint, save_checkpoint, save_weights, trained_weights
+
+logger = logging.getLogger(__name__)
+
+OnMetrics = Callable[[int, Mapping[str, float]], None]
+METRICS, BEST = "metrics.jsonl", "best.safetensors"
+LEFT_CHANCE = 0.05
+"""Nats below chance at which a run counts as learning."""
+_VALIDATION_BLOCK = 512
+"""Queries scored at once against the validation pool; bounds memory."""
+_FINAL_LR_SHARE = 0.05
+_TIE = 1e-6
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Held-out pairs for choosing weights: rows of queries and targets [Q, 2], and of the pool [M]."""
+
+    pairs: Rows
+    pool: Rows
+
+
+@dataclass
+class Progress:
+    """Where a run stands; what a checkpoint carries beside tensors."""
+
+    step: int = 0
+    best_mrr: float = -1.0
+    best_step: int = 0
+    last_loss: float = math.nan
+    last_chance: float = math.nan
+    seconds: float = 0.0
+    recent: list[float] = field(default_factory=list)
+    """Loss minus chance of the last steps, nats."""
+
+
+def total_steps(config: TrainingConfig, pairs: int) -> int:
+    """Optimiser steps of a run over `pairs` pairs."""
+    return config.steps or max(1, math.ceil(config.epochs * pairs / config.pairs_per_batch))
+
+
+def learning_rate_share(step: int, steps: int, warmup_share: float) -> float:
+    """Share of the peak learning rate at step `step` (from 0): linear warm-up, then cosine down to 5 %."""
+    warmup = max(1, round(warmup_share * steps))
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step - warmup) / max(1, steps - warmup)
+    return _FINAL_LR_SHARE + (1 - _FINAL_LR_SHARE) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def build_optimiser(network: NoteLLM2, config: TrainingConfig) -> torch.optim.AdamW:
+    """AdamW in groups: the LLM, the rest, the logit scale; vectors and the scale are not decayed."""
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            lr = config.lr if name.startswith("llm.") else config.head_lr
+            if name == "log_scale":
+                lr = config.scale_lr
+            decay = config.weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((lr, decay), []).append(parameter)
+    settings = [{"params": p, "lr": lr, "peak": lr, "weight_decay": decay} for (lr, decay), p in groups.items()]
+    return torch.optim.AdamW(settings, betas=(0.9, 0.98))
+
+
+def train(
+    network: NoteLLM2,
+    source: NoteSource,
+    pairs: Rows,
+    validation: Validation | None,
+    config: TrainingConfig,
+    folder: Path,
+    on_metrics: OnMetrics = lambda step, values: None,
+    show: bool = True,
+) -> dict[str, Any]:
+    """Train in place, continuing from the newest checkpoint in `folder` if there is one.
+
+    Args:
+        network: on its device; its trainable parameters are tuned.
+        source: the notes.
+        pairs: int64[M, 2] training pairs as rows of `source`.
+        validation: held-out pairs, or None to keep the last weights.
+        config: schedule and loss.
+        folder: checkpoints, ``metrics.jsonl`` and the best weights are kept here.
+        on_metrics: called with each logged step's figures as they come; after a resume again from the checkpoint on.
+        show: draw a progress bar (only on a terminal).
+
+    Returns:
+        Figures of the run: steps, final loss, whether it left chance, pairs/s, best validation.
+    """
+    steps = total_steps(config, len(pairs))
+    order = PairOrder(pairs, config.pairs_per_batch, config.seed)
+    optimiser = build_optimiser(network, config)
+    facts = load_checkpoint(folder, network, optimiser)
+    state = Progress(**facts) if facts else Progress()
+    if state.step:
+        logger.info("resumed at step %d of %d", state.step, steps)
+    network.train()
+    with _log_from(folder / METRICS, state.step) as log, _bar(steps, state.step, show) as advance:
+        while state.step < steps:
+            begun = time.monotonic()
+            share = learning_rate_share(state.step, steps, config.warmup_share)
+            for group in optimiser.param_groups:
+                group["lr"] = group["peak"] * share
+            figures = _step(network, source, order, optimiser, state.step, config)
+            state.step += 1
+            state.last_loss, state.last_chance = figures["loss"], figures["chance"]
+            state.recent = [*state.recent, figures["loss"] - figures["chance"]][-50:]
+            elapsed = time.monotonic() - begun
+            state.seconds += elapsed
+            last = state.step == steps
+            figures |= {"lr": config.lr * share, "pairs_per_s": config.pairs_per_batch / elapsed}
+            if validation is not None and (state.step % config.validate_every == 0 or last):
+                figures |= _validate(network, source, validation, config)
+                if figures["validation_mrr"] > state.best_mrr:
+                    state.best_mrr, state.best_step = figures["validation_mrr"], state.step
+                    save_weights(folder / BEST, trained_weights(network))
+            if state.step % config.log_every == 0 or state.step == 1 or last or "validation_mrr" in figures:
+                log(state.step, figures)
+                on_metrics(state.step, figures)
+            if state.step == min(100, max(10, steps // 4)) and not _left_chance(state):
+                logger.warning(
+                    "training has not left chance after %d steps: loss %.3f, chance %.3f, mean cosine %.3f; "
+                    "try model.start: fitted, a lower training.lr, or more warm-up",
+                    state.step, state.last_loss, state.last_chance, figures["mean_cosine"],
+                )  # fmt: skip
+            if state.step % config.checkpoint_every == 0 and not last:
+                save_checkpoint(folder, state.step, network, optimiser, vars(state))
+            advance(figures)
+    return {
+        "steps": steps,
+        "final_loss": state.last_loss,
+        "chance": state.last_chance,
+        "left_chance": _left_chance(state),
+        "pairs_per_s": round(steps * config.pairs_per_batch / max(state.seconds, 1e-9), 2),
+        "train_seconds": round(state.seconds, 1),
+        "best_step": state.best_step or steps,
+        "best_validation_mrr": None if state.best_mrr < 0 else state.best_mrr,
+    }
+
+
+def embed_distinct(network: NoteLLM2, source: NoteSource, rows: Rows, size: int) -> tuple[Embeddings, dict[str, float]]:
+    """Embed rows with gradients, each distinct note once; also the share of tokens that is padding."""
+    device = network.head.weight.device
+    distinct, back = np.unique(rows, return_inverse=True)
+    multimodal: list[Tensor] = []
+    visual: list[Tensor] = []
+    positions: list[Rows] = []
+    real = total = 0
+    for chunk, batch in source.chunks(distinct, size):
+        positions.append(chunk)
+        real += int(batch.last_B.sum()) + len(chunk)
+        total += batch.tokens_BL.numel()
+        embedded = network(batch.to(device))
+        multimodal.append(embedded.multimodal_BD)
+        if embedded.visual_BD is not None:
+            visual.append(embedded.visual_BD)
+    gather = torch.from_numpy(np.argsort(np.concatenate(positions))[back]).to(device)
+    both = Embeddings(torch.cat(multimodal)[gather], torch.cat(visual)[gather] if visual else None)
+    return both, {"padding_share": 1 - real / total}
+
+
+def _step(
+    network: NoteLLM2,
+    source: NoteSource,
+    order: PairOrder,
+    optimiser: torch.optim.Optimizer,
+    step: int,
+    config: TrainingConfig,
+) -> dict[str, float]:
+    rows = order.step(step)
+    device = network.head.weight.device
+    mask = torch.from_numpy(order.not_negatives(rows, known_positives=config.mask_positives)).to(device)
+    with _precision(config, device):
+        embedded, figures = embed_distinct(network, source, rows, config.chunk_notes)
+    multimodal = pair_loss(embedded.multimodal_BD, network.log_scale, mask)
+    visual = None
+    if embedded.visual_BD is not None and config.weight_visual > 0:
+        visual = pair_loss(embedded.visual_BD, network.log_scale, mask)
+    loss = weighted_loss(multimodal, visual, config.weight_multimodal, config.weight_visual)
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    norms = _gradient_norms(network)
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    norm = nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+    if not torch.isfinite(norm):
+        raise FloatingPointError(f"step {step + 1}: the gradient is not finite; lower training.lr or use fp32")
+    optimiser.step()
+    return {
+        "loss": float(loss.detach()),
+        "chance": chance_loss(config.pairs_per_batch, mask),
+        "loss_multimodal": float(multimodal.detach()),
+        **({} if visual is None else {"loss_visual": float(visual.detach())}),
+        "mean_cosine": mean_cosine(embedded.multimodal_BD),
+        "effective_rank": _effective_rank(embedded.multimodal_BD),
+        "log_scale": float(network.log_scale.detach()),
+        "gradient_norm": float(norm),
+        **norms,
+        **figures,
+    }
+
+
+def _validate(
+    network: NoteLLM2, source: NoteSource, validation: Validation, config: TrainingConfig
+) -> dict[str, float]:
+    rows = np.unique(np.concatenate([validation.pairs.reshape(-1), validation.pool]))
+    x = embed_rows(network, source, rows, size=2 * config.chunk_notes)
+    pool = x[np.searchsorted(rows, validation.pool)].T
+    ranks = []
+    for start in range(0, len(validation.pairs), _VALIDATION_BLOCK):
+        pairs = validation.pairs[start : start + _VALIDATION_BLOCK]
+        query, target = (x[np.searchsorted(rows, pairs[:, i])] for i in (0, 1))
+        scores = query @ pool
+        scores[pairs[:, :1] == validation.pool[None, :]] = -np.inf  # a query is not its own neighbour
+        scores[pairs[:, 1:] == validation.pool[None, :]] = -np.inf  # nor does a target outrank itself
+        # Ties, to float32's rounding, count against the target: else a collapsed network would rank everything first.
+        ranks.append(1 + (scores >= (query * target).sum(1, keepdims=True) - _TIE).sum(1))
+    rank = np.concatenate(ranks)
+    return {
+        "validation_mrr": float((1 / rank).mean()),
+        "validation_recall_at_10": float((rank <= 10).mean()),
+        "validation_recall_at_100": float((rank <= 100).mean()),
+    }
+
+
+def _gradient_norms(network: NoteLLM2) -> dict[str, float]:
+    squares: dict[str, float] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.grad is not None:
+            part = f"gradient_norm_{name.split('.')[0]}"
+            squares[part] = squares.get(part, 0.0) + float(parameter.grad.square().sum())
+    return {part: math.sqrt(value) for part, value in squares.items()}
+
+
+def _effective_rank(x_BD: Tensor) -> float:
+    """Exponential of the entropy of the normalised squared singular values (Roy & Vetterli's measure)."""
+    values = torch.linalg.svdvals(x_BD.detach().float().cpu()).square()
+    shares = values / values.sum()
+    return float(torch.exp(-(shares * shares.clamp(min=1e-12).log()).sum()))
+
+
+def _left_chance(state: Progress) -> bool:
+    return float(np.mean(state.recent[-20:])) < -LEFT_CHANCE
+
+
+def _precision(config: TrainingConfig, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    able = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    if config.precision == "bf16" or (config.precision == "auto" and able):
+        return torch.autocast(device.type, torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _log_from(path: Path, step: int) -> Any:
+    """Append to the metrics file, first cutting what a killed run wrote after its last checkpoint."""
+    kept = []
+    if path.exists():
+        for line in path.read_text().splitlines():
+            # A kill can leave half a line at the end; it is of a step that is done again.
+            with contextlib.suppress(json.JSONDecodeError):
+                if json.loads(line)["step"] <= step:
+                    kept.append(line)
+    write_atomic(path, "".join(f"{line}\n" for line in kept))
+    with path.open("a") as handle:
+
+        def log(at: int, figures: Mapping[str, float]) -> None:
+            handle.write(json.dumps({"step": at, **figures}) + "\n")
+            handle.flush()
+
+        yield log
+
+
+@contextlib.contextmanager
+def _bar(steps: int, done: int, show: bool) -> Any:
+    """A progress bar on a terminal; a log line now and then elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    every = max(1, steps // 20)
+    if not (show and console.is_terminal):
+        count = done
+
+        def note(figures: Mapping[str, float]) -> None:
+            nonlocal count
+            count += 1
+            if count % every == 0 or count == steps:
+                logger.info(
+                    "step %d/%d  loss %.3f (chance %.3f)  mean cosine %.3f  %.0f pairs/s",
+                    count, steps, figures["loss"], figures["chance"], figures["mean_cosine"], figures["pairs_per_s"],
+                )  # fmt: skip
+
+        yield note
+        return
+    text = "loss {task.fields[loss]:.3f} · {task.fields[speed]:.0f} pairs/s ·"
+    columns = ("training", BarColumn(), MofNCompleteColumn(), TextColumn(text), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task("training", total=steps, completed=done, loss=math.nan, speed=0.0)
+        yield lambda figures: bar.update(task, advance=1, loss=figures["loss"], speed=figures["pairs_per_s"])

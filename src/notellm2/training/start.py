@@ -1,0 +1,66 @@
+"""Put the fitted start (`notellm2.model.start`) into a network before its first step."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from notellm2.model.network import Hidden, NoteLLM2
+from notellm2.model.source import NoteSource, Rows, hidden_rows
+from notellm2.model.start import fit_map, mean_cosine
+from notellm2.recipe import ModelConfig
+
+_FEWEST_IMAGES = 50
+"""Pairs of two images below which late fusion keeps its random start."""
+
+
+def fit_start(
+    network: NoteLLM2, source: NoteSource, pairs: Rows, config: ModelConfig, *, seed: int, size: int
+) -> dict[str, float]:
+    """Fit late fusion's W_p, then the head and the logit scale, to training pairs.
+
+    W_p sees all of them (features are at hand), the head a sample (each of its notes costs a forward pass).
+
+    Args:
+        network: changed in place.
+        source: its notes.
+        pairs: int64[M, 2], rows of partners.
+        config: how many pairs the head's fit looks at, and whether the scale is fitted.
+        seed: of the sample.
+        size: notes a forward pass.
+
+    Returns:
+        Figures of the start: mean cosine before and after, shrinkages, expected gain over chance (nats), log scale.
+    """
+    chosen = np.random.default_rng([seed, 2]).permutation(len(pairs))[: config.start_pairs]
+    rows, index = _numbered(pairs[chosen])
+    hidden = hidden_rows(network, source, rows, size=size).multimodal_BH
+    figures = {"mean_cosine_before": _spread(network, hidden)}
+    with torch.no_grad():
+        if network.fusion is not None and source.vision is not None:
+            seen = np.array([bool(source.vision[row, 0].any()) for row in range(len(source.vision))])
+            pictured, partners = _numbered(pairs[seen[pairs].all(1)])
+            if len(partners) >= _FEWEST_IMAGES:
+                summary = torch.from_numpy(source.vision[pictured, 0].astype(np.float32))
+                image = fit_map(summary, partners, network.fusion.project.out_features, seed=seed)
+                # The gate mixes v with n: they should speak equally loud.
+                network.fusion.project.weight.copy_(image.weight_DH * hidden.square().mean().sqrt())
+                figures |= {"image_shrinkage": image.shrinkage, "image_gain": image.gain}
+            hidden = hidden_rows(network, source, rows, size=size).multimodal_BH
+        head = fit_map(hidden, index, config.dim, seed=seed)
+        network.head.weight.copy_(head.weight_DH)
+        if config.log_scale is None:
+            network.log_scale.fill_(head.log_scale)
+    figures |= {"head_shrinkage": head.shrinkage, "head_gain": head.gain}
+    return figures | {"mean_cosine_after": _spread(network, hidden), "log_scale": float(network.log_scale.detach())}
+
+
+def _numbered(pairs: Rows) -> tuple[Rows, torch.Tensor]:
+    """The distinct rows of some pairs, and the pairs as positions among them."""
+    rows, positions = np.unique(pairs, return_inverse=True)
+    return rows, torch.from_numpy(positions.reshape(-1, 2))
+
+
+def _spread(network: NoteLLM2, hidden_BH: torch.Tensor) -> float:
+    with torch.no_grad():
+        return mean_cosine(network.embed(Hidden(hidden_BH.to(network.head.weight.device), None)).multimodal_BD)
