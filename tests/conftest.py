@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.flows.running import Place
 
 # Before any numeric library starts its threads: tests are small, and two busy thread pools on two cores only wait.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")
 
 ROOT = Path(__file__).parents[1]
+
+
+class Retrained(NamedTuple):
+    """A finished run of the flow: where, and what it printed."""
+
+    place: Place
+    output: str
+    log: str
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +33,14 @@ def shared() -> Path:
     if not (path / "data" / "movielens-posters" / "notes.parquet").exists():
         pytest.skip(f"needs the shared data and models in {path}")
     return path
+
+
+@pytest.fixture(scope="session")
+def retrained(tmp_path_factory: pytest.TempPathFactory) -> Retrained:
+    """The tiny recipe run once, for all tests that look at what a run leaves: its place and what it printed."""
+    from tests.flows.running import Place
+
+    place = Place(tmp_path_factory.mktemp("retrained"))
+    done = place.retrain(module=True)
+    assert done.returncode == 0, done.stderr[-6000:]
+    return Retrained(place, done.stdout, done.stderr)

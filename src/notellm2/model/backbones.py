@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from notellm2.artifacts import digest_tree
 from notellm2.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from PIL.Image import Image
     from transformers import PreTrainedTokenizerBase
@@ -137,7 +138,8 @@ def backbone_digest(name: str, revision: str | None = None) -> str:
 def _load(auto: Any, name: str, revision: str | None, dtype: torch.dtype) -> tuple[nn.Module, str]:
     digest = backbone_digest(name, revision)
     try:
-        model, report = auto.from_pretrained(name, revision=revision, dtype=dtype, output_loading_info=True)
+        with _quiet():
+            model, report = auto.from_pretrained(name, revision=revision, dtype=dtype, output_loading_info=True)
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"backbone {name!r}: cannot be loaded: {error}") from error
     missing = sorted(k for k in report["missing_keys"] if not _POOLERS.search(k))
@@ -162,6 +164,22 @@ def _is_causal(model: Any) -> bool:
     x_2LH = embeddings(torch.tensor([[0, 0, 0], [0, 0, 1]]))
     first, second = model(inputs_embeds=x_2LH, use_cache=False).last_hidden_state[:, 0].float()
     return torch.allclose(first, second, rtol=1e-3, atol=1e-4)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' own report of odd weights and its bars: what matters is raised as an error here."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _grey() -> Image:

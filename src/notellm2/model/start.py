@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from notellm2.errors import InputError
 from notellm2.model.loss import chance_loss, pair_loss
 
 SHRINKAGES = (0.1, 1.0, 10.0, 100.0)
@@ -45,7 +46,7 @@ class FittedMap:
         weight_DH: float32[D, H].
         shrinkage: the one chosen from `SHRINKAGES`.
         log_scale: the τ at which the pair loss on unseen notes was least.
-        gain: ln(2B - 1) minus that loss, nats; 0 when nothing was learnt.
+        gain: chance minus that loss, nats; 0 when nothing was learnt.
     """
 
     weight_DH: Tensor
@@ -114,33 +115,46 @@ def fit_map(x_NH: Tensor, pairs_M2: Tensor, width: int, *, seed: int) -> FittedM
         seed: of the division into fitted and judging notes.
 
     Raises:
-        ValueError: the inputs are not finite or all alike, or too few pairs are left on either side.
+        ValueError: the inputs are not finite or all alike.
+        InputError: too few pairs are left on either side.
     """
     fitted = torch.from_numpy(np.random.default_rng([seed, 1]).random(len(x_NH)) < FIT_SHARE)
     fit = pairs_M2[fitted[pairs_M2].all(1)]
-    judge = pairs_M2[~fitted[pairs_M2].any(1)][:_JUDGED_PAIRS]
+    judge = pairs_M2[~fitted[pairs_M2].any(1)]
+    # Drawn, not the first ones: mined pairs lie sorted by query, and few queries would judge.
+    judge = judge[np.random.default_rng([seed, 3]).permutation(len(judge))[:_JUDGED_PAIRS]]
     if len(fit) < 2 or len(judge) < 2:
-        raise ValueError(f"no start can be fitted to {len(pairs_M2)} pairs; use more, or model.start: random")
+        raise InputError(f"no start can be fitted to {len(pairs_M2)} pairs; use more, or model.start: random")
     fit_rows = torch.full((len(x_NH),), -1).masked_scatter(fitted, torch.arange(int(fitted.sum())))
     trial = Discriminant(x_NH[fitted], fit_rows[fit])
     judged = x_NH[judge.reshape(-1)].float()
+    mask = _not_negatives(judge.reshape(-1), pairs_M2)
     best = (float("inf"), 0.0, 0.0)
     for shrinkage in SHRINKAGES:
         x = functional.normalize(judged @ trial.map(width, shrinkage).T, dim=-1)
-        scale, loss = fitted_log_scale(x)
+        scale, loss = fitted_log_scale(x, mask)
         best = min(best, (loss, shrinkage, scale))
     loss, shrinkage, scale = best
     weight = Discriminant(x_NH, pairs_M2).map(width, shrinkage)
-    return FittedMap(weight, shrinkage, scale, chance_loss(len(judge)) - loss)
+    return FittedMap(weight, shrinkage, scale, chance_loss(len(judge), mask) - loss)
 
 
-def fitted_log_scale(x_2BD: Tensor) -> tuple[float, float]:
+def _not_negatives(rows: Tensor, pairs_M2: Tensor) -> Tensor:
+    """bool[2B, 2B], as in training: a note drawn twice, at cosine 1, would else outdo every partner and flatten τ."""
+    base = 1 + int(pairs_M2.max())
+    first, second = pairs_M2.T
+    known = torch.cat([first * base + second, second * base + first])
+    return (rows[:, None] == rows[None, :]) | torch.isin(rows[:, None] * base + rows[None, :], known)
+
+
+def fitted_log_scale(x_2BD: Tensor, mask_22: Tensor | None = None) -> tuple[float, float]:
     """The logit scale τ at which the pair loss is least, on a grid of quarters in [-2, 4], and that loss.
 
     Args:
         x_2BD: [2B, D], L2-normalised; rows 2i and 2i+1 are partners.
+        mask_22: bool[2B, 2B] of entries that are no negatives, as in `pair_loss`.
     """
-    losses = torch.stack([pair_loss(x_2BD, scale) for scale in _LOG_SCALES])
+    losses = torch.stack([pair_loss(x_2BD, scale, mask_22) for scale in _LOG_SCALES])
     best = int(losses.argmin())
     return float(_LOG_SCALES[best]), float(losses[best])
 

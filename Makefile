@@ -1,0 +1,70 @@
+# Everything a newcomer needs: `make demo`, then `make ui`. Variables can be set on the command line:
+#   make demo PYTHON=python3.12 VENV=/tmp/venv STORE=/tmp/store
+#   make demo PIP_ARGS="--index-url https://download.pytorch.org/whl/cpu --extra-index-url https://pypi.org/simple"
+PYTHON ?= python3
+VENV ?= .venv
+PIP_ARGS ?=
+STORE ?= store
+RECIPE ?= recipes/sample.yaml
+PORT ?= 5000
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(PIP_ARGS) -c constraints.txt
+TORCH := $(shell grep '^torch==' constraints.txt)
+QUIET := DO_NOT_TRACK=true MLFLOW_DISABLE_TELEMETRY=true DVC_NO_ANALYTICS=1 GX_ANALYTICS_ENABLED=false
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint ui lock clean
+
+help: ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 8
+
+# torch first and by itself: it is the one large download, and the rest then finds it installed.
+$(VENV)/.installed: constraints.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) '$(TORCH)'
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) -e '.[dev,serve]'
+	@touch $@
+
+# The sample is the same byte for byte wherever constraints.txt is installed, so data.dvc can pin it.
+data/dataset.json: | $(VENV)/.installed
+	$(BIN)/notellm2 sample raw/sample
+	$(BIN)/notellm2 import raw/sample --into data
+
+demo: $(VENV)/.installed data/dataset.json ## install, make the sample data, train, evaluate, register, publish
+	$(QUIET) $(BIN)/dvc status data.dvc
+	$(BIN)/python -m flows.retrain --recipe $(RECIPE) --store $(STORE)
+
+test: $(VENV)/.installed-dev ## all tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-dev ## style, types, import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+# One worker, no job execution: seven processes fewer, and nothing here needs them.
+ui: $(VENV)/.installed ## MLflow's pages on the demo's store, http://127.0.0.1:5000
+	$(QUIET) MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --host 127.0.0.1 --port $(PORT) --workers 1 \
+		--backend-store-uri sqlite:///$(abspath $(STORE))/_mlflow/mlflow.db \
+		--default-artifact-root $(abspath $(STORE))/_mlflow/artifacts
+
+lock: ## refresh constraints.txt from the newest versions that pyproject.toml allows
+	$(PYTHON) -m venv --clear $(VENV)-lock
+	$(VENV)-lock/bin/python -m pip install --quiet --upgrade $(PIP_ARGS) '$(TORCH)'
+	$(VENV)-lock/bin/python -m pip install --quiet --upgrade $(PIP_ARGS) '$(TORCH)' -e '.[dev,serve]'
+	$(VENV)-lock/bin/python -m pip check
+	grep '^#' constraints.txt > constraints.txt.new
+	$(VENV)-lock/bin/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools \
+		| sed 's/+cpu$$//' >> constraints.txt.new
+	mv constraints.txt.new constraints.txt
+	rm -rf $(VENV)-lock
+
+clean: ## remove what runs leave behind (store, sample, caches); keeps the environment
+	rm -rf $(STORE) raw data build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

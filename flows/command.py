@@ -1,0 +1,92 @@
+"""The command line of ``python -m flows.retrain``: what it takes, what it prints, how it ends.
+
+Status 0: done. 2: something given is wrong (the message says what to do). 1: a stage failed. 130: interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from flows import environment
+from notellm2.errors import InputError
+from notellm2.recipe import load_recipe
+from notellm2.workspace import Workspace
+
+EXAMPLE = "example: python -m flows.retrain --recipe recipes/sample.yaml --set training.steps=200"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments."""
+    arguments = argparse.ArgumentParser(
+        prog="python -m flows.retrain",
+        description="Turn notes and behaviour into a registered model and a published index. Finished stages are "
+        "reused: the same command continues a killed run, and does nothing twice.",
+        epilog=EXAMPLE,
+    )
+    arguments.add_argument("--recipe", type=Path, required=True, help="YAML file, such as recipes/sample.yaml")
+    arguments.add_argument(
+        "--data", type=Path, help="a data set, or a plain export to import first (default: what the recipe says)"
+    )
+    arguments.add_argument("--store", type=Path, default=Path("store"), help="folder for all output (default: store)")
+    arguments.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="SECTION.FIELD=VALUE",
+        help="replace a value of the recipe; may be repeated",
+    )
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a retraining; returns the exit status."""
+    given = parser().parse_args(argv)
+    try:
+        load_recipe(given.recipe, tuple(given.overrides))  # Wrong arguments should not cost a server's start.
+        workspace = Workspace.at(given.store)
+        with workspace.exclusive("a retraining"):
+            return _run(given, workspace)
+    except InputError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command continues where it was\n")
+        return 130
+
+
+def _run(given: argparse.Namespace, workspace: Workspace) -> int:
+    embedded = environment.prepare(workspace)
+    if embedded:
+        ended = environment.end_stale_server(workspace.prefect_home)
+        if ended is not None:
+            sys.stderr.write(f"ended the server that a killed run left behind (process {ended})\n")
+    with environment.recorded_server(workspace.prefect_home, watch=embedded):
+        # Only now: Prefect reads its settings when it is imported.
+        from prefect import tags
+
+        from flows import recovery
+        from flows.retrain import retrain
+
+        if embedded:
+            for name in recovery.crash_orphaned_runs():
+                sys.stderr.write(f"marked run {name} of a killed process as crashed\n")
+        try:
+            with tags(recovery.process_tag()):
+                outcome = retrain(
+                    recipe=str(given.recipe),
+                    data=None if given.data is None else str(given.data),
+                    store=str(workspace.root),
+                    overrides=list(given.overrides),
+                )
+        except InputError:
+            raise
+        except Exception as error:  # the flow's own log has the traceback; here the cause in one line
+            cause = " ".join(str(error).split())[:500]
+            sys.stderr.write(f"failed: {type(error).__name__}: {cause}\n")
+            return 1
+    sys.stdout.write(outcome["text"] + "\n")
+    return 0

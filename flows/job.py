@@ -1,0 +1,169 @@
+"""What every stage of a retraining is given, and what makes a library function a Prefect task of this project."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import subprocess
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec
+
+from prefect import Task, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from pydantic import BaseModel, ConfigDict
+
+from notellm2.artifacts import MANIFEST, Artifact, Store
+from notellm2.errors import InputError
+from notellm2.recipe import Recipe, load_recipe
+from notellm2.workspace import Workspace
+
+P = ParamSpec("P")
+Facts = dict[str, Any]
+"""What tasks hand each other: plain JSON of a few hundred bytes."""
+
+MINUTE = 60.0
+HOUR = 60 * MINUTE
+
+
+class Job(BaseModel):
+    """One retraining: its recipe, where its files go, and what its artifacts say about their origin."""
+
+    model_config = ConfigDict(frozen=True)
+
+    recipe: Recipe
+    root: Path
+    provenance: dict[str, str] = {}
+
+    @property
+    def workspace(self) -> Workspace:
+        """The folder everything is kept in."""
+        return Workspace.at(self.root)
+
+    @property
+    def store(self) -> Store:
+        """The artifacts; new ones carry this job's provenance."""
+        return Store(self.workspace.root, self.provenance)
+
+    def about(self, **facts: str | None) -> Job:
+        """This job with more provenance; what is None is left out."""
+        known = {name: value for name, value in facts.items() if value is not None}
+        return self.model_copy(update={"provenance": {**self.provenance, **known}})
+
+
+def stage(
+    name: str, *, timeout_s: float, retries: int = 0
+) -> Callable[[Callable[Concatenate[Job, P], Artifact | Mapping[str, Any]]], Task[Concatenate[Job, P], Facts]]:
+    """Make a function a task that answers with JSON: the artifact's reference, its seconds, and whether it was reused.
+
+    No Prefect cache and no persisted results: the content-addressed store is the truth.
+
+    Args:
+        name: as shown everywhere.
+        timeout_s: seconds until it is given up.
+        retries: for stages that talk to disks or servers; wrong input is never tried again.
+    """
+
+    def decorate(
+        function: Callable[Concatenate[Job, P], Artifact | Mapping[str, Any]],
+    ) -> Task[Concatenate[Job, P], Facts]:
+        @functools.wraps(function)
+        def timed(job: Job, *args: P.args, **kwargs: P.kwargs) -> Facts:
+            before = _stamps(job.store)
+            started = time.monotonic()
+            outcome = function(job, *args, **kwargs)
+            seconds = round(time.monotonic() - started, 2)
+            if isinstance(outcome, Artifact):
+                reused = before.get(outcome.path) == _stamp(outcome.path)
+                facts: Facts = {**outcome.reference(), "reused": reused}
+                get_run_logger().info("%s %s/%s", "reused" if reused else "made", outcome.stage, outcome.key)
+            else:
+                facts = {"reused": False, **outcome}
+            return {**facts, "name": name, "seconds": seconds}
+
+        return task(
+            name=name,
+            task_run_name=name,
+            retries=retries,
+            retry_delay_seconds=[2.0 * 2**i for i in range(retries)] or None,
+            retry_condition_fn=_worth_retrying,
+            timeout_seconds=timeout_s,
+            cache_policy=NO_CACHE,
+            persist_result=False,
+            result_serializer="json",
+        )(timed)
+
+    return decorate
+
+
+def open_job(recipe: Path, overrides: tuple[str, ...], store: Path) -> Job:
+    """The job a recipe describes.
+
+    Raises:
+        InputError: the recipe or an override is wrong.
+    """
+    loaded = load_recipe(recipe, overrides)
+    calm_logs()
+    return Job(recipe=loaded, root=store.absolute(), provenance={"recipe": loaded.name})
+
+
+def artifact(facts: Facts) -> Artifact:
+    """The artifact a stage's answer refers to."""
+    return Artifact.from_reference(facts)
+
+
+def git_commit() -> str | None:
+    """The commit this code is from, with ``-dirty`` after it if files differ; None where git does not know."""
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=30,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return described.stdout.strip()
+
+
+class _OneTraceback(logging.Filter):
+    """Wrong input needs its message, not our call stack; a failure needs its call stack once, not at every level."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None:
+            if isinstance(error, InputError) or getattr(error, "_notellm2_logged", False):
+                record.exc_info = None
+            else:
+                error._notellm2_logged = True  # type: ignore[attr-defined]
+        return True
+
+
+def calm_logs() -> None:
+    """Show what the library logs; tracebacks not for wrong input, and every other one only once."""
+    logging.getLogger("notellm2").setLevel(logging.INFO)
+    # What a pinned library will change in its next release is no news to who runs a flow.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers\.")
+    for name in ("prefect.task_runs", "prefect.flow_runs"):
+        logger = logging.getLogger(name)
+        if not any(isinstance(f, _OneTraceback) for f in logger.filters):
+            logger.addFilter(_OneTraceback())
+
+
+def _worth_retrying(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    error = state.result(raise_on_failure=False)
+    return not isinstance(error, InputError)
+
+
+def _stamps(store: Store) -> dict[Path, int]:
+    return {found.path: _stamp(found.path) for found in store.artifacts()}
+
+
+def _stamp(path: Path) -> int:
+    # A damaged artifact is made again at the same address: its manifest is then a new file.
+    return (path / MANIFEST).stat().st_mtime_ns

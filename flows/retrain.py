@@ -1,0 +1,68 @@
+"""Retrain: from notes and behaviour to a registered model and a published index.
+
+    python -m flows.retrain --recipe recipes/sample.yaml
+
+Each line of `retrain` is a task (`flows.stages`); each finished stage is an artifact in the store, found again by
+what it was made from. So the same command continues a killed run, and a second run with nothing changed does nothing.
+"""
+
+from __future__ import annotations
+
+from flows import command
+
+if __name__ == "__main__":
+    # Before Prefect is imported below: it reads its settings then, and `command.main` decides them. The flow itself
+    # is imported by name, so that it is the same flow when a deployment runs it.
+    raise SystemExit(command.main())
+
+from pathlib import Path
+
+from prefect import flow
+from prefect.runtime import flow_run
+
+from flows import stages
+from flows.job import Facts, git_commit, open_job
+from flows.tracked import tracked_run
+
+
+def _run_name() -> str:
+    return Path(str(flow_run.parameters["recipe"])).stem
+
+
+@flow(name="retrain", flow_run_name=_run_name, persist_result=False, result_serializer="json")
+def retrain(recipe: str, data: str | None = None, store: str = "store", overrides: list[str] | None = None) -> Facts:
+    """Run every stage in order; finished ones are reused.
+
+    Args:
+        recipe: path of a YAML recipe.
+        data: a data set or a plain export; None: what the recipe says.
+        store: folder for everything this makes.
+        overrides: ``section.field=value`` assignments on top of the recipe.
+
+    Returns:
+        Seconds of each stage, whether it was reused, and ``text``: what to print at the end.
+
+    Raises:
+        InputError: the recipe, the data or a setting is wrong.
+    """
+    job = open_job(Path(recipe), tuple(overrides or ()), Path(store)).about(git_commit=git_commit())
+    found = stages.ingest(job, data)
+    version = stages.data_version(job, found)
+    job = job.about(data_md5=version["md5"])
+    with tracked_run(job, version) as run:
+        checked = stages.quality(job, version, run)
+        mined = stages.pairs(job, version)
+        backbones = stages.backbones(job, version, mined)
+        features = stages.vision_features(job, version, backbones)
+        trained = stages.training(job, version, mined, backbones, features, run)
+        vectors = stages.vectors(job, version, trained, features)
+        measured = stages.evaluation(job, version, mined, vectors, run)
+        registered = stages.register(job, version, mined, trained, run, [backbones, features, vectors])
+        indexed = stages.index(job, vectors)
+        rival = stages.champion(job, version, mined, registered, run)
+        judged = stages.gate(job, checked, measured, indexed, registered, rival, run)
+        page = stages.report(job, version, checked, mined, trained, measured, judged, run)
+        promoted = stages.promotion(job, version, indexed, registered, judged, run)
+    done = [found, version, checked, mined, backbones, features, trained, vectors]
+    done += [measured, registered, indexed, rival, judged, page, promoted]
+    return stages.summary(job, version, done)

@@ -1,0 +1,47 @@
+"""The version a challenger must beat, with figures on the challenger's own test pairs.
+
+Stored figures of another test set say nothing, so the champion is then embedded and measured again, here and now, on
+the same data. It may have been trained on notes that are held out today, which flatters it: the gate errs on the side
+of the version in use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flows import show
+from flows.job import Facts, Job, artifact
+from notellm2.artifacts import Artifact
+from notellm2.errors import InputError
+from notellm2.notes.dataset import Dataset
+
+if TYPE_CHECKING:
+    from notellm2.registry.tracking import Tracking
+    from notellm2.registry.versions import Version
+
+
+def version_to_beat(tracking: Tracking, challenger: str) -> Version | None:
+    """The champion; if that is the challenger itself, promoted by an earlier run of the same job, the one before it."""
+    from notellm2.registry import versions
+
+    current = versions.champion(tracking)
+    if current is None or current.version != challenger:
+        return current
+    over = current.promoted_over
+    return None if over in (None, "none") else versions.get_version(tracking, over)
+
+
+def measured_again(job: Job, dataset: Dataset, data: Facts, mined: Facts, version: Version) -> Artifact | None:
+    """A version's evaluation on these test pairs; None, with a warning, where what it was made of is gone."""
+    from notellm2.embedding.stage import embed, vision_features
+    from notellm2.evaluation.stage import evaluate
+
+    store, recipe = job.store, job.recipe
+    try:
+        trained, halves = (store.get(f"{stage}/{version.artifacts.get(stage)}") for stage in ("training", "backbones"))
+    except InputError as error:
+        show.warn(f"version {version.version} cannot be measured on this test set: {error}")
+        return None
+    features = vision_features(store, dataset, data["md5"], halves, recipe.data.images)
+    vectors = embed(store, dataset, data["md5"], trained, features)
+    return evaluate(store, dataset, data["md5"], artifact(mined), vectors, recipe.evaluation, recipe.model.text)

@@ -1,0 +1,149 @@
+"""What people see of a run in Prefect: tables, links and warnings. Nothing here decides anything."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from prefect import get_run_logger
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
+
+from notellm2.artifacts import Artifact
+
+if TYPE_CHECKING:
+    from notellm2.notes.dataset import DatasetInfo
+    from notellm2.registry.gate import Verdict
+    from notellm2.registry.runs import Run
+
+SLICES = ("all", "short_query", "long_query", "short_target", "long_target")
+
+
+def warn(message: str) -> None:
+    """A warning in the run's log."""
+    get_run_logger().warning("%s", message)
+
+
+def data(info: DatasetInfo, origin: str) -> None:
+    """What data set the run reads, and what its import set aside."""
+    rows = [
+        ("name", info.name),
+        ("notes", f"{info.notes:,}"),
+        ("with image", f"{info.notes_with_image:,}"),
+        ("interactions", f"{info.interactions:,}"),
+        ("span", f"{info.first_interaction} to {info.last_interaction}"),
+        *((f"quarantined: {reason}", f"{count:,}") for reason, count in sorted(info.quarantined.items())),
+    ]
+    _log("data set %s (%s): %s notes, %s interactions", info.name, origin, info.notes, info.interactions)
+    _markdown("data", _table(("", ""), rows), "The data set")
+
+
+def quality(checked: Artifact) -> None:
+    """The expectations, failures first."""
+    summary = checked.summary
+    for warning in summary["warnings"]:
+        warn(f"data quality: {warning} did not hold (a warning; see {checked.path / 'summary.md'})")
+    _log("data quality: %s expectations, %s", summary["expectations"], "passed" if summary["success"] else "failed")
+    _markdown("quality", checked.file("summary.md").read_text(), "Data quality")
+
+
+def pairs(mined: Artifact) -> None:
+    """How many notes and pairs each split has."""
+    summary = mined.summary
+    splits = [(name, count, summary["pairs"][name]) for name, count in summary["notes"].items()]
+    _log("pairs: %s; test pool %s notes", summary["pairs"], summary["pool"])
+    text = _table(("split", "notes", "pairs"), splits) + f"\n\nTest pool: {summary['pool']:,} notes"
+    _markdown("pairs", text, "Splits and mined pairs")
+
+
+class Progress:
+    """Tells how the tiny backbones' training goes, at most every `every_s` seconds."""
+
+    def __init__(self, every_s: float) -> None:
+        self._every_s = every_s
+        self._told = time.monotonic()
+
+    def __call__(self, part: str, step: int, loss: float) -> None:
+        """Called with ("llm" or "vision", step, loss in nats)."""
+        if time.monotonic() - self._told >= self._every_s:
+            self._told = time.monotonic()
+            _log("backbones: %s, step %d, loss %.3f", part, step, loss)
+
+
+def training(trained: Artifact) -> None:
+    """How the tuning went, and a warning if it stayed where it began."""
+    summary = trained.summary
+    if not summary["left_chance"]:
+        warn(
+            "training did not leave chance: the loss is still at ln(2B - 1); raise training.lr, training.head_lr or "
+            "training.steps, or give the model model.start: fitted"
+        )
+    rows = [(name, json.dumps(value)) for name, value in summary.items() if not isinstance(value, dict)]
+    _log(
+        "training: %s steps, final loss %.4f, %s pairs/s", *(summary[n] for n in ("steps", "final_loss", "pairs_per_s"))
+    )
+    _markdown("training", _table(("figure", "value"), rows), "Training")
+
+
+def metrics(measured: Artifact) -> None:
+    """Recall of every model and baseline, on all pairs and on each slice."""
+    found: dict[str, dict[str, dict[str, float | None]]] = json.loads(measured.file("metrics.json").read_text())
+    figure = recall_name(found)
+    rows = [(name, *(_percent(slices.get(part, {}).get(figure)) for part in SLICES)) for name, slices in found.items()]
+    best = {name: _percent(slices["all"].get(figure)) for name, slices in found.items()}
+    _log("%s in %%: %s", figure, ", ".join(f"{name} {value}" for name, value in best.items()))
+    _markdown("metrics", _table((f"{figure}, %", *SLICES), rows), "Evaluation")
+
+
+def verdict(judged: Verdict) -> None:
+    """The gate's rules, and what each compared."""
+    for rule in judged.warnings:
+        warn(f"gate: {rule.name}: {rule.detail}")
+    _log("gate: %s", judged.sentence)
+    marks = {(True, True): "passed", (True, False): "passed", (False, True): "**REFUSED**", (False, False): "warning"}
+    rows = [(rule.name, marks[rule.passed, rule.required], rule.detail) for rule in judged.rules]
+    _markdown("gate", f"{judged.sentence}\n\n" + _table(("rule", "outcome", "compared"), rows), "Promotion gate")
+
+
+def links(page: Artifact, run: Run) -> None:
+    """Where the report and the MLflow run are."""
+    path = page.file("report.html")
+    create_link_artifact(path.as_uri(), link_text="report.html", key="report", description=f"The report: {path}")
+    tracking = run.tracking
+    server = tracking.uri if tracking.uri.startswith("http") else "http://127.0.0.1:5000"
+    link = f"{server}/#/experiments/{tracking.experiment_id()}/runs/{run.run_id}"
+    create_link_artifact(
+        link, link_text=run.run_id, key="mlflow-run", description=f"The MLflow run in {tracking.shown_uri} (`make ui`)"
+    )
+
+
+def timeline(stages: Iterable[dict[str, Any]]) -> str:
+    """Seconds per stage and what was reused, as aligned text."""
+    rows = [
+        f"  {done['name']:<16} {done['seconds']:>8.1f} s  {'reused' if done['reused'] else 'done'}" for done in stages
+    ]
+    return "\n".join(rows)
+
+
+def recall_name(found: dict[str, Any]) -> str:
+    """The figure shown: R@10 where the pool allows it, else the smallest cut-off there is."""
+    names = [name for name in found["both"]["all"] if name.startswith("recall@")]
+    return "recall@10" if "recall@10" in names else min(names, key=lambda name: int(name.partition("@")[2]))
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def _log(message: str, *values: Any) -> None:
+    get_run_logger().info(message, *values)
+
+
+def _markdown(key: str, text: str, description: str) -> None:
+    create_markdown_artifact(text, key=key, description=description)

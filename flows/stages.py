@@ -1,0 +1,304 @@
+"""The stages of a retraining as Prefect tasks: each calls one function of the library and shows what came of it.
+
+What a task takes and gives is small JSON (see `flows.job`); heavy libraries are imported by the room that needs them,
+when its task runs. Timeouts are for hangs, not for slowness: a recipe may ask for hours of training.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from flows import show
+from flows.examples import examples
+from flows.ingest import data_folder, previous_version
+from flows.job import HOUR, MINUTE, Facts, Job, artifact, stage
+from flows.rival import measured_again, version_to_beat
+from flows.tracked import attach
+from notellm2.artifacts import Artifact, digest_json
+from notellm2.notes.dataset import Dataset
+
+
+@stage("ingest", timeout_s=6 * HOUR, retries=2)
+def ingest(job: Job, given: str | None) -> Facts:
+    """Find the data set, or make it from the sample or an export."""
+    folder, origin = data_folder(job, None if given is None else Path(given))
+    dataset = Dataset.open(folder)
+    show.data(dataset.info, origin)
+    return {
+        "path": str(folder.absolute()),
+        "origin": origin,
+        "reused": not origin.startswith(("made", "imported from")),
+    }
+
+
+@stage("data version", timeout_s=HOUR)
+def data_version(_job: Job, ingested: Facts) -> Facts:
+    """Name the data by its digest, and say so if it is not the one that git pins."""
+    from notellm2.notes import versions
+
+    folder = Path(ingested["path"])
+    md5, pinned = versions.data_md5(folder), versions.pinned_md5(folder)
+    if pinned is not None and pinned != md5:
+        show.warn(
+            f"{folder} is {md5}, but {folder.name}.dvc pins {pinned}: `notellm2 data pin` records the new version"
+        )
+    return {"path": str(folder), "md5": md5, "pinned": pinned}
+
+
+@stage("quality", timeout_s=HOUR)
+def quality(job: Job, data: Facts, run_id: str) -> Artifact:
+    """Check the data; a critical failure ends the flow here."""
+    from notellm2.quality.stage import check_quality, require_quality
+
+    dataset = _dataset(data)
+    recipe = job.recipe
+    checked = check_quality(
+        job.store,
+        dataset,
+        data["md5"],
+        recipe.quality,
+        previous_version(job, data["md5"], dataset.info),
+        limits=recipe.data.images,
+        source_events=recipe.pairs.source_events,
+        target_events=recipe.pairs.target_events,
+    )
+    show.quality(checked)
+    attach(job, run_id).log_quality(checked)
+    require_quality(checked)
+    return checked
+
+
+@stage("pairs", timeout_s=6 * HOUR)
+def pairs(job: Job, data: Facts) -> Artifact:
+    """Split the notes and mine training pairs from behaviour."""
+    from notellm2.pairs.stage import mine
+
+    mined = mine(job.store, _dataset(data), data["md5"], job.recipe.pairs)
+    show.pairs(mined)
+    return mined
+
+
+@stage("backbones", timeout_s=6 * HOUR)
+def backbones(job: Job, data: Facts, mined: Facts) -> Artifact:
+    """Fetch the language model and the vision encoder, or train the tiny ones the recipe describes."""
+    from notellm2.model.stage import build_backbones
+
+    recipe = job.recipe
+    return build_backbones(
+        job.store,
+        _dataset(data),
+        data["md5"],
+        artifact(mined),
+        recipe.backbones,
+        recipe.model,
+        recipe.data.images,
+        show.Progress(every_s=10),
+    )
+
+
+@stage("vision features", timeout_s=12 * HOUR)
+def vision_features(job: Job, data: Facts, halves: Facts) -> Artifact:
+    """Run every image once through the frozen vision encoder."""
+    from notellm2.embedding.stage import vision_features as compute
+
+    recipe = job.recipe
+    return compute(job.store, _dataset(data), data["md5"], artifact(halves), recipe.data.images)
+
+
+@stage("training", timeout_s=7 * 24 * HOUR)
+def training(job: Job, data: Facts, mined: Facts, halves: Facts, features: Facts, run_id: str) -> Artifact:
+    """Tune the model on the pairs; a killed run resumes at its last checkpoint."""
+    from notellm2.training.stage import train
+
+    recipe = job.recipe
+    run = attach(job, run_id)
+    trained = train(
+        job.store,
+        _dataset(data),
+        data["md5"],
+        artifact(mined),
+        artifact(halves),
+        artifact(features),
+        recipe.model,
+        recipe.training,
+        recipe.data.images,
+        on_metrics=run.on_metrics,
+    )
+    run.log_history(trained)
+    show.training(trained)
+    return trained
+
+
+@stage("vectors", timeout_s=24 * HOUR)
+def vectors(job: Job, data: Facts, trained: Facts, features: Facts) -> Artifact:
+    """Embed every note: with both inputs, without its image, without its text."""
+    from notellm2.embedding.stage import embed
+
+    return embed(job.store, _dataset(data), data["md5"], artifact(trained), artifact(features))
+
+
+@stage("evaluation", timeout_s=6 * HOUR)
+def evaluation(job: Job, data: Facts, mined: Facts, embedded: Facts, run_id: str) -> Artifact:
+    """Measure exact recall of the model and of the baselines on the whole pool."""
+    from notellm2.evaluation.stage import evaluate
+
+    recipe = job.recipe
+    measured = evaluate(
+        job.store,
+        _dataset(data),
+        data["md5"],
+        artifact(mined),
+        artifact(embedded),
+        recipe.evaluation,
+        recipe.model.text,
+    )
+    show.metrics(measured)
+    attach(job, run_id).log_evaluation(measured)
+    return measured
+
+
+@stage("index", timeout_s=6 * HOUR)
+def index(job: Job, embedded: Facts) -> Artifact:
+    """Build and validate the FAISS index, in a process that never sees torch."""
+    from notellm2.index.process import build_index_in_subprocess
+
+    return build_index_in_subprocess(job.store, artifact(embedded), job.recipe.index, timeout_s=6 * HOUR - MINUTE)
+
+
+@stage("register", timeout_s=HOUR, retries=2)
+def register(job: Job, data: Facts, mined: Facts, trained: Facts, run_id: str, made: list[Facts]) -> Facts:
+    """Record in the run what the model was made from, and register it as a challenger."""
+    from notellm2.registry import versions
+
+    run = attach(job, run_id)
+    for facts in [mined, *made]:
+        run.log_stage(artifact(facts))
+    version = versions.register(
+        run, artifact(trained).file("bundle"), data_md5=data["md5"], test_set=test_set(artifact(mined))
+    )
+    return {"model": version.name, "version": version.version}
+
+
+@stage("champion", timeout_s=24 * HOUR, retries=2)
+def champion(job: Job, data: Facts, mined: Facts, registered: Facts, run_id: str) -> Facts:
+    """Name the version to beat, and measure it on this run's test pairs if its figures are of others."""
+    rival = version_to_beat(attach(job, run_id).tracking, registered["version"])
+    again = None
+    if rival is not None and rival.test_set != test_set(artifact(mined)):
+        again = measured_again(job, _dataset(data), data, mined, rival)
+    return {"version": rival and rival.version, "evaluation": again and again.reference()}
+
+
+@stage("gate", timeout_s=10 * MINUTE, retries=2)
+def gate(
+    job: Job, checked: Facts, measured: Facts, indexed: Facts, registered: Facts, rival: Facts, run_id: str
+) -> Facts:
+    """Judge the challenger against the baselines and the champion it would replace."""
+    from notellm2.registry import versions
+    from notellm2.registry.gate import Scored, judge
+
+    run = attach(job, run_id)
+    challenger = versions.get_version(run.tracking, registered["version"])
+    run.log_stage(artifact(indexed))
+    champion = None
+    if rival["version"] is not None:
+        stored = versions.get_version(run.tracking, rival["version"])
+        champion = Scored(metrics=stored.nested_metrics(), test_set=stored.test_set, name=f"version {stored.version}")
+        if rival["evaluation"] is not None:
+            again = {"metrics": _metrics(rival["evaluation"]), "test_set": challenger.test_set}
+            champion = champion.model_copy(update=again)
+    verdict = judge(
+        Scored(metrics=_metrics(measured), test_set=challenger.test_set, name=f"version {challenger.version}"),
+        champion,
+        job.recipe.gate,
+        quality_passed=bool(artifact(checked).summary["success"]),
+        index_valid=True,  # An index artifact exists only if its validation passed.
+    )
+    run.log_verdict(verdict)
+    show.verdict(verdict)
+    return {
+        "passed": verdict.passed,
+        "sentence": verdict.sentence,
+        "rules": [rule.model_dump() for rule in verdict.rules],
+        "champion": rival["version"],
+    }
+
+
+@stage("report", timeout_s=HOUR)
+def report(
+    job: Job, data: Facts, checked: Facts, mined: Facts, trained: Facts, measured: Facts, judged: Facts, run_id: str
+) -> Artifact:
+    """Write the page a reviewer reads, and file it with the run."""
+    from notellm2.evaluation.stage import report as write
+
+    page = write(
+        job.store,
+        _dataset(data),
+        data["md5"],
+        job.recipe,
+        evaluation=artifact(measured),
+        pairs=artifact(mined),
+        training=artifact(trained),
+        quality=artifact(checked),
+        gate={name: judged[name] for name in ("passed", "rules", "sentence")},
+        images=job.recipe.data.images,
+    )
+    run = attach(job, run_id)
+    run.log_file(page.file("report.html"))
+    show.links(page, run)
+    return page
+
+
+@stage("promotion", timeout_s=HOUR, retries=2)
+def promotion(job: Job, data: Facts, indexed: Facts, registered: Facts, judged: Facts, run_id: str) -> Facts:
+    """If the gate passed: make the challenger champion and publish its index."""
+    if not judged["passed"]:
+        show.warn(f"not promoted: {judged['sentence']}")
+        return {"promoted": False}
+    from notellm2.index.publish import publish
+    from notellm2.registry import versions
+
+    run = attach(job, run_id)
+    champion = versions.set_champion(
+        run.tracking, registered["version"], expected=judged["champion"], reason=judged["sentence"]
+    )
+    publication = publish(
+        job.workspace.published,
+        artifact(indexed),
+        model_name=champion.name,
+        model_version=champion.version,
+        data_md5=data["md5"],
+        keep=job.recipe.index.keep,
+    )
+    return {"promoted": True, "version": champion.version, "published": publication.published}
+
+
+@stage("summary", timeout_s=10 * MINUTE)
+def summary(job: Job, data: Facts, done: list[Facts]) -> Facts:
+    """What to print at the end: how long each stage took, and where to look."""
+    by_name = {facts["name"]: facts for facts in done}
+    lines = ["", "Stages:", show.timeline(done), ""]
+    reused = [facts["name"] for facts in done if "key" in facts and facts["reused"]]
+    total = sum("key" in facts for facts in done)
+    lines.append(f"{len(reused)} of {total} artifacts were there already, {total - len(reused)} made")
+    lines.append(f"Model:   {by_name['gate']['sentence']}")
+    lines.append(f"Report:  {Path(by_name['report']['path']) / 'report.html'}")
+    lines.append(f"MLflow:  make ui STORE={job.root}  (then http://127.0.0.1:5000)")
+    lines += examples(job, _dataset(data)) if by_name["promotion"]["promoted"] else ["Nothing was published."]
+    return {"text": "\n".join(lines)}
+
+
+def test_set(mined: Artifact) -> str:
+    """Digest of the test pairs and their pool: figures compare only where it is equal."""
+    files: dict[str, Any] = mined.manifest["files"]
+    return digest_json([files[name]["sha256"] for name in ("test.parquet", "pool.parquet")])[:20]
+
+
+def _metrics(measured: Facts) -> Any:
+    return json.loads(artifact(measured).file("metrics.json").read_text())
+
+
+def _dataset(data: Facts) -> Dataset:
+    return Dataset.open(Path(data["path"]))

@@ -1,0 +1,52 @@
+"""The MLflow run of a retraining: opened once the data is known, handed to tasks by its id, closed with the outcome."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prefect.runtime import flow_run
+
+from flows.job import Facts, Job
+from notellm2.artifacts import digest_json
+from notellm2.notes.dataset import Dataset
+
+if TYPE_CHECKING:
+    from notellm2.registry.runs import Run
+    from notellm2.registry.tracking import Tracking
+
+
+@contextlib.contextmanager
+def tracked_run(job: Job, data: Facts) -> Iterator[str]:
+    """One MLflow run for a recipe and a data version, whatever happens to the process; yields its id.
+
+    It ends FINISHED, FAILED or KILLED with the block. The same job again, or resumed, continues the same run.
+    """
+    from notellm2.registry.runs import Run
+
+    tree = job.recipe.model_dump(mode="json")
+    with Run.open(_tracking(job), digest_json([tree, data["md5"]])[:20], name=job.recipe.name) as run:
+        run.log_origin(
+            recipe=job.recipe.name,
+            data_md5=data["md5"],
+            git_commit=job.provenance.get("git_commit"),
+            flow_run=flow_run.get_id(),
+        )
+        run.log_recipe(job.recipe)
+        run.log_dataset(Dataset.open(Path(data["path"])), data["md5"])
+        yield run.run_id
+
+
+def attach(job: Job, run_id: str) -> Run:
+    """The open run, for a task."""
+    from notellm2.registry.runs import Run
+
+    return Run.attach(_tracking(job), run_id)
+
+
+def _tracking(job: Job) -> Tracking:
+    from notellm2.registry.tracking import Tracking
+
+    return Tracking.at(job.workspace, job.recipe.registry)

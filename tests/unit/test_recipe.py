@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from notellm2.errors import InputError
+from notellm2.recipe import ModelConfig, PairsConfig, Recipe, TinyLLMConfig, load_recipe
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text("name: tiny\ntraining:\n  steps: 20\n")
+    return path
+
+
+def test_what_the_file_says_and_defaults_for_the_rest(recipe: Path) -> None:
+    loaded = load_recipe(recipe)
+    assert loaded.name == "tiny"
+    assert loaded.training.steps == 20
+    assert loaded.pairs == PairsConfig()
+    assert isinstance(loaded.backbones.llm, TinyLLMConfig)
+
+
+def test_overrides_win_and_are_yaml(recipe: Path) -> None:
+    loaded = load_recipe(
+        recipe, ("training.steps=7", "model.tuning=full", "evaluation.ks=[5, 10]", "backbones.llm=some/folder")
+    )
+    assert loaded.training.steps == 7
+    assert loaded.model.tuning == "full"
+    assert loaded.evaluation.ks == (5, 10)
+    assert loaded.backbones.llm == "some/folder"
+
+
+def test_every_wrong_field_is_named_at_once(recipe: Path) -> None:
+    recipe.write_text("name: tiny\ntraining:\n  steps: 0\n  momentum: 0.9\npairs:\n  score: jaccard\n")
+    with pytest.raises(InputError) as caught:
+        load_recipe(recipe)
+    message = str(caught.value)
+    assert "3 field(s) to mend" in message
+    for field in ("training.steps", "training.momentum", "pairs.score"):
+        assert field in message
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("- a\n- b\n", "expected a mapping of sections, found list"),
+        ("", "expected a mapping of sections, found NoneType"),
+        ("name: [", "not valid YAML"),
+        ("training: {}\n", "name: Field required"),
+        ("name: Not A Name\n", "name: String should match"),
+    ],
+)
+def test_a_file_that_is_no_recipe(recipe: Path, text: str, expected: str) -> None:
+    recipe.write_text(text)
+    with pytest.raises(InputError, match=expected):
+        load_recipe(recipe)
+
+
+def test_a_missing_file_and_a_binary_one(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such file"):
+        load_recipe(tmp_path / "none.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00\x81")
+    with pytest.raises(InputError, match="not valid YAML"):
+        load_recipe(tmp_path / "binary.yaml")
+
+
+@pytest.mark.parametrize("assignment", ["training.steps", "=3", "training.=3", "name.first=x"])
+def test_an_override_of_the_wrong_form(recipe: Path, assignment: str) -> None:
+    with pytest.raises(InputError, match="override"):
+        load_recipe(recipe, (assignment,))
+
+
+def test_sections_that_contradict_themselves(recipe: Path) -> None:
+    for assignments, expected in (
+        (("pairs.lower=3", "pairs.upper=2"), "lower .* is above upper"),
+        (("pairs.validation_share=0.5", "pairs.test_share=0.5"), "leave no notes"),
+        (("model.prompt=text",), "set late_fusion to false"),
+        (("model.visual_tokens=false",), "needs visual_tokens"),
+    ):
+        with pytest.raises(InputError, match=expected):
+            load_recipe(recipe, assignments)
+
+
+def test_a_recipe_cannot_be_changed_under_way() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        Recipe(name="x").training.steps = 3  # type: ignore[misc]
+
+
+def every_field(model: type[BaseModel], prefix: str = "") -> dict[str, str | None]:
+    found: dict[str, str | None] = {}
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            found |= every_field(inner, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = field.description
+    return found
+
+
+def test_every_field_says_what_it_is() -> None:
+    silent = [name for name, description in every_field(Recipe).items() if not description]
+    assert silent == []
+    assert len(every_field(ModelConfig)) > 10

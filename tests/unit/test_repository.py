@@ -1,0 +1,98 @@
+"""Promises the repository itself makes: its layout, its recipes, its pins, and what importing it costs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from notellm2.recipe import load_recipe
+from tests.conftest import ROOT
+
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+HEAVY = ("torch", "transformers", "mlflow", "great_expectations", "dvc", "faiss", "numba", "sklearn", "pandas")
+
+
+def modules_after(code: str) -> set[str]:
+    probe = f"import sys\n{code}\nprint(*sorted(m for m in sys.modules if '.' not in m))"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, timeout=60)
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.name)
+def test_every_recipe_is_valid_and_named_after_its_file(path: Path) -> None:
+    assert load_recipe(path).name == path.stem
+
+
+def test_there_are_recipes() -> None:
+    assert "sample.yaml" in [path.name for path in RECIPES]
+
+
+def test_the_folder_mlflow_does_not_shadow_the_library() -> None:
+    assert not (ROOT / "mlflow" / "__init__.py").exists()
+    assert not list((ROOT / "mlflow").rglob("*.py")), "a namespace package would shadow it too"
+
+
+def test_constraints_pin_every_direct_dependency_to_a_version_it_allows() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pins = dict(
+        line.split("==")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if line and not line.startswith("#")
+    )
+    pinned = {re.sub(r"[-_.]+", "-", name).lower() for name in pins}
+    extras = [requirement for group in project["optional-dependencies"].values() for requirement in group]
+    for requirement in project["dependencies"] + extras:
+        name = re.match(r"[A-Za-z0-9._-]+", requirement)
+        assert name is not None
+        assert re.sub(r"[-_.]+", "-", name[0]).lower() in pinned, f"{requirement} is not pinned"
+    assert pins["torch"] == "2.13.0", "without the +cpu suffix, so that every index can serve it"
+
+
+def test_importing_the_library_and_the_command_line_is_light() -> None:
+    loaded = modules_after("import notellm2, notellm2.cli, notellm2.recipe, notellm2.artifacts, notellm2.workspace")
+    assert loaded.isdisjoint({*HEAVY, "prefect", "numpy", "pyarrow"})
+
+
+def test_importing_the_flow_is_light_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    probe = "import os, flows.retrain, sys; print(*[m for m in sys.modules if '.' not in m]); print(*os.environ)"
+    environment = {"HOME": str(tmp_path), "PREFECT_HOME": str(tmp_path / "prefect"), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(
+        [sys.executable, "-c", probe],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+        cwd=ROOT,
+        env={**environment, "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    modules, variables = done.stdout.splitlines()
+    assert set(modules.split()).isdisjoint(HEAVY)
+    assert {v for v in variables.split() if v.startswith(("MLFLOW", "DVC", "GX"))} == set()
+    assert not (ROOT / "mlruns").exists()
+
+
+@pytest.mark.parametrize("folder", ["src", "flows"])
+def test_no_file_outgrows_a_reader(folder: str) -> None:
+    long = {str(p): n for p in (ROOT / folder).rglob("*.py") if (n := len(p.read_text().splitlines())) > 400}
+    assert long == {}
+
+
+def test_no_committed_text_names_one_machine() -> None:
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    named = re.compile(r"/(home|work|Users)/[a-z]")
+    found = [
+        name
+        for name in listed.stdout.splitlines()
+        if Path(name).suffix in {".py", ".md", ".yaml", ".yml", ".toml", ".txt", ".cfg", ""}
+        and (ROOT / name).is_file()
+        and Path(name) != Path(__file__).relative_to(ROOT)
+        and named.search((ROOT / name).read_text(errors="ignore"))
+    ]
+    assert found == []
