@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from notellm2.artifacts import digest_tree
+from notellm2.errors import InputError
+from notellm2.model.backbones import backbone_digest, load_language_model, load_vision_encoder
+from tests.unit.conftest import Backbone
+from tests.unit.model.tiny import WIDTH
+
+RED, BLUE = Image.new("RGB", (40, 30), (200, 10, 10)), Image.new("RGB", (30, 50), (10, 10, 200))
+
+
+def copy(folder: Path, to: Path) -> Path:
+    return Path(shutil.copytree(folder, to))
+
+
+def change_weights(folder: Path, *, drop: str = "", add: str = "") -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights = {name: weight for name, weight in weights.items() if not (drop and name.endswith(drop))}
+    if add:
+        weights[add] = torch.zeros(2)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(("name", "bos"), [("llama", True), ("qwen2", False), ("gpt2", True)])
+def test_language_models_load(name: str, bos: bool, backbone: Backbone) -> None:
+    language = load_language_model(str(backbone(name)))
+    assert language.digest == digest_tree(backbone(name))
+    assert (language.tokenizer.bos_token_id is not None) == bos
+    hidden = language.model(input_ids=torch.tensor([[4, 5, 6]])).last_hidden_state
+    assert hidden.shape == (1, 3, WIDTH)
+    assert hidden.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("name", "tokens", "width"),
+    [("vit", 5, WIDTH), ("clip", 5, WIDTH), ("siglip", 5, WIDTH), ("dinov2", 5, WIDTH), ("mobilenet", 5, 128)],
+)
+def test_vision_encoders_load_and_encode(name: str, tokens: int, width: int, backbone: Backbone) -> None:
+    vision = load_vision_encoder(str(backbone(name)))
+    assert (vision.tokens, vision.width) == (tokens, width)
+    assert vision.digest == digest_tree(backbone(name))
+    assert not any(parameter.requires_grad for parameter in vision.model.parameters())
+    both = vision.features([RED, BLUE])
+    assert both.shape == (2, tokens, width)
+    assert both.dtype == torch.float32
+    torch.testing.assert_close(both[1:], vision.features([BLUE]), atol=1e-4, rtol=1e-3)
+    assert float((both[0] - both[1]).abs().max()) > 1e-3, "two colours look alike"
+
+
+def test_summary_is_cls_or_pooled_or_the_mean(backbone: Backbone) -> None:
+    for name in ("vit", "clip", "dinov2"):
+        vision = load_vision_encoder(str(backbone(name)))
+        pixels = vision.processor([RED], return_tensors="pt")["pixel_values"]
+        last = vision.model(pixel_values=pixels).last_hidden_state
+        torch.testing.assert_close(vision.features([RED]), last.detach())
+    siglip = load_vision_encoder(str(backbone("siglip")))
+    output = siglip.model(pixel_values=siglip.processor([RED], return_tensors="pt")["pixel_values"])
+    torch.testing.assert_close(siglip.features([RED])[:, 0], output.pooler_output.detach())
+    torch.testing.assert_close(siglip.features([RED])[:, 1:], output.last_hidden_state.detach())
+    features = load_vision_encoder(str(backbone("mobilenet"))).features([RED])
+    torch.testing.assert_close(features[:, 0], features[:, 1:].mean(1), atol=1e-5, rtol=1e-4)
+
+
+def test_digest_follows_the_bytes(backbone: Backbone, tmp_path: Path) -> None:
+    folder = copy(backbone("vit"), tmp_path / "vit")
+    assert backbone_digest(str(folder)) == backbone_digest(str(backbone("vit")))
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-3] ^= 1
+    (folder / "model.safetensors").write_bytes(weights)
+    assert backbone_digest(str(folder)) != backbone_digest(str(backbone("vit")))
+
+
+def test_hub_names_are_identified_by_their_revision() -> None:
+    assert backbone_digest("someone/some-model") == "someone/some-model@main"
+    assert backbone_digest("someone/some-model", "v2") == "someone/some-model@v2"
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    for name in (str(tmp_path / "nowhere"), "./nowhere"):
+        with pytest.raises(InputError, match=r"nowhere.*no such folder"):
+            load_language_model(name)
+
+
+def test_an_empty_folder_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be loaded"):
+        load_vision_encoder(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["bert", "vit"])
+def test_what_is_not_causal_is_refused(name: str, backbone: Backbone) -> None:
+    with pytest.raises(InputError, match="is no causal language model"):
+        load_language_model(str(backbone(name)))
+
+
+def test_missing_and_unexpected_weights_are_named(backbone: Backbone, tmp_path: Path) -> None:
+    missing = copy(backbone("llama"), tmp_path / "missing")
+    change_weights(missing, drop="layers.1.mlp.up_proj.weight")
+    with pytest.raises(InputError, match=r"missing: layers\.1\.mlp\.up_proj\.weight"):
+        load_language_model(str(missing))
+    unexpected = copy(backbone("vit"), tmp_path / "unexpected")
+    change_weights(unexpected, add="strange.weight")
+    with pytest.raises(InputError, match=r"unexpected: strange\.weight"):
+        load_vision_encoder(str(unexpected))
+
+
+def test_heads_of_other_tasks_and_poolers_do_not_matter(backbone: Backbone, tmp_path: Path) -> None:
+    folder = copy(backbone("vit"), tmp_path / "vit")
+    change_weights(folder, drop="pooler.dense.weight", add="classifier.weight")
+    expected = load_vision_encoder(str(backbone("vit"))).features([RED])
+    torch.testing.assert_close(load_vision_encoder(str(folder)).features([RED]), expected)
+
+
+def test_a_damaged_weight_file_is_an_input_error(backbone: Backbone, tmp_path: Path) -> None:
+    folder = copy(backbone("gpt2"), tmp_path / "gpt2")
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"gpt2.*cannot be loaded"):
+        load_language_model(str(folder))

@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from notellm2.errors import InputError
+from notellm2.model.backbones import VisionEncoder, backbone_digest, load_vision_encoder
+from notellm2.model.bundle import CANARY_TOLERANCE, Bundle, BundleConfig, BundleError, encode_images, save_bundle
+from notellm2.model.network import NoteLLM2
+from notellm2.model.prompt import encode_texts
+from notellm2.model.source import NoteSource
+from notellm2.notes.schema import Note
+from notellm2.recipe import ImageLimits, ModelConfig
+from tests.unit.conftest import Backbone
+from tests.unit.model.tiny import VARIANTS, WIDTH, build_network, model_config, png
+
+NOTES = [
+    Note("both", "a walk", ("hills",), "we walked all day", png((200, 30, 30))),
+    Note("text", "a river", (), "it ran low"),
+    Note("image", image=png((20, 40, 220))),
+]
+
+
+def saved(folder: Path, backbone: Backbone, config: ModelConfig, llm: str = "llama") -> tuple[Path, NoteLLM2]:
+    network, language = build_network(backbone(llm), config, WIDTH)
+    described = BundleConfig(
+        model=config,
+        images=ImageLimits(),
+        llm=str(backbone(llm)),
+        llm_digest=backbone_digest(str(backbone(llm))),
+        vision=str(backbone("vit")),
+        vision_digest=backbone_digest(str(backbone("vit"))),
+        revision=None,
+    )
+    save_bundle(folder / "bundle", network, language, described, NOTES)
+    return folder / "bundle", network
+
+
+def expected(network: NoteLLM2, backbone: Backbone, bundle: Bundle) -> np.ndarray:
+    """The notes through the trained network itself, one by one."""
+    vision = load_vision_encoder(str(backbone("vit")))
+    rows = []
+    for note in NOTES:
+        features, _ = encode_images(vision, [note], ImageLimits())
+        texts = encode_texts(bundle.tokenizer, [note], bundle.config.model)
+        batch = NoteSource(network.layout, texts, features if bundle.vision else None).batch(np.array([0]))
+        with torch.no_grad():
+            rows.append(network(batch).multimodal_BD.numpy())
+    return np.concatenate(rows)
+
+
+@pytest.mark.parametrize(
+    ("tuning", "variant", "llm"),
+    [
+        ("lora", "micl + late", "llama"),
+        ("lora", "basic", "gpt2"),
+        ("full", "micl + late", "qwen2"),
+        ("full", "late", "gpt2"),
+        ("frozen", "micl", "llama"),
+        ("frozen", "text", "llama"),
+    ],
+)
+def test_a_saved_bundle_embeds_as_the_trained_network(
+    tuning: str, variant: str, llm: str, backbone: Backbone, tmp_path: Path
+) -> None:
+    config = model_config(tuning=tuning, **VARIANTS[variant])
+    folder, network = saved(tmp_path, backbone, config, llm)
+    assert (folder / "adapter").is_dir() == (tuning == "lora")
+    assert (folder / "llm").is_dir() == (tuning == "full")
+    assert (folder / "base" / "llm").is_dir() == (tuning != "full")
+    assert (folder / "base" / "vision").is_dir() == (variant != "text")
+    assert not [p for p in folder.rglob("*") if p.suffix in {".bin", ".pkl", ".pt"}], "a pickle in the bundle"
+    bundle = Bundle.load(folder)
+    found = bundle.embed(NOTES, batch=2)
+    assert found.shape == (3, bundle.dim)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected(network, backbone, bundle), atol=1e-4)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+
+
+def test_a_bundle_stands_alone(backbone: Backbone, tmp_path: Path) -> None:
+    """It is moved, and the folders that it came from are gone."""
+    llm = Path(shutil.copytree(backbone("llama"), tmp_path / "llm"))
+    vit = Path(shutil.copytree(backbone("vit"), tmp_path / "vit"))
+    folder, _ = saved(tmp_path, lambda name: {"llama": llm, "vit": vit}[name], model_config())
+    before = Bundle.load(folder).embed(NOTES)
+    shutil.rmtree(llm)
+    shutil.rmtree(vit)
+    moved = folder.rename(tmp_path / "moved")
+    np.testing.assert_array_equal(Bundle.load(moved).embed(NOTES), before)
+
+
+@pytest.fixture(scope="module")
+def folder(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(tmp_path_factory.mktemp("bundle"), backbone, model_config())[0]
+
+
+@pytest.fixture
+def own(folder: Path, tmp_path: Path) -> Path:
+    """A copy to damage."""
+    return Path(shutil.copytree(folder, tmp_path / "copy"))
+
+
+def flip(path: Path, at: int = -5) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 0b10
+    path.write_bytes(data)
+
+
+def test_heads_hold_every_weight_outside_the_llm(folder: Path) -> None:
+    heads = load_file(folder / "heads.safetensors")
+    assert {name.split(".")[0] for name in heads} == {"connector", "fusion", "head", "image_word", "log_scale"}
+    assert heads["image_word"].shape == (WIDTH,)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "heads.safetensors",
+        "adapter/adapter_model.safetensors",
+        "base/llm/model.safetensors",
+        "base/vision/model.safetensors",
+        "base/vision/preprocessor_config.json",
+        "tokenizer/tokenizer.json",
+    ],
+)
+def test_a_flipped_bit_is_refused(name: str, own: Path) -> None:
+    flip(own / name)
+    with pytest.raises(BundleError, match=name.split("/")[0] if "base" not in name else r"base/\w+: its bytes"):
+        Bundle.load(own)
+
+
+@pytest.mark.parametrize("name", ["heads.safetensors", "adapter/adapter_config.json", "files.json", "canary.json"])
+def test_a_missing_file_is_refused_by_name(name: str, own: Path) -> None:
+    (own / name).unlink()
+    with pytest.raises(BundleError, match=name):
+        Bundle.load(own)
+
+
+def test_embeddings_other_than_the_canarys_are_refused(own: Path) -> None:
+    canaries = json.loads((own / "canary.json").read_text())
+    canaries[1]["embedding"][0] += 2 * CANARY_TOLERANCE
+    (own / "canary.json").write_text(json.dumps(canaries))
+    with pytest.raises(BundleError, match="other embeddings than the saved one"):
+        Bundle.load(own)
+    Bundle.load(own, check=False)
+    (own / "canary.json").write_text(json.dumps([{**c, "embedding": c["embedding"][:-1]} for c in canaries]))
+    with pytest.raises(BundleError, match="other embeddings"):
+        Bundle.load(own)
+
+
+def test_what_is_no_bundle_is_an_input_error(own: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not a model bundle"):
+        Bundle.load(tmp_path)
+    config = json.loads((own / "config.json").read_text())
+    (own / "config.json").write_text(json.dumps(config | {"format": 99}))
+    with pytest.raises(InputError, match="bundle format 99"):
+        Bundle.load(own)
+
+
+def test_saving_proves_that_the_bundle_loads_back(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An adapter that is lost on the way would leave a bundle of the untuned LLM."""
+    from peft import PeftModel
+
+    def lose(self: PeftModel, folder: str, **_: object) -> None:
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if "lora_B" in name:
+                    parameter.mul_(2)
+        save(self, folder)
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                if "lora_B" in name:
+                    parameter.div_(2)
+
+    save = PeftModel.save_pretrained
+    monkeypatch.setattr(PeftModel, "save_pretrained", lose)
+    with pytest.raises(BundleError, match="does not load back as trained"):
+        saved(tmp_path, backbone, model_config())
+
+
+def test_a_broken_image_is_counted_logged_and_embedded_without(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    bundle = Bundle.load(folder)
+    broken = Note("torn", "a river", (), "it ran low", image=png((9, 9, 9))[:40])
+    found = bundle.embed([broken, NOTES[1], NOTES[0]])
+    assert bundle.undecodable == 1
+    assert "note torn: its image does not decode" in caplog.text
+    np.testing.assert_allclose(found[0], found[1], atol=1e-5)
+    assert float(np.abs(found[0] - found[2]).max()) > 1e-3
+
+
+def test_no_notes_give_no_rows(folder: Path) -> None:
+    assert Bundle.load(folder, check=False).embed([]).shape == (0, 8)
+
+
+@pytest.fixture(scope="module")
+def vision(backbone: Backbone) -> VisionEncoder:
+    return load_vision_encoder(str(backbone("vit")))
+
+
+class TestEncodeImages:
+    def test_rows_stay_with_their_notes(self, vision: VisionEncoder) -> None:
+        notes = [Note(f"n{i}", image=png((i * 20, 90, 255 - i * 20)) if i % 3 else None) for i in range(11)]
+        notes[4] = Note("torn", image=b"no image")
+        features, failed = encode_images(vision, notes, ImageLimits(), batch=4)
+        assert features.dtype == np.float16
+        assert features.shape == (11, vision.tokens, vision.width)
+        assert [note_id for note_id, _ in failed] == ["torn"]
+        for row, note in enumerate(notes):
+            alone, _ = encode_images(vision, [note], ImageLimits())
+            np.testing.assert_allclose(features[row].astype(np.float32), alone[0].astype(np.float32), atol=5e-3)
+            assert features[row].any() == (row % 3 > 0 and row != 4)
+
+    def test_only_a_batch_of_images_is_decoded_at_once(
+        self, vision: VisionEncoder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Decoded images are up to 120 MB each: a list of them all would fill any machine."""
+        from notellm2.model import bundle
+
+        waiting = 0
+        most = 0
+        decode, features = bundle.decode_image, vision.features
+
+        def counted(data: bytes, limits: ImageLimits) -> object:
+            nonlocal waiting, most
+            waiting += 1
+            most = max(most, waiting)
+            return decode(data, limits)
+
+        def drained(images: list[object]) -> torch.Tensor:
+            nonlocal waiting
+            waiting = 0
+            return features(images)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(bundle, "decode_image", counted)
+        monkeypatch.setattr(vision, "features", drained)
+        encode_images(vision, [NOTES[0]] * 10, ImageLimits(), batch=3)
+        assert most == 3
+
+    def test_features_that_float16_cannot_hold_are_an_error(
+        self, vision: VisionEncoder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for bad in (1e6, float("nan")):
+            monkeypatch.setattr(vision, "features", lambda images, bad=bad: torch.full((len(images), 5, WIDTH), bad))
+            with pytest.raises(ValueError, match="too large for float16"):
+                encode_images(vision, NOTES, ImageLimits())

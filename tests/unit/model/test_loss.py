@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional
+
+from notellm2.model.loss import chance_loss, pair_loss, weighted_loss
+
+PAIRS, DIM = 5, 7
+
+
+def embeddings(seed: int = 0) -> torch.Tensor:
+    x = torch.randn(2 * PAIRS, DIM, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return functional.normalize(x, dim=-1)
+
+
+def partner(i: int) -> int:
+    return i + 1 if i % 2 == 0 else i - 1
+
+
+def loss_by_loops(x: np.ndarray, log_scale: float, mask: np.ndarray | None = None) -> float:
+    """Mean over rows of -log(exp(positive) / sum of exp over everything else that is not masked)."""
+    total = 0.0
+    for i in range(len(x)):
+        others = [j for j in range(len(x)) if j != i and (mask is None or not mask[i, j] or j == partner(i))]
+        scores = {j: math.exp(float(x[i] @ x[j]) * math.exp(log_scale)) for j in others}
+        total -= math.log(scores[partner(i)] / sum(scores.values()))
+    return total / len(x)
+
+
+@pytest.mark.parametrize("log_scale", [-1.0, 0.0, 2.0, 3.0])
+def test_pair_loss_is_the_formula(log_scale: float) -> None:
+    x = embeddings()
+    found = pair_loss(x, torch.tensor(log_scale, dtype=torch.float64))
+    assert float(found) == pytest.approx(loss_by_loops(x.numpy(), log_scale), rel=1e-6)
+
+
+def test_pair_loss_leaves_out_masked_entries_but_never_partners() -> None:
+    x = embeddings()
+    mask = torch.rand(len(x), len(x), generator=torch.Generator().manual_seed(3)) < 0.4
+    before = mask.clone()
+    found = float(pair_loss(x, torch.tensor(1.0), mask))
+    assert found == pytest.approx(loss_by_loops(x.numpy(), 1.0, mask.numpy()), rel=1e-6)
+    assert mask.equal(before), "the caller's mask was changed"
+    everything = torch.ones_like(mask)
+    assert float(pair_loss(x, torch.tensor(1.0), everything)) == pytest.approx(0.0, abs=1e-7)
+
+
+def test_gradient_is_the_formula() -> None:
+    x = embeddings().requires_grad_()
+    log_scale = torch.tensor(1.5, dtype=torch.float64, requires_grad=True)
+    pair_loss(x, log_scale).backward()
+    rows, scale = len(x), math.exp(1.5)
+    values = x.detach().numpy()
+    cosines = values @ values.T
+    weights = np.exp(cosines * scale)
+    np.fill_diagonal(weights, 0)
+    slope = weights / weights.sum(1, keepdims=True)
+    for i in range(rows):
+        slope[i, partner(i)] -= 1
+    slope /= rows
+    expected = scale * (slope + slope.T) @ values
+    assert x.grad is not None
+    assert log_scale.grad is not None
+    np.testing.assert_allclose(x.grad.numpy(), expected, rtol=1e-4, atol=1e-6)
+    assert float(log_scale.grad) == pytest.approx(scale * float((slope * cosines).sum()), rel=1e-4)
+
+
+def test_alike_embeddings_cost_chance_with_and_without_a_mask() -> None:
+    x = torch.ones(2 * PAIRS, DIM) / math.sqrt(DIM)
+    assert float(pair_loss(x, torch.tensor(3.0))) == pytest.approx(math.log(2 * PAIRS - 1), rel=1e-6)
+    assert chance_loss(PAIRS) == pytest.approx(math.log(2 * PAIRS - 1))
+    mask = torch.rand(2 * PAIRS, 2 * PAIRS, generator=torch.Generator().manual_seed(5)) < 0.5
+    masked = chance_loss(PAIRS, mask)
+    assert masked == pytest.approx(float(pair_loss(x, torch.tensor(3.0), mask)), rel=1e-6)
+    assert masked < chance_loss(PAIRS) - 0.1
+    assert chance_loss(PAIRS, torch.zeros_like(mask)) == pytest.approx(chance_loss(PAIRS))
+
+
+def test_weighted_loss_is_nine_to_one_and_skips_a_missing_visual_loss() -> None:
+    multimodal, visual = torch.tensor(2.0), torch.tensor(4.0)
+    assert float(weighted_loss(multimodal, visual, 9.0, 1.0)) == pytest.approx(2.2)
+    assert float(weighted_loss(multimodal, None, 9.0, 1.0)) == 2.0

@@ -1,0 +1,243 @@
+"""Random backbones of a few thousand weights, saved as Hugging Face folders, and networks made of them."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from notellm2.model.adapters import tune
+from notellm2.model.backbones import LanguageModel, load_language_model
+from notellm2.model.network import NoteLLM2
+from notellm2.model.prompt import WORDINGS, encode_texts, layout
+from notellm2.model.source import NoteSource
+from notellm2.notes.schema import Note
+from notellm2.recipe import ConnectorConfig, LoraSettings, ModelConfig
+
+WIDTH = 16
+VISION = (5, 12)
+"""Tokens and width of made-up vision features."""
+
+_SENTENCES = (
+    "Note: {image: , title: a walk in the hills, topics: #hills #walk, content: we walked all day",
+    '}, compressed into one word: "". the river ran low and the bridge was closed',
+    "笔记：{图片：，标题：山里散步，话题：#山 #散步，内容：我们走了一整天",
+    "}，压缩成一个词：“”。",
+)
+
+
+def tokenizer(*, bos: bool = True) -> Any:
+    """A byte-level BPE tokenizer of at most 400 tokens."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<pad>", "<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator(_SENTENCES * 4, trainer)
+    special = {"pad_token": "<pad>", "eos_token": "</s>"} | ({"bos_token": "<s>"} if bos else {})
+    return PreTrainedTokenizerFast(tokenizer_object=core, **special)
+
+
+def save_llama(folder: Path) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    words = tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(words),
+        hidden_size=WIDTH,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=512,
+    )
+    _save(folder, LlamaForCausalLM(config), words)
+
+
+def save_qwen2(folder: Path) -> None:
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    words = tokenizer(bos=False)
+    config = Qwen2Config(
+        vocab_size=len(words),
+        hidden_size=WIDTH,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+    )
+    _save(folder, Qwen2ForCausalLM(config), words)
+
+
+def save_gpt2(folder: Path) -> None:
+    from transformers import GPT2Config, GPT2Model
+
+    words = tokenizer()
+    config = GPT2Config(
+        vocab_size=len(words),
+        n_embd=WIDTH,
+        n_layer=2,
+        n_head=2,
+        n_positions=512,
+        bos_token_id=words.bos_token_id,
+        eos_token_id=words.eos_token_id,
+    )
+    _save(folder, GPT2Model(config), words)
+
+
+def save_bert(folder: Path) -> None:
+    from transformers import BertConfig, BertModel
+
+    words = tokenizer()
+    config = BertConfig(
+        vocab_size=len(words), hidden_size=WIDTH, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
+    )
+    _save(folder, BertModel(config), words)
+
+
+def save_vit(folder: Path) -> None:
+    from transformers import ViTConfig, ViTImageProcessor, ViTModel
+
+    processor = ViTImageProcessor(size={"height": 32, "width": 32})
+    _save(folder, ViTModel(ViTConfig(image_size=32, patch_size=16, **_sizes())), processor)
+
+
+def save_clip(folder: Path) -> None:
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
+
+    config = CLIPConfig(
+        text_config={"vocab_size": 50, "max_position_embeddings": 16, **_sizes()},
+        vision_config={"image_size": 32, "patch_size": 16, **_sizes()},
+        projection_dim=8,
+    )
+    processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    _save(folder, CLIPModel(config), processor)
+
+
+def save_siglip(folder: Path) -> None:
+    from transformers import SiglipImageProcessor, SiglipVisionConfig, SiglipVisionModel
+
+    processor = SiglipImageProcessor(size={"height": 32, "width": 32})
+    _save(folder, SiglipVisionModel(SiglipVisionConfig(image_size=32, patch_size=16, **_sizes())), processor)
+
+
+def save_dinov2(folder: Path) -> None:
+    from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
+
+    config = Dinov2Config(
+        image_size=32, patch_size=16, hidden_size=WIDTH, mlp_ratio=2, num_hidden_layers=1, num_attention_heads=2
+    )
+    processor = BitImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    _save(folder, Dinov2Model(config), processor)
+
+
+def save_mobilenet(folder: Path) -> None:
+    from transformers import MobileNetV2Config, MobileNetV2ImageProcessor, MobileNetV2Model
+
+    config = MobileNetV2Config(image_size=64, depth_multiplier=0.1, finegrained_output=False)
+    processor = MobileNetV2ImageProcessor(size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64})
+    _save(folder, MobileNetV2Model(config), processor)
+
+
+SAVE: dict[str, Callable[[Path], None]] = {
+    "llama": save_llama,
+    "qwen2": save_qwen2,
+    "gpt2": save_gpt2,
+    "bert": save_bert,
+    "vit": save_vit,
+    "clip": save_clip,
+    "siglip": save_siglip,
+    "dinov2": save_dinov2,
+    "mobilenet": save_mobilenet,
+}
+
+
+def model_config(**changed: Any) -> ModelConfig:
+    """The default variant, small."""
+    small: dict[str, Any] = {
+        "connector": ConnectorConfig(queries=3, layers=1, width=8, heads=2),
+        "dim": 8,
+        "lora": LoraSettings(rank=2, alpha=4),
+    }
+    return ModelConfig(**(small | changed))
+
+
+VARIANTS = {
+    "micl + late": {},
+    "micl": {"late_fusion": False},
+    "basic": {"prompt": "basic", "late_fusion": False},
+    "basic + late": {"prompt": "basic"},
+    "late": {"prompt": "basic", "visual_tokens": False},
+    "text": {"prompt": "text", "late_fusion": False},
+}
+"""The paper's variants: each a configuration and nothing else."""
+
+
+def build_network(folder: Path, config: ModelConfig, vision_width: int = VISION[1]) -> tuple[NoteLLM2, LanguageModel]:
+    """A network on the LLM in `folder`, evaluation mode, always the same weights."""
+    torch.manual_seed(0)
+    language = load_language_model(str(folder))
+    network = NoteLLM2(tune(language.model, config), layout(language.tokenizer, config), config, vision_width)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if "lora_B" in name:  # fresh adapters do nothing; these shall
+                parameter.normal_(std=0.1)
+    return network.eval(), language
+
+
+def source_of(words: Any, notes: Sequence[Note], config: ModelConfig, *, seed: int = 0) -> NoteSource:
+    """The notes as rows, with made-up vision features."""
+    vision = np.random.default_rng(seed).standard_normal((len(notes), *VISION)).astype(np.float16)
+    return NoteSource(layout(words, config), encode_texts(words, notes, config), vision)
+
+
+def varied_notes(count: int = 12) -> list[Note]:
+    """Notes of very different lengths; the first has no text at all."""
+    notes = [Note("n0")]
+    for i in range(1, count):
+        topics = tuple(f"topic{i}{j}" for j in range(i % 4))
+        notes.append(Note(f"n{i}", f"title {i}", topics, f"walk number {i} " * (i * 5 % 7)))
+    return notes
+
+
+def png(colour: tuple[int, int, int], side: int = 24) -> bytes:
+    """A plain picture."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (side, side), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def field_names(language: str) -> tuple[str, str, str]:
+    """Title, topics and content as the prompt calls them."""
+    words = WORDINGS[language]  # type: ignore[index]
+    return words.title, words.topics, words.content
+
+
+def _sizes() -> dict[str, int]:
+    return {"hidden_size": WIDTH, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+
+
+def _save(folder: Path, model: Any, beside: Any) -> None:
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            # Larger than the libraries' 0.02, so that a wrong position or a lost weight shows in the output.
+            if parameter.ndim > 1:
+                scale = 0.15 if parameter.ndim == 2 else 1.5 / math.sqrt(parameter[0].numel())
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+    model.save_pretrained(folder)
+    beside.save_pretrained(folder)

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from notellm2.training.batches import PairOrder
+
+PAIRS = np.array([[0, 1], [2, 3], [4, 0], [1, 5], [6, 7], [3, 8], [9, 2]])
+
+
+def known(a: int, b: int) -> bool:
+    return any({a, b} == {q, t} and a != b for q, t in PAIRS.tolist())
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 5, 7, 20])
+def test_each_epoch_holds_every_pair_once(batch: int) -> None:
+    order = PairOrder(PAIRS, batch, seed=4)
+    drawn = np.concatenate([order.step(step).reshape(-1, 2) for step in range(3 * len(PAIRS))])
+    assert drawn.shape == (3 * len(PAIRS) * batch, 2)
+    for epoch in range(3):
+        part = drawn[epoch * len(PAIRS) : (epoch + 1) * len(PAIRS)]
+        assert sorted(map(tuple, part.tolist())) == sorted(map(tuple, PAIRS.tolist()))
+
+
+def test_the_order_is_a_function_of_seed_and_step() -> None:
+    order, again = PairOrder(PAIRS, 3, seed=4), PairOrder(PAIRS, 3, seed=4)
+    late = [again.step(step) for step in (9, 2, 5)]
+    for step, rows in zip((9, 2, 5), late, strict=True):
+        np.testing.assert_array_equal(order.step(step), rows)
+    whole = np.concatenate([order.step(step) for step in range(7)])
+    assert not np.array_equal(whole, np.concatenate([PairOrder(PAIRS, 3, seed=5).step(step) for step in range(7)]))
+    epochs = PairOrder(PAIRS, 7, seed=4)
+    assert not np.array_equal(epochs.step(0), epochs.step(1)), "every epoch has the same order"
+
+
+@pytest.mark.parametrize("known_positives", [True, False])
+def test_not_negatives_are_the_note_itself_and_its_known_partners(known_positives: bool) -> None:
+    order = PairOrder(PAIRS, 4, seed=0)
+    rows = np.array([0, 1, 4, 0, 1, 5, 9, 2])
+    found = order.not_negatives(rows, known_positives=known_positives)
+    for i, a in enumerate(rows):
+        for j, b in enumerate(rows):
+            assert found[i, j] == (a == b or (known_positives and known(a, b))), (a, b)
+
+
+def test_no_pairs_are_an_error() -> None:
+    with pytest.raises(ValueError, match="no pairs"):
+        PairOrder(np.zeros((0, 2), np.int64), 4, 0)
