@@ -16,6 +16,7 @@ from notellm2.errors import InputError
 
 if TYPE_CHECKING:
     from notellm2.artifacts import Artifact, Store
+    from notellm2.workspace import Workspace
 
 app = typer.Typer(
     help="Multimodal item-to-item recommendation: sample data, imports, data versions, artifacts, similar notes.\n\n"
@@ -215,7 +216,7 @@ def gc(
     store: StoreOption = _STORE,
     as_json: JsonOption = False,
 ) -> None:
-    """Remove artifacts that no recent one was made from, and what killed runs left. Published indexes are copies.
+    """Remove artifacts that neither a recent one nor a model in use was made from, and what killed runs left.
 
     Example: notellm2 artifacts gc --keep 2 --dry-run
     """
@@ -227,6 +228,7 @@ def gc(
         newest.setdefault(artifact.stage, []).append(artifact)
     kept = {(a.stage, a.key) for chosen in newest.values() for a in chosen[:keep]}
     with Workspace.at(store).exclusive("artifacts gc"):
+        kept |= _in_use(Workspace.at(store))
         removed = folder.gc(kept, older_than_s=older_than * 3600, dry_run=dry_run)
     if as_json:
         _print_json({"removed": [str(path) for path in removed], "dry_run": dry_run})
@@ -289,6 +291,15 @@ def _store(root: Path) -> Store:
     if not root.is_dir():
         raise InputError(f"store {root}: no such folder; a retraining makes it, or name another with --store")
     return Store(root)
+
+
+def _in_use(workspace: Workspace) -> set[tuple[str, str]]:
+    """Artifacts of champion and challenger: without them no later version could be compared on new test pairs."""
+    from notellm2.registry.status import collect_status
+
+    found = collect_status(workspace)
+    versions = [version for version in (found.champion, found.challenger) if version is not None]
+    return {address for version in versions for address in version.artifacts.items()}
 
 
 def _row(artifact: Artifact) -> dict[str, Any]:

@@ -185,6 +185,7 @@ class LoraSettings(Section):
     alpha: int = Field(32, ge=1, description="scaling numerator; the adapter's output is scaled by alpha / rank")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the adapter's input")
     targets: tuple[str, ...] | Literal["all-linear"] = Field("all-linear", description="names of adapted modules")
+    embeddings: bool = Field(False, description="also train the token embeddings, whole (for small vocabularies)")
 
 
 class ModelConfig(Section):

@@ -5,15 +5,62 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TextIO
 
 from notellm2.errors import InputError
 
 _LOCK = ".lock"
+_POLL_S = 0.02
+
+
+class Locked(TimeoutError):
+    """A lock stayed with another process.
+
+    Attributes:
+        holder: what that process wrote into the lock's file.
+    """
+
+    def __init__(self, path: Path, holder: str, waited_s: float):
+        super().__init__(f"{path}: held by {holder} for more than {waited_s:g} s")
+        self.holder = holder
+
+
+@contextlib.contextmanager
+def file_lock(path: Path, purpose: str, *, timeout_s: float) -> Iterator[None]:
+    """Exclude every other process on this machine; the system frees the lock when its holder ends, however it ends.
+
+    Args:
+        path: the lock's file; made, with its folder, when missing, and left there.
+        purpose: what it is held for, as the next one who asks is told, with this process and the time.
+        timeout_s: seconds to wait for another holder; 0: not at all.
+
+    Raises:
+        Locked: another process held it for `timeout_s` seconds.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + timeout_s
+    with path.open("a+") as handle:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    handle.seek(0)
+                    raise Locked(path, handle.read().strip() or "another process", timeout_s) from None
+                time.sleep(_POLL_S)
+        handle.truncate(0)
+        handle.write(f"{purpose}, process {os.getpid()}, since {datetime.now(UTC).isoformat(timespec='seconds')}\n")
+        handle.flush()
+        try:
+            yield
+        finally:
+            # By name: closing would leave it with a forked child that has inherited the file.
+            fcntl.flock(handle, fcntl.LOCK_UN)
 
 
 @dataclass(frozen=True)
@@ -61,21 +108,11 @@ class Workspace:
         Raises:
             InputError: another process holds it; names the purpose, the process, and since when.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / _LOCK).open("a+") as handle:
-            self._take(handle, purpose)
+        with contextlib.ExitStack() as stack:
             try:
-                yield
-            finally:
-                fcntl.flock(handle, fcntl.LOCK_UN)
-
-    def _take(self, handle: TextIO, purpose: str) -> None:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            handle.seek(0)
-            holder = handle.read().strip() or "another process"
-            raise InputError(f"store {self.root}: in use by {holder}; wait for it, or choose another store") from None
-        handle.truncate(0)
-        handle.write(f"{purpose}, process {os.getpid()}, since {datetime.now(UTC).isoformat(timespec='seconds')}\n")
-        handle.flush()
+                stack.enter_context(file_lock(self.root / _LOCK, purpose, timeout_s=0))
+            except Locked as locked:
+                raise InputError(
+                    f"store {self.root}: in use by {locked.holder}; wait for it, or choose another store"
+                ) from None
+            yield

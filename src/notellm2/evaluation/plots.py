@@ -130,14 +130,15 @@ def training_curve(history: Sequence[Mapping[str, Any]], theme: Theme = LIGHT) -
     """Loss against chance, and mean cosine, by step; None when the history holds no loss.
 
     Args:
-        history: rows of training's metrics.jsonl: `step` with `loss` and, where there, `chance` (ln(2B - 1), the
-            loss of embeddings that say nothing), `mean_cosine`, and validation recalls.
+        history: rows of training's metrics.jsonl: `step` with `loss` and, where there, `chance` (the loss of
+            embeddings that say nothing; ln(2B - 1) or less, as masked partners are no negatives), `mean_cosine`, and
+            validation recalls.
     """
     if not _series(history, "loss")[0]:
         return None
     figure, (top, bottom) = _figure(theme, height=4.4, rows=2)
     top.plot(*_series(history, "loss"), color=theme.tuned, linewidth=1.8, label="loss")
-    top.plot(*_series(history, "chance"), color="#d55e00", linestyle="--", linewidth=1.5, label="chance, ln(2B−1)")
+    top.plot(*_series(history, "chance"), color="#d55e00", linestyle="--", linewidth=1.5, label="chance")
     top.set_ylabel("loss")
     top.legend(frameon=False, labelcolor=theme.ink, loc="upper right", handlelength=2.5)
     bottom.plot(*_series(history, "mean_cosine"), color="#009e73", linewidth=1.8, label="mean cosine")

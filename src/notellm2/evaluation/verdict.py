@@ -68,7 +68,7 @@ def _comparison(metrics: Metrics) -> str:
 def _cautions(metrics: Metrics, training: Mapping[str, Any], quality: Mapping[str, Any]) -> list[str]:
     found = []
     if training.get("left_chance") is False:
-        found.append("Training did not leave chance: its loss stayed near ln(2B−1), so the model has learned nothing.")
+        found.append("Training did not leave chance: its loss stayed near that of embeddings that say nothing.")
     found += _input_cautions(metrics)
     n = metrics["both"]["all"]["n"] or 0
     if n < _FEW_QUERIES:

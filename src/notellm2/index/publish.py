@@ -10,16 +10,13 @@ the checksums tie the copy to that.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import logging
 import os
 import re
 import shutil
-import time
 import uuid
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,12 +35,12 @@ from notellm2.index.pointer import (
     read_pointer,
     read_publication,
 )
+from notellm2.workspace import Locked, file_lock
 
 logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
 _BLOCK = 1 << 20
-_POLL_S = 0.05
 _MODEL_VERSION = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 
 
@@ -81,7 +78,7 @@ def publish(
     candidate = _describe(index, model_name, model_version, data_md5)
     try:
         (published / VERSIONS).mkdir(parents=True, exist_ok=True)
-        with _lock(published / LOCK, lock_timeout_s):
+        with file_lock(published / LOCK, "publishing", timeout_s=lock_timeout_s):
             current, history = _published_before(published)
             if current is not None and _same(current, candidate) and not _damage(published, current):
                 result = current
@@ -93,6 +90,8 @@ def publish(
                 logger.info("published %s: model %s version %s", version, model_name, model_version)
             _retain(published, result)
             return result
+    except Locked as locked:
+        raise PublishFailed(f"{locked}: wait for it or end it, then publish again") from None
     except OSError as error:
         raise PublishFailed(
             f"publishing index {index.key} to {published} failed: {error}; readers keep the version they have"
@@ -218,29 +217,6 @@ def _retain(published: Path, current: Publication) -> None:
     except OSError as error:
         # The index is published; a version too many does no harm and the next publisher tries again.
         logger.warning("could not remove an old version of the index: %s", error)
-
-
-@contextlib.contextmanager
-def _lock(path: Path, timeout_s: float) -> Iterator[None]:
-    """Hold the publishers' lock; the system frees it when its holder dies, however it dies."""
-    deadline = time.monotonic() + timeout_s
-    with path.open("a+") as handle:
-        while True:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    handle.seek(0)
-                    raise PublishFailed(
-                        f"another publisher (process {handle.read() or 'unknown'}) holds {path} for more than "
-                        f"{timeout_s:g} s: wait for it or end it, then publish again"
-                    ) from None
-                time.sleep(_POLL_S)
-        handle.truncate(0)
-        handle.write(str(os.getpid()))
-        handle.flush()
-        yield
 
 
 def _now() -> str:

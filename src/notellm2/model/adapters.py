@@ -20,8 +20,14 @@ def with_lora(llm: nn.Module, settings: LoraSettings) -> nn.Module:
     from peft import LoraConfig, get_peft_model
 
     targets = settings.targets if isinstance(settings.targets, str) else list(settings.targets)
+    words = llm.get_input_embeddings()  # type: ignore[operator]
     lora = LoraConfig(
-        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=targets, bias="none"
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=targets,
+        modules_to_save=[n for n, m in llm.named_modules() if m is words] if settings.embeddings else None,
+        bias="none",
     )
     model: nn.Module = get_peft_model(llm, lora)
     return model

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -151,6 +152,7 @@ class NoteLLM2(nn.Module):
 
     def _token_embeddings(self) -> nn.Embedding:
         embeddings = self.llm.get_input_embeddings()  # type: ignore[operator]
-        if not isinstance(embeddings, nn.Embedding):
-            raise TypeError(f"the LLM's input embeddings are a {type(embeddings).__name__}, expected nn.Embedding")
-        return embeddings
+        # peft wraps embeddings that are trained beside adapters; what counts is a matrix of rows.
+        if not isinstance(getattr(embeddings, "weight", None), Tensor):
+            raise TypeError(f"the LLM's input embeddings are a {type(embeddings).__name__} without weight")
+        return cast(nn.Embedding, embeddings)

@@ -4,7 +4,7 @@ An export is a folder with ``notes.{parquet,csv,jsonl}``, ``interactions.{parque
 ``images/``, ``images.tar`` (also ``.tar.gz``, ``.tgz``) or ``images.zip``.
 
 notes: ``note_id``; optional ``title``, ``topics`` (a list, or one text joined by ``|``), ``content``, ``image_path``
-(``images/12.jpg`` or ``12.jpg``), ``category`` (else the first of ``genres``), ``created_at``.
+(``images/12.jpg`` or ``12.jpg``), ``category`` (where empty the first of ``genres``), ``created_at``.
 interactions: ``user_id``, ``note_id``, ``timestamp``; optional ``event`` (else every row is a ``click``).
 Times are Unix seconds, ISO 8601 text (UTC unless it names an offset) or typed columns; ids text or whole numbers. Other
 columns are not read, and the report says so. Rows keep their order, since the evaluation protocols depend on it.
@@ -52,7 +52,7 @@ COLUMNS = {
     "genres": Column(("text", "list")),
     "created_at": Column(("text", "time")),
 }
-"""Columns of the notes' table; ``genres`` gives the category (its first) where there is no ``category``."""
+"""Columns of the notes' table; the first of ``genres`` is the category of a row without ``category``."""
 
 _NOTES_AT_ONCE = 512
 _INTERACTIONS_AT_ONCE = 64 * 1024
@@ -275,16 +275,13 @@ def _records(piece: Piece) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _note(raw: dict[str, Any]) -> dict[str, Any]:
     """The columns of `schema.NOTES` but for the image, and image_path."""
-    if "category" in raw:
-        category = fields.text(raw["category"], "category").strip()
-    else:
-        category = next(iter(fields.topics(raw.get("genres"), "genres")), "")
+    category = fields.text(raw.get("category"), "category").strip()
     return {
         "note_id": fields.identifier(raw.get("note_id"), "note_id"),
         "title": fields.text(raw.get("title"), "title"),
         "topics": fields.topics(raw.get("topics")),
         "content": fields.text(raw.get("content"), "content"),
-        "category": category or None,
+        "category": category or next(iter(fields.topics(raw.get("genres"), "genres")), None),
         "created_at": fields.moment(raw.get("created_at"), "created_at"),
         "image_path": fields.text(raw.get("image_path"), "image_path").strip(),
     }

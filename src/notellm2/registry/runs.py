@@ -10,19 +10,17 @@ Uses MLflow's client only, never its fluent functions, so there is no active run
 from __future__ import annotations
 
 import json
-import os
-import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import psutil
 import yaml
 
 from notellm2.artifacts import Artifact
 from notellm2.notes.dataset import Dataset
+from notellm2.processes import has_ended, process_tag
 from notellm2.recipe import Recipe
 from notellm2.registry import names
 from notellm2.registry.curves import Curves
@@ -74,12 +72,12 @@ class Run:
             )
             if found:
                 run_id = found[0].info.run_id
-                client.set_tag(run_id, names.PROCESS, _process())
+                client.set_tag(run_id, names.PROCESS, process_tag())
                 client.update_run(run_id, status="RUNNING")
             else:
                 tags = {
                     names.RUN_KEY: run_key,
-                    names.PROCESS: _process(),
+                    names.PROCESS: process_tag(),
                     "mlflow.source.name": "flows.retrain",
                     "mlflow.source.type": "JOB",
                 }
@@ -265,24 +263,11 @@ def _cut(value: str, limit: int) -> str:
     return value if len(value) <= limit else value[: limit - 3] + "..."
 
 
-def _process() -> str:
-    return f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.0f}"
-
-
 def _end_orphans(tracking: Tracking, experiment_id: str) -> None:
     client = tracking.client
     for run in client.search_runs([experiment_id], "attributes.status = 'RUNNING'"):
-        host, *process = run.data.tags.get(names.PROCESS, "").rsplit(":", 2)
-        if host == socket.gethostname() and len(process) == 2 and not _alive(int(process[0]), float(process[1])):
+        if has_ended(run.data.tags.get(names.PROCESS, "")):
             client.set_terminated(run.info.run_id, "KILLED")
-
-
-def _alive(pid: int, started: float) -> bool:
-    # The start time too, because process ids come round; a few seconds of play for a clock that was set.
-    try:
-        return abs(psutil.Process(pid).create_time() - started) < 5.0
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _now_ms() -> int:

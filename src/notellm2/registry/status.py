@@ -11,6 +11,7 @@ from itertools import chain
 
 from pydantic import BaseModel, ConfigDict
 
+from notellm2.evaluation.metrics import MODELS, SLICES
 from notellm2.index.pointer import NothingPublished, Publication, PublicationDamaged, read_pointer
 from notellm2.recipe import RegistryConfig
 from notellm2.registry.tracking import Tracking
@@ -18,8 +19,6 @@ from notellm2.registry.versions import Version, challenger, champion
 from notellm2.workspace import Workspace
 
 _START = "start with: python -m flows.retrain --recipe recipes/sample.yaml"
-_ROWS = ("both", "text_only", "image_only", "vision", "tfidf", "tfidf_full", "popular")
-_SLICES = ("all", "short_query", "long_query", "short_target", "long_target")
 
 
 class VersionFacts(BaseModel):
@@ -183,8 +182,8 @@ def _version_lines(title: str, facts: VersionFacts | None) -> list[str]:
 
 
 def _table(metrics: Mapping[str, Mapping[str, Mapping[str, float]]]) -> list[str]:
-    rows = [row for row in _ROWS if row in metrics]
-    slices = [part for part in _SLICES if any(part in metrics[row] for row in rows)]
+    rows = [row for row in MODELS if row in metrics]
+    slices = [part for part in SLICES if any(part in metrics[row] for row in rows)]
     if not rows:
         return ["            (no test figures)"]
     cells = [["R@10", *(part.replace("_", " ") for part in slices)]]

@@ -11,13 +11,10 @@ Measured (2 cores, MLflow 3.17): importing mlflow 1.4-1.9 s, making a new SQLite
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import re
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,7 +22,7 @@ from typing import TYPE_CHECKING
 
 from notellm2.errors import InputError
 from notellm2.recipe import RegistryConfig
-from notellm2.workspace import Workspace
+from notellm2.workspace import Workspace, file_lock
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -122,26 +119,13 @@ class Tracking:
             )
         return str(found.experiment_id)
 
-    @contextmanager
-    def lock(self, name: str, *, timeout_s: float = 60.0) -> Iterator[None]:
+    def lock(self, name: str, *, timeout_s: float = 60.0) -> AbstractContextManager[None]:
         """Exclude every other process on this machine that asks for the same name; a killed holder's lock is free.
 
         Raises:
-            TimeoutError: another process held it for `timeout_s` seconds.
+            Locked: another process held it for `timeout_s` seconds.
         """
-        self.locks.mkdir(parents=True, exist_ok=True)
-        path = self.locks / f"{name}.lock"
-        deadline = time.monotonic() + timeout_s
-        with path.open("a") as handle:
-            while True:
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() >= deadline:
-                        raise TimeoutError(f"{path}: held by another process for {timeout_s:g} s") from None
-                    time.sleep(0.02)
-            yield
+        return file_lock(self.locks / f"{name}.lock", f"the registry's {name}", timeout_s=timeout_s)
 
 
 def _checked(uri: str) -> str:
