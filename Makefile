@@ -1,6 +1,6 @@
 # Everything a newcomer needs: `make demo`, then `make ui`. Variables can be set on the command line:
 #   make demo PYTHON=python3.12 VENV=/tmp/venv STORE=/tmp/store
-#   make demo PIP_ARGS="--index-url https://download.pytorch.org/whl/cpu --extra-index-url https://pypi.org/simple"
+#   make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
 PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
@@ -32,10 +32,12 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 # The sample is the same byte for byte wherever constraints.txt is installed, so data.dvc can pin it.
 data/dataset.json: | $(VENV)/.installed
-	$(BIN)/notellm2 sample raw/sample
+	test -d raw/sample || $(BIN)/notellm2 sample raw/sample
 	$(BIN)/notellm2 import raw/sample --into data
 
+# The version that data.dvc names goes into DVC's cache too, else `dvc status` says "not in cache"; another one is told.
 demo: $(VENV)/.installed data/dataset.json ## install, make the sample data, train, evaluate, register, publish
+	if $(BIN)/notellm2 data status data; then $(BIN)/notellm2 data pin data; fi
 	$(QUIET) $(BIN)/dvc status data.dvc
 	$(BIN)/python -m flows.retrain --recipe $(RECIPE) --store $(STORE)
 

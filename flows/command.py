@@ -75,7 +75,7 @@ def _run(given: argparse.Namespace, workspace: Workspace) -> int:
             for name in recovery.crash_orphaned_runs():
                 sys.stderr.write(f"marked run {name} of a killed process as crashed\n")
         try:
-            with tags(recovery.process_tag()):
+            with tags(recovery.run_tag()):
                 outcome = retrain(
                     recipe=str(given.recipe),
                     data=None if given.data is None else str(given.data),

@@ -19,11 +19,11 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 
 from notellm2.artifacts import write_atomic
+from notellm2.processes import process_tag, tagged_process
 from notellm2.workspace import Workspace
 
 QUIET = {
@@ -74,21 +74,6 @@ def prepare(workspace: Workspace) -> bool:
     return embedded
 
 
-def identity(process: psutil.Process) -> dict[str, Any]:
-    """What tells a process from a later one with the same number: its id and the second it was created."""
-    return {"pid": process.pid, "created": round(process.create_time())}
-
-
-def alive(record: dict[str, Any]) -> psutil.Process | None:
-    """The running process an `identity` names, or None if it has ended or its number went to another."""
-    try:
-        process = psutil.Process(int(record["pid"]))
-        same = abs(process.create_time() - float(record["created"])) < 2
-        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
-    except psutil.NoSuchProcess:
-        return None
-
-
 @contextlib.contextmanager
 def recorded_server(home: Path, *, watch: bool = True) -> Iterator[None]:
     """Write the embedded server's identity into Prefect's home the moment it starts; does nothing if not `watch`.
@@ -115,7 +100,7 @@ def _record_when_started(home: Path, stop: threading.Event) -> None:
         waited += _POLL_S
         for child in psutil.Process().children():
             if _is_server(child):
-                record = {"owner": identity(psutil.Process()), "server": identity(child)}
+                record = {"owner": process_tag(), "server": process_tag(child)}
                 write_atomic(home / SERVER_RECORD, json.dumps(record) + "\n")
                 return
 
@@ -132,14 +117,14 @@ def end_stale_server(home: Path) -> int | None:
     path = home / SERVER_RECORD
     try:
         record = json.loads(path.read_text())
+        owner, server = tagged_process(str(record["owner"])), tagged_process(str(record["server"]))
     except FileNotFoundError:
         return None
-    except ValueError:
+    except (ValueError, TypeError, KeyError):
         path.unlink()  # A torn record names no process that could be ended safely.
         return None
-    if alive(record["owner"]):
+    if owner is not None:
         return None
-    server = alive(record["server"])
     ended = None
     if server is not None and _is_server(server):
         server.terminate()

@@ -6,14 +6,15 @@ import json
 import shutil
 import uuid
 from pathlib import Path
+from typing import Any
 
 from flows.job import Job
-from notellm2.artifacts import write_atomic
+from notellm2.artifacts import digest_file, digest_json, write_atomic
 from notellm2.errors import InputError
 from notellm2.notes.dataset import INFO, Dataset, DatasetInfo
-from notellm2.recipe import SampleConfig
+from notellm2.notes.rows import KINDS
+from notellm2.recipe import ImageLimits, SampleConfig
 
-FORMATS = ("parquet", "csv", "jsonl")
 VERSIONS = "versions.json"
 GIVEN, THERE, BEFORE = ALREADY_THERE = ("as given", "was there", "imported before")
 
@@ -21,8 +22,8 @@ GIVEN, THERE, BEFORE = ALREADY_THERE = ("as given", "was there", "imported befor
 def data_folder(job: Job, given: Path | None) -> tuple[Path, str]:
     """The folder of the data set to train on, ready to open, and a word on how it came to be there.
 
-    A plain export is imported when its data set is missing or older than the export. ``--data EXPORT`` goes into the
-    store, so that a trial never replaces the versioned data.
+    A plain export is imported unless its data set is there and was made of this very export as it is now, within the
+    same bounds. ``--data EXPORT`` goes into the store, so that a trial never replaces the versioned data.
 
     Raises:
         InputError: there is neither a data set nor anything to make one from.
@@ -32,7 +33,9 @@ def data_folder(job: Job, given: Path | None) -> tuple[Path, str]:
         if (given / INFO).is_file():
             return given, GIVEN
         _require_export(given, "--data")
-        return _imported(job, given, job.workspace.root / "_data" / given.resolve().name)
+        # Two exports in folders of one name are two data sets.
+        home = given.resolve()
+        return _imported(job, given, job.workspace.root / "_data" / f"{home.name}-{digest_json(str(home))[:8]}")
     if config.export is not None:
         _require_export(config.export, "data.export")
         return _imported(job, config.export, config.dir)
@@ -50,25 +53,37 @@ def data_folder(job: Job, given: Path | None) -> tuple[Path, str]:
 
 
 def previous_version(job: Job, md5: str, info: DatasetInfo) -> DatasetInfo | None:
-    """The version of this data set that the store met before this one, and a note that it has met this one.
+    """The version of this data set that passed its checks here before this one did.
 
-    The answer for a version never changes, whatever comes later, so that its checks are reused.
+    The answer for a version that passed never changes, whatever comes later, so that its checks are reused.
     """
-    path = job.workspace.root / "_data" / VERSIONS
-    known = json.loads(path.read_text()) if path.exists() else []
-    family = [entry for entry in known if entry["info"]["name"] == info.name]
+    family = [entry for entry in _passed(job) if entry["info"]["name"] == info.name]
     versions = [entry["md5"] for entry in family]
-    if md5 not in versions:
-        known.append({"md5": md5, "info": info.model_dump(mode="json")})
-        write_atomic(path, json.dumps(known, indent=1) + "\n")
-        before = family
-    else:
-        before = family[: versions.index(md5)]
+    before = family[: versions.index(md5)] if md5 in versions else family
     return DatasetInfo.model_validate(before[-1]["info"]) if before else None
 
 
+def remember_version(job: Job, md5: str, info: DatasetInfo) -> None:
+    """Note that a version passed its checks: what comes next is compared with it, never with one that failed."""
+    known = _passed(job)
+    if not any((entry["md5"], entry["info"]["name"]) == (md5, info.name) for entry in known):
+        known.append({"md5": md5, "info": info.model_dump(mode="json")})
+        write_atomic(_versions(job), json.dumps(known, indent=1) + "\n")
+
+
+def _versions(job: Job) -> Path:
+    return job.workspace.root / "_data" / VERSIONS
+
+
+def _passed(job: Job) -> list[dict[str, Any]]:
+    """The versions that passed, in order."""
+    path = _versions(job)
+    known: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
+    return known
+
+
 def _require_export(folder: Path, named: str) -> None:
-    if not any((folder / f"notes.{ending}").is_file() for ending in FORMATS):
+    if not any((folder / f"notes.{kind}").is_file() for kind in KINDS):
         raise InputError(
             f"{named} {folder}: neither a data set (with {INFO}) nor a plain export (with notes.parquet, .csv or "
             ".jsonl); docs/export.md describes the columns"
@@ -78,15 +93,29 @@ def _require_export(folder: Path, named: str) -> None:
 def _imported(job: Job, export: Path, into: Path) -> tuple[Path, str]:
     from notellm2.notes.export import import_export
 
-    if (into / INFO).is_file() and (into / INFO).stat().st_mtime >= _newest(export):
+    limits = job.recipe.data.images
+    # Beside the data set, not in it: a path or a time there would make equal data different versions.
+    record = into.with_name(f".{into.name}.imported.json")
+    state = _state(export, limits)
+    if record.is_file() and json.loads(record.read_text()) == [state, _made(into)]:
         return into, BEFORE
-    import_export(export, into, limits=job.recipe.data.images)
+    import_export(export, into, limits=limits)
+    write_atomic(record, json.dumps([state, _made(into)]) + "\n")
     return into, f"imported from {export}"
 
 
-def _newest(export: Path) -> float:
-    """When anything of the export last changed: its files, and the folders that gain and lose files."""
-    return max(path.stat().st_mtime for path in (export, *export.rglob("*")))
+def _made(into: Path) -> str | None:
+    """Digest of a data set's description; None where there is no data set."""
+    return digest_file(into / INFO) if (into / INFO).is_file() else None
+
+
+def _state(export: Path, limits: ImageLimits) -> str:
+    """Digest of where an export is, of the size and time of everything in it, and of the bounds it is read within."""
+    found = []
+    for path in sorted((export, *export.rglob("*"))):
+        status = path.lstat()  # of a link itself: it may lead nowhere
+        found.append([path.relative_to(export).as_posix(), status.st_size, status.st_mtime_ns])
+    return digest_json([str(export.resolve()), limits.model_dump(), found])
 
 
 def _sampled(job: Job, sample: SampleConfig, into: Path) -> tuple[Path, str]:

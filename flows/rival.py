@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from flows import show
 from flows.job import Facts, Job, artifact
-from notellm2.artifacts import Artifact
+from notellm2.artifacts import Artifact, ArtifactError
 from notellm2.errors import InputError
 from notellm2.notes.dataset import Dataset
 
@@ -32,16 +32,20 @@ def version_to_beat(tracking: Tracking, challenger: str) -> Version | None:
 
 
 def measured_again(job: Job, dataset: Dataset, data: Facts, mined: Facts, version: Version) -> Artifact | None:
-    """A version's evaluation on these test pairs; None, with a warning, where what it was made of is gone."""
+    """A version's evaluation on these test pairs; None, with a warning, where what it was made of is gone or damaged.
+
+    The gate then refuses the challenger, since it has nothing to compare with.
+    """
     from notellm2.embedding.stage import embed, vision_features
     from notellm2.evaluation.stage import evaluate
+    from notellm2.model.bundle import BundleError
 
     store, recipe = job.store, job.recipe
     try:
         trained, halves = (store.get(f"{stage}/{version.artifacts.get(stage)}") for stage in ("training", "backbones"))
-    except InputError as error:
+        features = vision_features(store, dataset, data["md5"], halves, recipe.data.images)
+        vectors = embed(store, dataset, data["md5"], trained, features)
+        return evaluate(store, dataset, data["md5"], artifact(mined), vectors, recipe.evaluation, recipe.model.text)
+    except (InputError, ArtifactError, BundleError) as error:
         show.warn(f"version {version.version} cannot be measured on this test set: {error}")
         return None
-    features = vision_features(store, dataset, data["md5"], halves, recipe.data.images)
-    vectors = embed(store, dataset, data["md5"], trained, features)
-    return evaluate(store, dataset, data["md5"], artifact(mined), vectors, recipe.evaluation, recipe.model.text)

@@ -11,13 +11,12 @@ from prefect import get_run_logger
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from notellm2.artifacts import Artifact
+from notellm2.evaluation.metrics import SLICES, Metrics
 
 if TYPE_CHECKING:
     from notellm2.notes.dataset import DatasetInfo
     from notellm2.registry.gate import Verdict
     from notellm2.registry.runs import Run
-
-SLICES = ("all", "short_query", "long_query", "short_target", "long_target")
 
 
 def warn(message: str) -> None:
@@ -76,8 +75,8 @@ def training(trained: Artifact) -> None:
     summary = trained.summary
     if not summary["left_chance"]:
         warn(
-            "training did not leave chance: the loss is still at ln(2B - 1); raise training.lr, training.head_lr or "
-            "training.steps, or give the model model.start: fitted"
+            "training did not leave chance: its loss is still that of embeddings that say nothing; try model.start: "
+            "fitted, a lower training.lr, more warm-up or more training.steps"
         )
     rows = [(name, json.dumps(value)) for name, value in summary.items() if not isinstance(value, dict)]
     _log(
@@ -88,8 +87,10 @@ def training(trained: Artifact) -> None:
 
 def metrics(measured: Artifact) -> None:
     """Recall of every model and baseline, on all pairs and on each slice."""
-    found: dict[str, dict[str, dict[str, float | None]]] = json.loads(measured.file("metrics.json").read_text())
-    figure = recall_name(found)
+    from notellm2.evaluation.plots import headline_k
+
+    found: Metrics = json.loads(measured.file("metrics.json").read_text())
+    figure = f"recall@{headline_k(found)}"
     rows = [(name, *(_percent(slices.get(part, {}).get(figure)) for part in SLICES)) for name, slices in found.items()]
     best = {name: _percent(slices["all"].get(figure)) for name, slices in found.items()}
     _log("%s in %%: %s", figure, ", ".join(f"{name} {value}" for name, value in best.items()))
@@ -124,12 +125,6 @@ def timeline(stages: Iterable[dict[str, Any]]) -> str:
         f"  {done['name']:<16} {done['seconds']:>8.1f} s  {'reused' if done['reused'] else 'done'}" for done in stages
     ]
     return "\n".join(rows)
-
-
-def recall_name(found: dict[str, Any]) -> str:
-    """The figure shown: R@10 where the pool allows it, else the smallest cut-off there is."""
-    names = [name for name in found["both"]["all"] if name.startswith("recall@")]
-    return "recall@10" if "recall@10" in names else min(names, key=lambda name: int(name.partition("@")[2]))
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from flows import show
 from flows.examples import examples
-from flows.ingest import data_folder, previous_version
+from flows.ingest import ALREADY_THERE, data_folder, previous_version, remember_version
 from flows.job import HOUR, MINUTE, Facts, Job, artifact, stage
 from flows.rival import measured_again, version_to_beat
 from flows.tracked import attach
@@ -26,11 +26,7 @@ def ingest(job: Job, given: str | None) -> Facts:
     folder, origin = data_folder(job, None if given is None else Path(given))
     dataset = Dataset.open(folder)
     show.data(dataset.info, origin)
-    return {
-        "path": str(folder.absolute()),
-        "origin": origin,
-        "reused": not origin.startswith(("made", "imported from")),
-    }
+    return {"path": str(folder.absolute()), "origin": origin, "reused": origin in ALREADY_THERE}
 
 
 @stage("data version", timeout_s=HOUR)
@@ -67,6 +63,7 @@ def quality(job: Job, data: Facts, run_id: str) -> Artifact:
     show.quality(checked)
     attach(job, run_id).log_quality(checked)
     require_quality(checked)
+    remember_version(job, data["md5"], dataset.info)
     return checked
 
 
@@ -291,9 +288,15 @@ def summary(job: Job, data: Facts, done: list[Facts]) -> Facts:
 
 
 def test_set(mined: Artifact) -> str:
-    """Digest of the test pairs and their pool: figures compare only where it is equal."""
-    files: dict[str, Any] = mined.manifest["files"]
-    return digest_json([files[name]["sha256"] for name in ("test.parquet", "pool.parquet")])[:20]
+    """Digest of the data, the test pairs, their pool and the way they are measured.
+
+    Figures compare only where it is equal: the same pairs of notes whose text or images changed are another test.
+    """
+    from notellm2.evaluation.stage import EVALUATION_VERSION
+
+    manifest = mined.manifest
+    files = [manifest["files"][name]["sha256"] for name in ("test.parquet", "pool.parquet")]
+    return digest_json([manifest["inputs"]["data"], files, EVALUATION_VERSION])[:20]
 
 
 def _metrics(measured: Facts) -> Any:

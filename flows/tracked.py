@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def tracked_run(job: Job, data: Facts) -> Iterator[str]:
-    """One MLflow run for a recipe and a data version, whatever happens to the process; yields its id.
+    """One MLflow run for a recipe, a data version and the stages' versions; yields its id.
 
-    It ends FINISHED, FAILED or KILLED with the block. The same job again, or resumed, continues the same run.
+    It ends FINISHED, FAILED or KILLED with the block. The same job again, or resumed, continues the same run. Another
+    version of a stage starts another run: a run's curves can be added to, never replaced.
     """
     from notellm2.registry.runs import Run
 
-    tree = job.recipe.model_dump(mode="json")
-    with Run.open(_tracking(job), digest_json([tree, data["md5"]])[:20], name=job.recipe.name) as run:
+    with Run.open(_tracking(job), run_key(job, data["md5"]), name=job.recipe.name) as run:
         run.log_origin(
             recipe=job.recipe.name,
             data_md5=data["md5"],
@@ -37,6 +37,25 @@ def tracked_run(job: Job, data: Facts) -> Iterator[str]:
         run.log_recipe(job.recipe)
         run.log_dataset(Dataset.open(Path(data["path"])), data["md5"])
         yield run.run_id
+
+
+def run_key(job: Job, md5: str) -> str:
+    """Digest of what decides a run's model, curves and figures."""
+    from notellm2.embedding import stage as embedding
+    from notellm2.evaluation import stage as evaluation
+    from notellm2.model import stage as model
+    from notellm2.pairs import stage as pairs
+    from notellm2.training import stage as training
+
+    versions = {
+        "pairs": pairs.VERSION,
+        "backbones": model.VERSION,
+        "vision-features": embedding.FEATURES_VERSION,
+        "training": training.VERSION,
+        "vectors": embedding.VECTORS_VERSION,
+        "evaluation": evaluation.EVALUATION_VERSION,
+    }
+    return digest_json([job.recipe.model_dump(mode="json"), md5, versions])[:20]
 
 
 def attach(job: Job, run_id: str) -> Run:

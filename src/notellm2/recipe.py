@@ -251,7 +251,6 @@ class EvaluationConfig(Section):
     )
     short_text_chars: int = Field(80, ge=0, description="a note with less text than this is short, characters")
     tfidf_limits: TextLimits | None = Field(None, description="text the TF-IDF baseline reads; null: the model's")
-    batch: int = Field(128, ge=1, description="notes embedded at once")
 
 
 class GateConfig(Section):

@@ -14,6 +14,7 @@ import pytest
 
 from flows import environment
 from notellm2.artifacts import Artifact
+from notellm2.processes import tagged_process
 from notellm2.recipe import RegistryConfig
 from tests.conftest import Retrained
 from tests.flows.running import Place
@@ -51,7 +52,7 @@ def test_killed_in_training_the_same_command_ends_as_if_nothing_had_happened(
     assert set(before) == {"quality", "pairs", "backbones", "vision-features"}
     assert list((place.store.root / "training").glob(".*.work/*")), "a checkpoint survived"
     home = place.workspace.prefect_home
-    orphan = environment.alive(json.loads((home / environment.SERVER_RECORD).read_text())["server"])
+    orphan = tagged_process(json.loads((home / environment.SERVER_RECORD).read_text())["server"])
     assert orphan is not None, "the embedded server outlives its flow"
 
     again = place.retrain()

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from flows import environment
+from notellm2.processes import process_tag
 from notellm2.workspace import Workspace
 
 # Waits for the end of its standard input; its arguments make it look like Prefect's embedded server, or not.
@@ -35,18 +36,18 @@ def server() -> Iterator[psutil.Popen]:
     process.communicate()
 
 
-def record(home: Path, owner: dict[str, float], server: dict[str, float]) -> Path:
+def record(home: Path, owner: str, server: str) -> Path:
     path = home / environment.SERVER_RECORD
     path.write_text(json.dumps({"owner": owner, "server": server}))
     return path
 
 
 @pytest.fixture
-def dead() -> dict[str, float]:
+def dead() -> str:
     process = start()
-    identity = environment.identity(process)
+    tag = process_tag(process)
     process.communicate("")
-    return identity
+    return tag
 
 
 @pytest.fixture
@@ -79,42 +80,41 @@ def test_a_server_the_user_names_stays_in_charge(tmp_path: Path, monkeypatch: py
     assert not (tmp_path / "store").exists()
 
 
-def test_the_server_of_a_dead_run_is_ended(tmp_path: Path, server: psutil.Popen, dead: dict[str, float]) -> None:
-    path = record(tmp_path, dead, environment.identity(server))
+def test_the_server_of_a_dead_run_is_ended(tmp_path: Path, server: psutil.Popen, dead: str) -> None:
+    path = record(tmp_path, dead, process_tag(server))
     assert environment.end_stale_server(tmp_path) == server.pid
     assert not server.is_running()
     assert not path.exists()
 
 
 def test_the_server_of_a_living_run_is_left_alone(tmp_path: Path, server: psutil.Popen) -> None:
-    path = record(tmp_path, environment.identity(psutil.Process()), environment.identity(server))
+    path = record(tmp_path, process_tag(), process_tag(server))
     assert environment.end_stale_server(tmp_path) is None
     assert server.is_running()
     assert path.exists()
 
 
-def test_a_process_that_got_the_number_later_is_left_alone(
-    tmp_path: Path, server: psutil.Popen, dead: dict[str, float]
-) -> None:
-    identity = environment.identity(server)
-    record(tmp_path, dead, {**identity, "created": identity["created"] - 60})
+def test_a_process_that_got_the_number_later_is_left_alone(tmp_path: Path, server: psutil.Popen, dead: str) -> None:
+    host, number, created = process_tag(server).rsplit(":", 2)
+    record(tmp_path, dead, f"{host}:{number}:{int(created) - 60}")
     assert environment.end_stale_server(tmp_path) is None
     assert server.is_running()
 
 
-def test_a_process_that_is_no_server_is_left_alone(tmp_path: Path, dead: dict[str, float]) -> None:
+def test_a_process_that_is_no_server_is_left_alone(tmp_path: Path, dead: str) -> None:
     other = start("something else")
-    record(tmp_path, dead, environment.identity(other))
+    record(tmp_path, dead, process_tag(other))
     assert environment.end_stale_server(tmp_path) is None
     assert other.is_running()
     other.communicate("")
 
 
-def test_no_record_a_torn_one_and_one_of_the_dead(tmp_path: Path, dead: dict[str, float]) -> None:
+def test_no_record_a_torn_one_and_one_of_the_dead(tmp_path: Path, dead: str) -> None:
     assert environment.end_stale_server(tmp_path) is None
-    (tmp_path / environment.SERVER_RECORD).write_text('{"owner": ')
-    assert environment.end_stale_server(tmp_path) is None
-    assert not (tmp_path / environment.SERVER_RECORD).exists()
+    for torn in ('{"owner": ', "[]", "{}", '{"owner": {"pid": 1}, "server": 7}'):
+        (tmp_path / environment.SERVER_RECORD).write_text(torn)
+        assert environment.end_stale_server(tmp_path) is None
+        assert not (tmp_path / environment.SERVER_RECORD).exists()
     record(tmp_path, dead, dead)
     assert environment.end_stale_server(tmp_path) is None
 
@@ -128,8 +128,8 @@ def test_the_server_is_recorded_when_it_starts(tmp_path: Path) -> None:
                 break
             psutil.wait_procs([server], timeout=0.05)
         recorded = json.loads(path.read_text())
-    assert recorded["server"] == environment.identity(server)
-    assert recorded["owner"] == environment.identity(psutil.Process())
+    assert recorded["server"] == process_tag(server)
+    assert recorded["owner"] == process_tag()
     server.communicate("")
 
 

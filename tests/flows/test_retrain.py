@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 import re
 import shutil
 import sqlite3
@@ -152,6 +151,35 @@ def test_mlflow_has_one_finished_run_with_everything(retrained: Retrained) -> No
     )
 
 
+def test_the_registered_model_embeds_as_the_run_did(retrained: Retrained, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow.pyfunc
+    import numpy as np
+    import pandas as pd
+
+    from notellm2.notes.dataset import Dataset
+    from notellm2.registry.tracking import Tracking
+
+    place = retrained.place
+    tracking = Tracking.at(place.workspace, RegistryConfig())
+    monkeypatch.chdir(place.root)
+    model = mlflow.pyfunc.load_model(tracking.client.get_model_version_download_uri("notellm2", "1"))
+    notes = next(Dataset.open(place.root / "data").batches(150))
+    rows = [
+        {
+            "note_id": n.note_id,
+            "title": n.title,
+            "topics": list(n.topics),
+            "content": n.content,
+            "image": n.image or b"",
+        }
+        for n in notes
+    ]
+    assert any(note.image is None for note in notes)
+    served = np.array(model.predict(pd.DataFrame(rows))["embedding"].tolist(), np.float32)
+    embedded = np.load(place.artifact("vectors").file("both.npy"))[: len(notes)]
+    np.testing.assert_allclose(served, embedded, atol=2e-3)  # the run kept its vision features as float16
+
+
 def test_the_index_is_published_and_answers(retrained: Retrained) -> None:
     place = retrained.place
     publication = read_pointer(place.workspace.published)
@@ -248,23 +276,3 @@ def test_a_critical_failure_of_the_data_stops_the_flow(retrained: Retrained, tmp
     assert "Traceback" not in done.stderr
     assert [a.stage for a in place.store.artifacts()] == ["quality"]
     assert prefect_rows(place, "select state_type from flow_run") == [("FAILED",)]
-
-
-def test_an_export_given_by_data_is_imported_into_the_store_once(tmp_path: Path) -> None:
-    from flows.ingest import data_folder
-    from flows.job import open_job
-    from notellm2.notes.sample import write_sample
-    from notellm2.recipe import SampleConfig
-
-    write_sample(tmp_path / "posts", SampleConfig(notes=60, users=60))
-    job = open_job(RECIPE, (), tmp_path / "store")
-    folder, origin = data_folder(job, tmp_path / "posts")
-    assert folder == tmp_path / "store" / "_data" / "posts"
-    assert origin == f"imported from {tmp_path / 'posts'}"
-    assert data_folder(job, tmp_path / "posts") == (folder, "imported before")
-    newer = (folder / "dataset.json").stat().st_mtime + 10
-    os.utime(tmp_path / "posts" / "notes.parquet", (newer, newer))
-    assert data_folder(job, tmp_path / "posts")[1] == origin, "the export changed since"
-    assert data_folder(job, folder) == (folder, "as given")
-    assert isinstance(job.store.root, Path)
-    assert list(job.store.artifacts()) == list[Artifact]()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import inspect
 import json
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from notellm2 import cli
 from notellm2.artifacts import Artifact, Store
 from notellm2.index.process import build_index_in_subprocess
 from notellm2.index.publish import publish
-from notellm2.recipe import IndexConfig
+from notellm2.recipe import ImageLimits, IndexConfig, SampleConfig
 from notellm2.workspace import Workspace
 from tests.conftest import ROOT
 
@@ -71,6 +72,13 @@ def test_help_is_as_it_was(command: tuple[str, ...], monkeypatch: pytest.MonkeyP
     assert result.output == (HELP / f"{'-'.join(('notellm2', *command))}.txt").read_text()
 
 
+def test_options_default_to_what_recipes_default_to() -> None:
+    for command, section in ((cli.sample, SampleConfig()), (cli.import_, ImageLimits())):
+        options = inspect.signature(command).parameters
+        for field, value in section:
+            assert options[field].default == value, field
+
+
 def test_every_command_has_an_example() -> None:
     for command in COMMANDS:
         text = (HELP / f"{'-'.join(('notellm2', *command))}.txt").read_text()
@@ -121,6 +129,27 @@ def test_gc_keeps_the_newest_and_what_it_needs(run: Run, tmp_path: Path, made: A
     told = json.loads(run("artifacts", "gc", "--keep", "1", "--older-than", "0", "--json").output)
     assert told == {"removed": [f"store/pairs/{old.key}"], "dry_run": False}
     assert [a.key for a in store.artifacts()] == [newer.key]
+
+
+def test_gc_keeps_what_the_champion_was_made_from(
+    run: Run, tmp_path: Path, made: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from notellm2.registry import status
+
+    facts = {"version": "1", "run_id": "r", "data_md5": "d", "test_set": "t", "created": "2026-01-01T00:00:00Z"}
+    champion = status.VersionFacts.model_validate(
+        facts | {"promoted_at": None, "metrics": {}, "artifacts": {"pairs": made.key}}
+    )
+    found = status.collect_status(Workspace.at(tmp_path / "store")).model_copy(update={"champion": champion})
+    monkeypatch.setattr(status, "collect_status", lambda workspace: found)
+    store = Store(tmp_path / "store")
+    unused = store.build("pairs", 2, {}, {}, lambda d: (d / "x").write_text("x") and {})
+    newest = store.build("pairs", 3, {}, {}, lambda d: (d / "x").write_text("x") and {})
+    manifest = json.loads((newest.path / "manifest.json").read_text()) | {"created": "2999-01-01T00:00:00+00:00"}
+    (newest.path / "manifest.json").write_text(json.dumps(manifest))
+    told = json.loads(run("artifacts", "gc", "--keep", "1", "--older-than", "0", "--json").output)
+    assert told["removed"] == [f"store/pairs/{unused.key}"]
+    assert {a.key for a in store.artifacts()} == {made.key, newest.key}
 
 
 def test_gc_leaves_a_store_alone_that_a_retraining_holds(made: Artifact, tmp_path: Path) -> None:

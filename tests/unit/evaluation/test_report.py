@@ -109,7 +109,7 @@ def test_the_page_holds_what_a_reviewer_needs(given: ReportInput, html: str) -> 
     assert "Passed the gate. With text and image the model finds 100.0% of targets among its first 10" in html
     assert MD5 in html
     assert "100.0 % against 12.0 %" in html
-    assert "log_scale: 3.0" in html
+    assert "pairs_per_batch: 64" in html
     assert "pairs per s" in html
     assert html.count("data:image/png;base64,") == 6  # three plots, light and dark
     assert html.count('<li class="target">') == len(given.examples)

@@ -161,7 +161,7 @@ def test_a_second_publisher_waits_and_then_says_who_holds_the_lock(tmp_path: Pat
     first = put(tmp_path, built[0], "1")
     with (tmp_path / ".lock").open("a+") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
-        with pytest.raises(PublishFailed, match=rf"process {os.getpid()}\) holds"):
+        with pytest.raises(PublishFailed, match=rf"held by publishing, process {os.getpid()}, since 20"):
             put(tmp_path, built[1], "2", lock_timeout_s=0.06)
     assert read_pointer(tmp_path) == first
     assert put(tmp_path, built[1], "2").model_version == "2"

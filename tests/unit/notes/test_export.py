@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -11,6 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from notellm2.errors import InputError
+from notellm2.notes import behaviour
+from notellm2.notes import export as export_module
 from notellm2.notes.dataset import Dataset
 from notellm2.notes.export import ImportReport, import_export
 from notellm2.notes.images import ImageProblem
@@ -19,6 +22,7 @@ from notellm2.notes.schema import INTERACTIONS as INTERACTIONS_SCHEMA
 from notellm2.notes.schema import NOTES as NOTES_SCHEMA
 from notellm2.notes.versions import data_md5
 from notellm2.recipe import ImageLimits
+from tests.conftest import ROOT
 from tests.unit.notes.exports import INTERACTIONS, NOTES, images_of, write_export, write_table
 
 LIMITS = ImageLimits(max_bytes=100_000, max_pixels=1_000_000)
@@ -125,6 +129,28 @@ def test_only_the_id_of_a_note_is_required(tmp_path: Path) -> None:
 def test_numbers_are_ids_and_lists_are_topics(tmp_path: Path) -> None:
     note = _one({"note_id": 12, "topics": ["a", " b ", ""], "genres": "Drama|War"}, tmp_path)
     assert (note["note_id"], note["topics"], note["category"]) == ("12", ["a", "b"], "Drama")
+
+
+@pytest.mark.parametrize("tables", ["parquet", "csv", "jsonl"])
+def test_the_first_genre_is_the_category_of_a_row_without_one_whatever_its_neighbours_have(
+    tables: str, tmp_path: Path
+) -> None:
+    notes = [{"note_id": f"n{i}", "category": "food" if i == 3 else None, "genres": "Drama|War"} for i in range(6)]
+    report = _import(write_export(tmp_path / "export", notes, tables=tables))
+    assert [note["category"] for note in _notes(report)] == ["Drama"] * 3 + ["food"] + ["Drama"] * 2
+
+
+def test_the_guide_names_every_column_and_every_reason() -> None:
+    guide = (ROOT / "docs" / "export.md").read_text()
+    cells = " ".join(re.findall(r"^\| (`.*?`) \|", guide, re.MULTILINE))
+    named = set(re.findall(r"`([a-z0-9_-]+)`", cells))
+    assert {*export_module.COLUMNS, *behaviour.COLUMNS} <= named
+    # A reason is a quoted word with hyphens; nothing else in these files is.
+    files = ("archive", "behaviour", "export", "fields", "images", "members", "rows", "tarball")
+    text = "".join((ROOT / "src" / "notellm2" / "notes" / f"{name}.py").read_text() for name in files)
+    raised = set(re.findall(r'"([a-z]+(?:-[a-z0-9]+)+)"', text))
+    assert len(raised) > 10
+    assert raised <= named
 
 
 @pytest.mark.parametrize(

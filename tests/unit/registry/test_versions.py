@@ -27,14 +27,14 @@ def registered(tracking: Tracking, bundle: Path, key: str = "key") -> Version:
         return versions.register(run, bundle, data_md5=MD5, test_set="pairs-1")
 
 
-class FakeEmbedder:
-    """Stands in for the real one: what it was loaded from, and what it was asked to embed."""
+class FakeBundle:
+    """Stands in for `notellm2.model.bundle.Bundle`: what it was loaded from, and what it was asked to embed."""
 
     loaded: list[Path] = []  # noqa: RUF012 - one list, read by the tests
     asked: list[Note] = []  # noqa: RUF012
 
     @classmethod
-    def load(cls, bundle: Path) -> FakeEmbedder:
+    def load(cls, bundle: Path) -> FakeBundle:
         cls.loaded.append(bundle)
         return cls()
 
@@ -44,13 +44,13 @@ class FakeEmbedder:
 
 
 @pytest.fixture
-def embedder(monkeypatch: pytest.MonkeyPatch) -> type[FakeEmbedder]:
-    module = types.ModuleType("notellm2.embedding.notes")
-    module.Embedder = FakeEmbedder  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "notellm2.embedding.notes", module)
-    monkeypatch.setattr(FakeEmbedder, "loaded", [])
-    monkeypatch.setattr(FakeEmbedder, "asked", [])
-    return FakeEmbedder
+def embedder(monkeypatch: pytest.MonkeyPatch) -> type[FakeBundle]:
+    module = types.ModuleType("notellm2.model.bundle")
+    module.Bundle = FakeBundle  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "notellm2.model.bundle", module)
+    monkeypatch.setattr(FakeBundle, "loaded", [])
+    monkeypatch.setattr(FakeBundle, "asked", [])
+    return FakeBundle
 
 
 def test_a_version_is_registered_once_and_keeps_its_figures(
@@ -59,7 +59,7 @@ def test_a_version_is_registered_once_and_keeps_its_figures(
     evaluation: Callable[..., Artifact],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    embedder: type[FakeEmbedder],
+    embedder: type[FakeBundle],
 ) -> None:
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -135,7 +135,7 @@ def test_the_logged_model_is_code_and_data_without_pickles(tracking: Tracking, b
 
 
 def test_the_model_serves_what_its_signature_says(
-    tracking: Tracking, bundle: Path, embedder: type[FakeEmbedder], monkeypatch: pytest.MonkeyPatch
+    tracking: Tracking, bundle: Path, embedder: type[FakeBundle], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import mlflow.pyfunc
     import pandas as pd
