@@ -10,7 +10,7 @@ from notellm2.model.source import NoteSource, Rows, hidden_rows
 from notellm2.model.start import fit_map, mean_cosine
 from notellm2.recipe import ModelConfig
 
-_FEWEST_PAIRS = 200
+_FEWEST_PAIRS = 400
 """Pairs on either side below which late fusion keeps its random start: one in sixteen is left to judge by."""
 
 

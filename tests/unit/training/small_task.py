@@ -27,7 +27,7 @@ def task(words: Any, config: ModelConfig) -> tuple[NoteSource, Rows]:
     topic = np.arange(NOTES) % TOPICS
     notes = [Note(f"n{i}", f"{WORDS[t]} {WORDS[(t + i // TOPICS) % TOPICS]}") for i, t in enumerate(topic)]
     vision = rng.standard_normal((TOPICS, *VISION))[topic] + 0.3 * rng.standard_normal((NOTES, *VISION))
-    pairs = np.array([[i, (i + TOPICS * (1 + j)) % NOTES] for i in range(NOTES) for j in range(2)])
+    pairs = np.array([[i, (i + TOPICS * (1 + j)) % NOTES] for i in range(NOTES) for j in range(8)])
     source = NoteSource(layout(words, config), encode_texts(words, notes, config), vision.astype(np.float16))
     return source, pairs
 
