@@ -66,7 +66,7 @@ def _halves(network: NoteLLM2, source: NoteSource, pairs: Rows, seed: int) -> tu
     if network.fusion is None or source.vision is None:
         return none, pairs
     first = np.random.default_rng([seed, 3]).random(len(source.vision)) < 0.5
-    seen = np.array([bool(source.vision[row, 0].any()) for row in range(len(source.vision))])
+    seen = np.asarray(source.vision[:, 0].any(1))
     image_pairs, head_pairs = pairs[(first & seen)[pairs].all(1)], pairs[~first[pairs].any(1)]
     return (image_pairs, head_pairs) if min(len(image_pairs), len(head_pairs)) >= _FEWEST_PAIRS else (none, pairs)
 
