@@ -1,0 +1,39 @@
+"""The command line ``notellm2``. Each command imports what it needs when it runs, so ``--help`` stays instant.
+
+Wrong input ends with a message on stderr and status 2, never with a traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from notellm2.cli.artifacts import artifact_commands
+from notellm2.cli.data import data_commands, import_, sample
+from notellm2.cli.release import similar, status
+from notellm2.errors import InputError
+
+app = typer.Typer(
+    help="Multimodal item-to-item recommendation: sample data, imports, data versions, artifacts, similar notes.\n\n"
+    "The retraining itself is `python -m flows.retrain --recipe recipes/sample.yaml`.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command()(sample)
+app.command(name="import")(import_)
+app.command()(similar)
+app.command()(status)
+app.add_typer(data_commands, name="data")
+app.add_typer(artifact_commands, name="artifacts")
+
+
+def main() -> None:
+    """Run the command line; wrong input becomes a message and status 2."""
+    try:
+        app()
+    except InputError as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(2) from None

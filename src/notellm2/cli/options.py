@@ -1,0 +1,42 @@
+"""What the commands share: options, the store they name, and JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from notellm2.errors import InputError
+
+if TYPE_CHECKING:
+    from notellm2.artifacts import Store
+
+StoreOption = Annotated[Path, typer.Option("--store", help="Folder with artifacts, runs and published indexes.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+STORE = Path("store")
+"""The store where none is named."""
+
+
+def group(about: str) -> typer.Typer:
+    """A group of commands: bare, it prints its help."""
+    return typer.Typer(help=about, no_args_is_help=True)
+
+
+def open_store(root: Path) -> Store:
+    """The artifacts of a store that is there.
+
+    Raises:
+        InputError: there is no such folder.
+    """
+    from notellm2.artifacts import Store
+
+    if not root.is_dir():
+        raise InputError(f"store {root}: no such folder; a retraining makes it, or name another with --store")
+    return Store(root)
+
+
+def print_json(value: Any) -> None:
+    """A JSON value on standard output."""
+    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))

@@ -1,0 +1,45 @@
+"""Commands on what is registered and published."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from notellm2.cli.options import STORE, JsonOption, StoreOption, open_store, print_json
+
+
+def similar(
+    note_id: Annotated[str, typer.Argument(help="The note to start from.")],
+    k: Annotated[int, typer.Option("-k", min=1, help="Number of neighbours.")] = 10,
+    store: StoreOption = STORE,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the notes most similar to one, from the published index alone.
+
+    Example: notellm2 similar n000042 -k 10
+    """
+    from notellm2.index.published import Published
+    from notellm2.workspace import Workspace
+
+    published = Published(Workspace.at(store).published)
+    neighbours = published.similar(note_id, k)
+    if as_json:
+        rows = [{"note_id": n.note_id, "score": round(float(n.score), 6)} for n in neighbours]
+        print_json({"note_id": note_id, "model_version": published.model_version, "similar": rows})
+        return
+    for neighbour in neighbours:
+        typer.echo(f"{neighbour.score:.4f}  {neighbour.note_id}")
+
+
+def status(store: StoreOption = STORE, as_json: JsonOption = False) -> None:
+    """Print champion and challenger with their figures by input and slice, and what is published.
+
+    Example: notellm2 status
+    """
+    from notellm2.registry.status import collect_status, render
+    from notellm2.workspace import Workspace
+
+    open_store(store)
+    found = collect_status(Workspace.at(store))
+    typer.echo(found.model_dump_json(indent=2) if as_json else render(found))

@@ -1,0 +1,45 @@
+"""Recipes: everything a run can be told, as one validated YAML file.
+
+A recipe is a tree of pydantic models, one section a stage; a stage's artifact key covers its own section only, so
+a change of the index settings does not retrain the model. Unknown fields are errors. Every field states its unit.
+"""
+
+from __future__ import annotations
+
+from notellm2.recipe.data import DataConfig, ImageLimits, PairsConfig, QualityConfig, SampleConfig
+from notellm2.recipe.load import Recipe, load_recipe
+from notellm2.recipe.model import (
+    BackbonesConfig,
+    ConnectorConfig,
+    LoraSettings,
+    ModelConfig,
+    TextLimits,
+    TinyLLMConfig,
+    TinyVisionConfig,
+)
+from notellm2.recipe.release import EvaluationConfig, GateConfig, IndexConfig, RegistryConfig
+from notellm2.recipe.section import Section
+from notellm2.recipe.training import TrainingConfig
+
+__all__ = [
+    "BackbonesConfig",
+    "ConnectorConfig",
+    "DataConfig",
+    "EvaluationConfig",
+    "GateConfig",
+    "ImageLimits",
+    "IndexConfig",
+    "LoraSettings",
+    "ModelConfig",
+    "PairsConfig",
+    "QualityConfig",
+    "Recipe",
+    "RegistryConfig",
+    "SampleConfig",
+    "Section",
+    "TextLimits",
+    "TinyLLMConfig",
+    "TinyVisionConfig",
+    "TrainingConfig",
+    "load_recipe",
+]

@@ -1,0 +1,72 @@
+"""A whole recipe, and how its YAML file is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, ValidationError
+
+from notellm2.errors import InputError
+from notellm2.recipe.data import DataConfig, PairsConfig, QualityConfig
+from notellm2.recipe.model import BackbonesConfig, ModelConfig
+from notellm2.recipe.release import EvaluationConfig, GateConfig, IndexConfig, RegistryConfig
+from notellm2.recipe.section import Section
+from notellm2.recipe.training import TrainingConfig
+
+
+class Recipe(Section):
+    """One retraining, complete."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", description="name of the recipe")
+    data: DataConfig = DataConfig()
+    quality: QualityConfig = QualityConfig()
+    pairs: PairsConfig = PairsConfig()
+    backbones: BackbonesConfig = BackbonesConfig()
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    gate: GateConfig = GateConfig()
+    index: IndexConfig = IndexConfig()
+    registry: RegistryConfig = RegistryConfig()
+
+
+def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
+    """Read and validate a recipe.
+
+    Args:
+        path: a YAML file.
+        overrides: ``section.field=value`` assignments, value in YAML, applied on top of the file.
+
+    Raises:
+        InputError: the file is missing, is not YAML, or a field is unknown or out of range; names every field.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"recipe {path}: no such file; recipes are YAML files such as recipes/sample.yaml") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"recipe {path}: not valid YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise InputError(f"recipe {path}: expected a mapping of sections, found {type(tree).__name__}")
+    for assignment in overrides:
+        _assign(tree, assignment)
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        lines = [f"  {'.'.join(map(str, e['loc'])) or '(recipe)'}: {e['msg']}" for e in error.errors()]
+        raise InputError(f"recipe {path}: {len(lines)} field(s) to mend\n" + "\n".join(lines)) from None
+
+
+def _assign(tree: dict[str, Any], assignment: str) -> None:
+    name, equals, text = assignment.partition("=")
+    *parents, leaf = name.split(".")
+    if not equals or not leaf:
+        raise InputError(f"override {assignment!r}: expected section.field=value, for example training.steps=200")
+    for parent in parents:
+        child = tree.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise InputError(f"override {assignment!r}: {parent!r} is a value here, not a section")
+        tree = child
+    tree[leaf] = yaml.safe_load(text)

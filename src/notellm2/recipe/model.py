@@ -1,0 +1,103 @@
+"""Recipe sections of the model: its backbones, its text, its parts and their widths."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from notellm2.recipe.section import Section
+
+
+class TinyLLMConfig(Section):
+    """A small causal LM with its own tokenizer, trained on the data set's text; for where no hub is at hand."""
+
+    vocabulary: int = Field(4096, ge=300, description="tokens of the byte-level BPE tokenizer")
+    width: int = Field(128, ge=16, description="hidden width")
+    layers: int = Field(4, ge=1, description="transformer layers")
+    heads: int = Field(4, ge=1, description="attention heads")
+    steps: int = Field(300, ge=0, description="pretraining steps (next-token loss)")
+    batch: int = Field(64, ge=1, description="texts a pretraining step")
+    lr: float = Field(2e-3, gt=0, description="peak learning rate of pretraining")
+
+
+class TinyVisionConfig(Section):
+    """A small vision transformer, trained contrastively on the data set's images and texts."""
+
+    image_px: int = Field(64, ge=16, description="input side, pixels")
+    patch_px: int = Field(8, ge=2, description="patch side, pixels")
+    width: int = Field(128, ge=16, description="hidden width")
+    layers: int = Field(4, ge=1, description="transformer layers")
+    heads: int = Field(4, ge=1, description="attention heads")
+    steps: int = Field(300, ge=0, description="pretraining steps (image-text contrastive loss)")
+    batch: int = Field(128, ge=2, description="image-text pairs a pretraining step")
+    lr: float = Field(1e-3, gt=0, description="peak learning rate of pretraining")
+
+
+class BackbonesConfig(Section):
+    """The two pretrained halves: any Hugging Face causal LLM, any vision encoder."""
+
+    llm: str | TinyLLMConfig = Field(TinyLLMConfig(), description="hub name, local folder, or a tiny one to build")
+    vision: str | TinyVisionConfig = Field(TinyVisionConfig(), description="hub name, local folder, or a tiny one")
+    revision: str | None = Field(None, description="hub revision of both names; null: the newest")
+    seed: int = Field(0, ge=0, description="seed of the tiny ones' training")
+
+
+class TextLimits(Section):
+    """How much of a note's text the model reads (NoteLLM-2, experimental set-up)."""
+
+    title_chars: int = Field(20, ge=0, description="title, characters")
+    topics: int = Field(10, ge=0, description="number of topics")
+    topic_chars: int = Field(16, ge=0, description="each topic, characters")
+    content_chars: int = Field(80, ge=0, description="content, characters")
+    max_tokens: int = Field(140, ge=8, description="all text of a note, tokens")
+
+
+class ConnectorConfig(Section):
+    """Vision features to visual tokens (NoteLLM-2, the connector)."""
+
+    queries: int = Field(16, ge=1, description="visual tokens")
+    layers: int = Field(6, ge=1, description="Q-Former layers")
+    width: int = Field(768, ge=8, description="Q-Former hidden width")
+    heads: int = Field(12, ge=1, description="attention heads")
+
+
+class LoraSettings(Section):
+    """Low-rank adapters on the LLM."""
+
+    rank: int = Field(16, ge=1, description="rank")
+    alpha: int = Field(32, ge=1, description="scaling numerator; the adapter's output is scaled by alpha / rank")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the adapter's input")
+    targets: tuple[str, ...] | Literal["all-linear"] = Field("all-linear", description="names of adapted modules")
+    embeddings: bool = Field(False, description="also train the token embeddings, whole (for small vocabularies)")
+
+
+class ModelConfig(Section):
+    """The NoteLLM-2 model (paper, section 3)."""
+
+    prompt: Literal["micl", "basic", "text"] = Field(
+        "micl", description="micl: image compressed to its own word first; basic: early fusion; text: no image"
+    )
+    visual_tokens: bool = Field(True, description="put the connector's tokens into the LLM (false: late fusion only)")
+    late_fusion: bool = Field(True, description="gate the vision encoder's summary into the embeddings")
+    language: Literal["en", "zh"] = Field("en", description="language of the prompt")
+    text: TextLimits = TextLimits()
+    connector: ConnectorConfig = ConnectorConfig()
+    dim: int = Field(64, ge=2, description="width of the embedding")
+    tuning: Literal["lora", "full", "frozen"] = Field("lora", description="what of the LLM is trained")
+    lora: LoraSettings = LoraSettings()
+    start: Literal["fitted", "random"] = Field(
+        "fitted", description="start of head and late fusion: fitted to partners of the training pairs, or random"
+    )
+    start_pairs: int = Field(2048, ge=16, description="training pairs that a fitted start looks at")
+    log_scale: float | None = Field(None, description="initial log of the logit scale (3.0 in the paper); null: fitted")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ModelConfig:
+        if self.prompt == "text" and self.late_fusion:
+            raise ValueError("prompt 'text' reads no image: set late_fusion to false")
+        if self.prompt == "micl" and not self.visual_tokens:
+            raise ValueError("prompt 'micl' needs visual_tokens; late fusion alone is prompt 'basic' without them")
+        if self.start == "random" and self.log_scale is None:
+            raise ValueError("a random start cannot fit log_scale: give a number (3.0 in the paper)")
+        return self

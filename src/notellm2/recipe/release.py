@@ -1,0 +1,45 @@
+"""Recipe sections of what follows training: evaluation, gate, index, registry."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from notellm2.recipe.model import TextLimits
+from notellm2.recipe.section import Section
+
+
+class EvaluationConfig(Section):
+    """Exact recall on the whole pool (NoteLLM-2, experimental set-up)."""
+
+    ks: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (10, 20, 50, 100, 1000, 10000), min_length=1, description="recall cut-offs, notes; those beyond the pool drop"
+    )
+    short_text_chars: int = Field(80, ge=0, description="a note with less text than this is short, characters")
+    tfidf_limits: TextLimits | None = Field(None, description="text the TF-IDF baseline reads; null: the model's")
+
+
+class GateConfig(Section):
+    """When a challenger may become champion."""
+
+    min_recall_at_10: float = Field(0.0, ge=0, le=1, description="least R@10 with both inputs")
+    beat_baselines: bool = Field(True, description="R@10 must exceed both baselines'")
+    max_drop: float = Field(0.02, ge=0, le=1, description="largest loss of R@10 against the champion, same test set")
+
+
+class IndexConfig(Section):
+    """The published FAISS index."""
+
+    kind: Literal["auto", "flat", "ivf-sq8", "hnsw"] = Field("auto", description="auto: flat below 20,000 notes")
+    nprobe: int = Field(64, ge=1, description="IVF lists searched a query")
+    min_recall: float = Field(0.95, ge=0, le=1, description="least recall@100 against exact search at validation")
+    sample: int = Field(500, ge=1, description="queries of the validation")
+    keep: int = Field(5, ge=1, description="published versions kept for rollback")
+
+
+class RegistryConfig(Section):
+    """Where runs and versions are recorded."""
+
+    experiment: str = Field("notellm2", min_length=1, description="MLflow experiment")
+    model_name: str = Field("notellm2", min_length=1, description="MLflow registered model")

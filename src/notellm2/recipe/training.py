@@ -1,0 +1,33 @@
+"""Recipe section of the training."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from notellm2.recipe.section import Section
+
+
+class TrainingConfig(Section):
+    """Contrastive tuning (NoteLLM-2, the loss)."""
+
+    pairs_per_batch: int = Field(64, ge=2, description="pairs a step (B); the loss compares 2B embeddings")
+    steps: int | None = Field(None, ge=1, description="optimiser steps; null: one pass over the pairs times `epochs`")
+    epochs: float = Field(1.0, gt=0, description="passes over the pairs, when `steps` is null")
+    lr: float = Field(5e-4, gt=0, description="peak learning rate of the LLM's trained weights")
+    head_lr: float = Field(1e-3, gt=0, description="peak learning rate of connector, fusion and head")
+    scale_lr: float = Field(1e-2, gt=0, description="peak learning rate of the logit scale")
+    weight_decay: float = Field(1e-3, ge=0, description="decoupled weight decay")
+    warmup_share: float = Field(0.1, ge=0, le=1, description="share of the steps with a rising learning rate")
+    clip_norm: float = Field(1.0, gt=0, description="largest norm of the whole gradient")
+    weight_multimodal: float = Field(9.0, ge=0, description="w_m, weight of the multimodal loss")
+    weight_visual: float = Field(1.0, ge=0, description="w_v, weight of the visual loss (mICL only)")
+    mask_positives: bool = Field(True, description="known partners of a note are not used as its negatives")
+    chunk_notes: int = Field(32, ge=1, description="notes a forward pass; a batch is cut into chunks by length")
+    select: Literal["best", "last"] = Field("best", description="weights kept: best validation MRR, or the last")
+    checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
+    validate_every: int = Field(100, ge=1, description="steps between validations")
+    log_every: int = Field(10, ge=1, description="steps between logged metrics")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the device has it")
+    seed: int = Field(0, ge=0, description="seed of initialisation and order")
