@@ -16,7 +16,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from pydantic import BaseModel, ConfigDict
 
-from notellm2.artifacts import MANIFEST, Artifact, Store
+from notellm2.artifacts import MANIFEST, Artifact, Store, digest_json
 from notellm2.errors import InputError
 from notellm2.recipe import Recipe, load_recipe
 from notellm2.workspace import Workspace
@@ -113,6 +113,18 @@ def open_job(recipe: Path, overrides: tuple[str, ...], store: Path) -> Job:
 def artifact(facts: Facts) -> Artifact:
     """The artifact a stage's answer refers to."""
     return Artifact.from_reference(facts)
+
+
+def test_set(mined: Artifact) -> str:
+    """Digest of the data, the test pairs, their pool and the way they are measured.
+
+    Figures compare only where it is equal: the same pairs of notes whose text or images changed are another test.
+    """
+    from notellm2.evaluation.stage import EVALUATION_VERSION
+
+    manifest = mined.manifest
+    files = [manifest["files"][name]["sha256"] for name in ("test.parquet", "pool.parquet")]
+    return digest_json([manifest["inputs"]["data"], files, EVALUATION_VERSION])[:20]
 
 
 def git_commit() -> str | None:

@@ -2,8 +2,9 @@
 
     python -m flows.retrain --recipe recipes/sample.yaml
 
-Each line of `retrain` is a task (`flows.stages`); each finished stage is an artifact in the store, found again by
-what it was made from. So the same command continues a killed run, and a second run with nothing changed does nothing.
+Each line of `retrain` is a task (`flows.stages`, `flows.promotion`); each finished stage is an artifact in the store,
+found again by what it was made from. So the same command continues a killed run, and a second run with nothing
+changed does nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 from prefect import flow
 from prefect.runtime import flow_run
 
-from flows import stages
+from flows import promotion, stages
 from flows.job import Facts, git_commit, open_job
 from flows.tracked import tracked_run
 
@@ -59,10 +60,10 @@ def retrain(recipe: str, data: str | None = None, store: str = "store", override
         measured = stages.evaluation(job, version, mined, vectors, run)
         registered = stages.register(job, version, mined, trained, run, [backbones, features, vectors])
         indexed = stages.index(job, vectors)
-        rival = stages.champion(job, version, mined, registered, run)
-        judged = stages.gate(job, checked, measured, indexed, registered, rival, run)
+        rival = promotion.champion(job, version, mined, registered, run)
+        judged = promotion.gate(job, checked, measured, indexed, registered, rival, run)
         page = stages.report(job, version, checked, mined, trained, measured, judged, run)
-        promoted = stages.promotion(job, version, indexed, registered, judged, run)
+        promoted = promotion.promote(job, version, indexed, registered, judged, run)
     done = [found, version, checked, mined, backbones, features, trained, vectors]
     done += [measured, registered, indexed, rival, judged, page, promoted]
     return stages.summary(job, version, done)

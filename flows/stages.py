@@ -6,17 +6,14 @@ when its task runs. Timeouts are for hangs, not for slowness: a recipe may ask f
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from flows import show
 from flows.examples import examples
 from flows.ingest import ALREADY_THERE, data_folder, previous_version, remember_version
-from flows.job import HOUR, MINUTE, Facts, Job, artifact, stage
-from flows.rival import measured_again, version_to_beat
+from flows.job import HOUR, MINUTE, Facts, Job, artifact, stage, test_set
 from flows.tracked import attach
-from notellm2.artifacts import Artifact, digest_json
+from notellm2.artifacts import Artifact
 from notellm2.notes.dataset import Dataset
 
 
@@ -178,51 +175,6 @@ def register(job: Job, data: Facts, mined: Facts, trained: Facts, run_id: str, m
     return {"model": version.name, "version": version.version}
 
 
-@stage("champion", timeout_s=24 * HOUR, retries=2)
-def champion(job: Job, data: Facts, mined: Facts, registered: Facts, run_id: str) -> Facts:
-    """Name the version to beat, and measure it on this run's test pairs if its figures are of others."""
-    rival = version_to_beat(attach(job, run_id).tracking, registered["version"])
-    again = None
-    if rival is not None and rival.test_set != test_set(artifact(mined)):
-        again = measured_again(job, _dataset(data), data, mined, rival)
-    return {"version": rival and rival.version, "evaluation": again and again.reference()}
-
-
-@stage("gate", timeout_s=10 * MINUTE, retries=2)
-def gate(
-    job: Job, checked: Facts, measured: Facts, indexed: Facts, registered: Facts, rival: Facts, run_id: str
-) -> Facts:
-    """Judge the challenger against the baselines and the champion it would replace."""
-    from notellm2.registry import versions
-    from notellm2.registry.gate import Scored, judge
-
-    run = attach(job, run_id)
-    challenger = versions.get_version(run.tracking, registered["version"])
-    run.log_stage(artifact(indexed))
-    champion = None
-    if rival["version"] is not None:
-        stored = versions.get_version(run.tracking, rival["version"])
-        champion = Scored(metrics=stored.nested_metrics(), test_set=stored.test_set, name=f"version {stored.version}")
-        if rival["evaluation"] is not None:
-            again = {"metrics": _metrics(rival["evaluation"]), "test_set": challenger.test_set}
-            champion = champion.model_copy(update=again)
-    verdict = judge(
-        Scored(metrics=_metrics(measured), test_set=challenger.test_set, name=f"version {challenger.version}"),
-        champion,
-        job.recipe.gate,
-        quality_passed=bool(artifact(checked).summary["success"]),
-        index_valid=True,  # An index artifact exists only if its validation passed.
-    )
-    run.log_verdict(verdict)
-    show.verdict(verdict)
-    return {
-        "passed": verdict.passed,
-        "sentence": verdict.sentence,
-        "rules": [rule.model_dump() for rule in verdict.rules],
-        "champion": rival["version"],
-    }
-
-
 @stage("report", timeout_s=HOUR)
 def report(
     job: Job, data: Facts, checked: Facts, mined: Facts, trained: Facts, measured: Facts, judged: Facts, run_id: str
@@ -248,30 +200,6 @@ def report(
     return page
 
 
-@stage("promotion", timeout_s=HOUR, retries=2)
-def promotion(job: Job, data: Facts, indexed: Facts, registered: Facts, judged: Facts, run_id: str) -> Facts:
-    """If the gate passed: make the challenger champion and publish its index."""
-    if not judged["passed"]:
-        show.warn(f"not promoted: {judged['sentence']}")
-        return {"promoted": False}
-    from notellm2.index.publish import publish
-    from notellm2.registry import versions
-
-    run = attach(job, run_id)
-    champion = versions.set_champion(
-        run.tracking, registered["version"], expected=judged["champion"], reason=judged["sentence"]
-    )
-    publication = publish(
-        job.workspace.published,
-        artifact(indexed),
-        model_name=champion.name,
-        model_version=champion.version,
-        data_md5=data["md5"],
-        keep=job.recipe.index.keep,
-    )
-    return {"promoted": True, "version": champion.version, "published": publication.published}
-
-
 @stage("summary", timeout_s=10 * MINUTE)
 def summary(job: Job, data: Facts, done: list[Facts]) -> Facts:
     """What to print at the end: how long each stage took, and where to look."""
@@ -285,22 +213,6 @@ def summary(job: Job, data: Facts, done: list[Facts]) -> Facts:
     lines.append(f"MLflow:  make ui STORE={job.root}  (then http://127.0.0.1:5000)")
     lines += examples(job, _dataset(data)) if by_name["promotion"]["promoted"] else ["Nothing was published."]
     return {"text": "\n".join(lines)}
-
-
-def test_set(mined: Artifact) -> str:
-    """Digest of the data, the test pairs, their pool and the way they are measured.
-
-    Figures compare only where it is equal: the same pairs of notes whose text or images changed are another test.
-    """
-    from notellm2.evaluation.stage import EVALUATION_VERSION
-
-    manifest = mined.manifest
-    files = [manifest["files"][name]["sha256"] for name in ("test.parquet", "pool.parquet")]
-    return digest_json([manifest["inputs"]["data"], files, EVALUATION_VERSION])[:20]
-
-
-def _metrics(measured: Facts) -> Any:
-    return json.loads(artifact(measured).file("metrics.json").read_text())
 
 
 def _dataset(data: Facts) -> Dataset:

@@ -55,7 +55,7 @@ GRAPH = {
     "rival": "champion(version, mined, registered, run)",
     "judged": "gate(checked, measured, indexed, registered, rival, run)",
     "page": "report(version, checked, mined, trained, measured, judged, run)",
-    "promoted": "promotion(version, indexed, registered, judged, run)",
+    "promoted": "promote(version, indexed, registered, judged, run)",
 }
 
 
@@ -83,7 +83,7 @@ def test_the_graph_is_as_it_was() -> None:
         and isinstance(node.targets[0], ast.Name)
         and isinstance(node.value, ast.Call)
         and isinstance(node.value.func, ast.Attribute)
-        and ast.unparse(node.value.func.value) == "stages"
+        and ast.unparse(node.value.func.value) in {"stages", "promotion"}
     }
     assert graph == GRAPH
 
@@ -231,7 +231,7 @@ def test_a_second_run_does_nothing_and_says_so(retrained: Retrained) -> None:
 def test_a_champion_of_another_test_set_is_measured_on_this_one(retrained: Retrained, tmp_path: Path) -> None:
     from prefect.logging import disable_run_logger
 
-    from flows import stages
+    from flows import promotion
     from flows.job import open_job
     from notellm2.notes.dataset import Dataset
     from notellm2.pairs.stage import mine
@@ -249,7 +249,7 @@ def test_a_champion_of_another_test_set_is_measured_on_this_one(retrained: Retra
 
     def champion(mined: Artifact, challenger: str) -> dict[str, Any]:
         with disable_run_logger():
-            facts = stages.champion.fn(job, data, mined.reference(), {"version": challenger}, run.info.run_id)
+            facts = promotion.champion.fn(job, data, mined.reference(), {"version": challenger}, run.info.run_id)
         return {name: facts[name] for name in ("version", "evaluation")}
 
     assert champion(same, "1") == {"version": None, "evaluation": None}, "itself, promoted when there was no other"
