@@ -7,6 +7,7 @@ below the published folder, and the n-th one ends the process.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -16,8 +17,8 @@ from typing import Any
 
 from notellm2.artifacts import Artifact
 from notellm2.index.layout import damage
-from notellm2.index.pointer import NothingPublished, Publication, read_pointer, read_publication
-from notellm2.index.publish import publish
+from notellm2.index.pointer import NothingPublished, Publication, parse_publication, read_pointer
+from notellm2.index.publish import point, prepare, retain
 
 DATA_MD5 = "0123456789abcdef0123456789abcdef.dir"
 KILLED = 77
@@ -25,8 +26,14 @@ OPERATIONS = {"open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "fcntl.f
 
 
 def put(published: Path, index: Artifact, version: str) -> Publication:
-    # One version is kept, so that removing the old one is among the crash points.
-    return publish(published, index, model_name="notes", model_version=version, data_md5=DATA_MD5, keep=1)
+    expected = None
+    with contextlib.suppress(NothingPublished):
+        expected = read_pointer(published).version
+    publication = prepare(published, index, model_name="notes", model_version=version, data_md5=DATA_MD5)
+    result = point(published, publication, expected=expected)
+    # None is kept but the current one, so that removing the old one is among the crash points.
+    retain(published, (), older_than_s=0)
+    return result
 
 
 def killed_at(point: int, published: Path, index: Artifact) -> bool:
@@ -60,13 +67,13 @@ def found(published: Path) -> dict[str, Any]:
         pointer = read_pointer(published)
     except NothingPublished:
         return {"version": None, "problems": []}
-    return {"version": pointer.model_version, "problems": damage(pointer.directory(published), pointer.files)}
+    return {"version": pointer.model_version, "problems": damage(published / pointer.folder, pointer.files)}
 
 
 def incomplete(published: Path) -> list[str]:
     """Version directories under their own name that are not whole: a rollback could be sent there."""
     paths = list((published / "versions").glob("[!.]*"))
-    return [p.name for p in paths if damage(p, read_publication(p / "publication.json").files)]
+    return [p.name for p in paths if damage(p, parse_publication((p / "publication.json").read_bytes(), p.name).files)]
 
 
 def main(folder: Path, old: dict[str, str] | None, new: dict[str, str]) -> None:

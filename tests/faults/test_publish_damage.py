@@ -54,7 +54,7 @@ def test_a_damaged_file_is_refused_by_name_while_the_open_index_serves(
     put(tmp_path, indexes[0], "1")
     reader = Published(tmp_path)
     before = reader.similar("n00007", 5)
-    damaged = put(tmp_path, indexes[1], "2").directory(tmp_path) / name
+    damaged = tmp_path / put(tmp_path, indexes[1], "2").folder / name
     harm(damaged)
     with pytest.raises(PublicationDamaged, match=name.replace(".", r"\.")) as refusal:
         Published(tmp_path)
@@ -72,7 +72,7 @@ def test_a_damaged_file_is_refused_by_name_while_the_open_index_serves(
 def test_harm_to_the_files_of_an_open_index_does_not_reach_its_reader(
     tmp_path: Path, indexes: tuple[Artifact, Artifact]
 ) -> None:
-    directory = put(tmp_path, indexes[0], "1").directory(tmp_path)
+    directory = tmp_path / put(tmp_path, indexes[0], "1").folder
     reader = Published(tmp_path)
     before = reader.similar("n00007", 5)
     for path in directory.iterdir():
@@ -93,7 +93,7 @@ def test_a_pointer_to_nothing_is_refused(tmp_path: Path, indexes: tuple[Artifact
 def test_without_checksums_a_broken_index_is_still_refused_not_served(
     tmp_path: Path, indexes: tuple[Artifact, Artifact]
 ) -> None:
-    index = put(tmp_path, indexes[0], "1").directory(tmp_path) / "index.faiss"
+    index = tmp_path / put(tmp_path, indexes[0], "1").folder / "index.faiss"
     for content in (index.read_bytes()[:-100], b"IxFI", b"", b"no index at all"):
         replaced(index, content)
         with pytest.raises(PublicationDamaged, match="not readable as a published index"):

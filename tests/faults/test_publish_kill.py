@@ -20,12 +20,24 @@ PUBLISHER = """
 import json, sys
 from pathlib import Path
 from notellm2.artifacts import Artifact
-from notellm2.index.publish import publish
+from notellm2.index.pointer import NothingPublished, read_pointer
+from notellm2.index.publish import PointerMoved, point, prepare
 folder, index, first, count = Path(sys.argv[1]), json.loads(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 sys.stdin.read()
 for version in range(first, first + count):
-    publish(folder, Artifact.from_reference(index), model_name="notes", model_version=str(version),
-            data_md5="0123456789abcdef0123456789abcdef.dir", keep=100)
+    publication = prepare(folder, Artifact.from_reference(index), model_name="notes", model_version=str(version),
+                          data_md5="0123456789abcdef0123456789abcdef.dir")
+    while True:
+        try:
+            seen = read_pointer(folder).version
+        except NothingPublished:
+            seen = None
+        try:
+            point(folder, publication, expected=seen)
+            break
+        except PointerMoved:
+            continue
+    print(seen, publication.version)
 """
 
 
@@ -69,18 +81,31 @@ def test_many_publishers_at_once_take_turns(tmp_path: Path, indexes: tuple[Artif
     folder = tmp_path / "published"
     command = [sys.executable, "-c", PUBLISHER, str(folder), json.dumps(indexes[0].reference())]
     publishers = [
-        subprocess.Popen([*command, str(first), "5"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [*command, str(first), "5"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         for first in (10, 20, 30, 40)
     ]
     for publisher in publishers:
         assert publisher.stdin is not None
         publisher.stdin.close()
         publisher.stdin = None
+    moves: dict[str, str] = {}
     for publisher in publishers:
-        _, complaint = publisher.communicate(timeout=60)
+        output, complaint = publisher.communicate(timeout=60)
         assert publisher.returncode == 0, complaint
+        for line in output.splitlines():
+            seen, moved_to = line.split()
+            assert seen not in moves, "two publishers moved the pointer from the same place"
+            moves[seen] = moved_to
     pointer = read_pointer(folder)
-    assert damage(pointer.directory(folder), pointer.files) == []
-    assert len(set(pointer.history)) == 20, "no publication was lost to another"
-    assert {p.name for p in (folder / "versions").iterdir()} == set(pointer.history)
-    assert pointer.history[0] == pointer.version
+    assert damage(folder / pointer.folder, pointer.files) == []
+    assert {p.name for p in (folder / "versions").iterdir()} == set(moves.values())
+    at = "None"
+    for _ in range(20):
+        at = moves.pop(at)
+    assert (at, moves) == (pointer.version, {}), "every move began where the one before it ended"

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from notellm2.artifacts import Artifact, Store
+from notellm2.artifacts import KEY_LENGTH, Artifact, Store, digest_tree
 from notellm2.errors import InputError
 from notellm2.notes.dataset import Dataset
 from notellm2.recipe import ImageLimits
 
 FEATURES_STAGE, FEATURES_VERSION = "vision-features", 1
-VECTORS_STAGE, VECTORS_VERSION = "vectors", 1
+VECTORS_STAGE, VECTORS_VERSION = "vectors", 2
 _BATCH = 64
 
 
@@ -72,7 +72,7 @@ def embed(store: Store, dataset: Dataset, data_md5: str, training: Artifact, fea
 
     Files: ``both.npy``, ``text.npy``, ``image.npy`` float32[N, D] (both inputs, image withheld, text withheld; rows of
     length 1, in data set order), ``vision.npy`` float32[N, V] (the frozen encoder's summary, length 1; zeros without
-    image) and ``note_ids.json``.
+    image) and ``note_ids.json``. The summary names the bundle that made them by the digest the registry knows it by.
     """
 
     def write(folder: Path) -> dict[str, Any]:
@@ -95,7 +95,8 @@ def embed(store: Store, dataset: Dataset, data_md5: str, training: Artifact, fea
         summary /= np.maximum(np.linalg.norm(summary, axis=1, keepdims=True), 1e-12)
         np.save(folder / "vision.npy", summary)
         (folder / "note_ids.json").write_text(json.dumps([note.note_id for note in notes]))
-        return {"notes": len(notes), "dim": bundle.dim, "texts_truncated": texts.truncated}
+        made_by = digest_tree(training.file("bundle"))[:KEY_LENGTH]
+        return {"notes": len(notes), "dim": bundle.dim, "texts_truncated": texts.truncated, "bundle": made_by}
 
     inputs: dict[str, Artifact | str] = {"data": data_md5, "training": training, "features": features}
     return store.build(VECTORS_STAGE, VECTORS_VERSION, {}, inputs, write)

@@ -6,7 +6,7 @@ An index directory holds
     ids.bytes.npy                     uint8[total bytes]: all note ids as UTF-8, one after the other, in row order
     ids.offsets.npy                   int64[N + 1]: id i is bytes[offsets[i]:offsets[i + 1]]
     ids.order.npy                     int64[N]: rows in the order of their ids' bytes
-    meta.json                         kind, factory, dimension, metric, count, parameters, origin, checksums
+    meta.json                         kind, factory, dimension, metric, count, parameters, bundle, origin, checksums
     validation.json                   what was measured before it was let out
 
 Ids are strings of any characters, so no separator is safe: offsets are. Three plain arrays instead of one list

@@ -1,105 +1,242 @@
-"""Publish an index: an immutable copy, checked, then one atomic move of the pointer.
+"""Publish an index: store an immutable copy, then move the pointer if it still is where the caller saw it.
 
-Steps, under a lock that one publisher holds at a time: copy every file to a temporary sibling while hashing it, flush,
-rename to the version's name, read it back, replace the pointer, remove what retention does not keep. A kill between
-any two leaves the pointer on a complete version, the old or the new; the next publisher clears the rest away. FAISS
-is not needed, so this runs in a process that holds torch: the index was opened and measured when it was built, and
-the checksums tie the copy to that.
+    publication = prepare(location, index, model_name=..., model_version=..., data_md5=...)
+    point(location, publication, expected="v3-0123456789ab")     # or None: nothing was published
+    retain(location, keep_names)
+
+`prepare` makes a complete version directory and never moves the pointer, so it needs no lock and may be repeated by
+anyone. `point` is one compare-and-swap. A kill between or within the steps leaves the pointer on a complete version,
+the old or the new, and at most a version or a temporary directory too many, which `retain` removes later. What the
+pointer may move to, and when, is the promotion's business (room registry); it holds a lease around these steps.
+
+FAISS is not needed, so this runs in a process that holds torch: the index was opened and measured when it was built,
+and the checksums tie the copy to that.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import os
 import re
-import shutil
 import uuid
+from collections.abc import Collection
 from dataclasses import replace
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
+from datetime import UTC, datetime, timedelta
 
-from notellm2.artifacts import Artifact, digest_json, fsync_path, write_atomic
+from notellm2.artifacts import Artifact, digest_json
 from notellm2.errors import InputError
-from notellm2.index.layout import FILES, META, FileEntry, damage
+from notellm2.index.layout import FILES, META, FileEntry
+from notellm2.index.location import Location, Moved
 from notellm2.index.pointer import (
     POINTER,
-    PUBLICATION,
     VERSIONS,
     NothingPublished,
     Publication,
     PublicationDamaged,
+    parse_publication,
     read_pointer,
-    read_publication,
 )
-from notellm2.workspace import Locked, file_lock
 
 logger = logging.getLogger(__name__)
 
-LOCK = ".lock"
-_BLOCK = 1 << 20
+GRACE_S = 3600.0
+"""Age below which `retain` removes nothing: a version may be stored by one process while another collects, and becomes
+current only a moment later. Storing what is stored already makes it young again."""
+_STORE_TRIES = 3
 _MODEL_VERSION = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
+
+Place = Location | str | os.PathLike[str]
 
 
 class PublishFailed(RuntimeError):
     """Publishing did not happen, and readers keep the complete version they have. Trying again may help."""
 
 
+class PointerMoved(RuntimeError):
+    """The pointer is not where the caller saw it: someone else published. Nothing was changed."""
+
+
+def prepare(
+    place: Place,
+    index: Artifact,
+    *,
+    model_name: str,
+    model_version: str,
+    data_md5: str,
+    bundle: str | None = None,
+) -> Publication:
+    """Store an index as a version; the pointer stays where it is. The same index and model give the same version.
+
+    Args:
+        place: of the pointer and the versions; a local folder is made when missing.
+        index: artifact of stage "index".
+        model_name: registered model.
+        model_version: the version that embedded the notes.
+        data_md5: data version the notes are from.
+        bundle: digest of that version's bundle, as the registry has it; None: not compared.
+
+    Raises:
+        InputError: no index artifact, a damaged one, or one of another data version or another model's vectors.
+        PublishFailed: the disk or the store refused.
+    """
+    location = Location.at(place)
+    candidate = _describe(index, model_name, model_version, data_md5)
+    if bundle is not None and bundle != candidate.bundle:
+        raise InputError(
+            f"index/{index.key} holds vectors of bundle {candidate.bundle}, model {model_name} version {model_version} "
+            f"is bundle {bundle}: vectors of two models do not compare; build the index of that version's vectors"
+        )
+    try:
+        for _ in range(_STORE_TRIES):
+            found = _stored(location, candidate)
+            if found is not None:
+                return found
+            # A folder of that name that was not found is damaged, and perhaps being read: it is neither overwritten
+            # nor moved, and retention removes it later. Or another process has just stored it: then it is found next.
+            with contextlib.suppress(FileExistsError):
+                return _store(location, index, candidate)
+        return _store(location, index, candidate, suffix=f"-{uuid.uuid4().hex[:8]}")
+    except OSError as error:
+        raise PublishFailed(
+            f"storing index {index.key} in {location} failed: {error}; readers keep the version they have"
+        ) from error
+
+
+def point(place: Place, publication: Publication, *, expected: str | None) -> Publication:
+    """Move the pointer to a stored version, if it still names the expected one.
+
+    Args:
+        place: as for `prepare`.
+        publication: from `prepare` or `versions`.
+        expected: version the pointer names now; None: there is no pointer, or none that is readable (publishing is
+            the repair).
+
+    Returns:
+        What the pointer says now. A version that is current already is returned as it is, whatever was expected.
+
+    Raises:
+        PointerMoved: the pointer names another version than expected; nothing was changed.
+        PublicationDamaged: a file of the version is missing or damaged; nothing was changed.
+        PublishFailed: the disk or the store refused; the pointer is the old one.
+    """
+    location = Location.at(place)
+    try:
+        stored = location.read(POINTER)
+        current = None
+        if stored is not None:
+            try:
+                current = parse_publication(stored.data, f"{location}/{POINTER}")
+            except PublicationDamaged as error:
+                logger.warning("%s; it will be replaced", error)
+        if current is not None and current.version == publication.version:
+            return current
+        found = None if current is None else current.version
+        if found != expected:
+            raise PointerMoved(_moved(location, publication, expected, found))
+        problems = location.problems(publication.folder, publication.files)
+        if problems:
+            raise PublicationDamaged(
+                f"version {publication.version} is damaged, store it again (notellm2.index.publish.prepare): "
+                + "; ".join(problems)
+            )
+        result = replace(publication, published=_now())
+        location.swap(POINTER, result.as_bytes(), None if stored is None else stored.tag)
+    except Moved as moved:
+        raise PointerMoved(_moved(location, publication, expected, str(moved))) from None
+    except OSError as error:
+        raise PublishFailed(
+            f"moving the pointer of {location} to {publication.version} failed: {error}; readers keep the version "
+            "they have"
+        ) from error
+    logger.info("published %s: model %s version %s", result.version, result.model_name, result.model_version)
+    return result
+
+
+def versions(place: Place) -> dict[str, Publication]:
+    """The stored versions whose record is readable, by name; the last stored first.
+
+    Raises:
+        OSError: the place does not answer.
+    """
+    location = Location.at(place)
+    found = {}
+    for name, folder in sorted(location.folders(VERSIONS).items(), key=lambda item: item[1].written, reverse=True):
+        with contextlib.suppress(PublicationDamaged):
+            # By the directory's name: that is what a pointer to it must say.
+            found[name] = replace(parse_publication(folder.record, name), version=name)
+    return found
+
+
+def retain(place: Place, keep_names: Collection[str], *, older_than_s: float = GRACE_S) -> list[str]:
+    """Remove versions that nothing names, and what killed publishers left. Never the version the pointer names.
+
+    Args:
+        place: as for `prepare`.
+        keep_names: versions to keep besides.
+        older_than_s: age below which nothing is removed, see `GRACE_S`.
+
+    Returns:
+        The versions removed. One that cannot be removed is logged: it does no harm, and the next call tries again.
+    """
+    location = Location.at(place)
+    before = datetime.now(UTC) - timedelta(seconds=older_than_s)
+    removed = []
+    try:
+        try:
+            current = {read_pointer(location).version}
+        except NothingPublished:
+            current = set()
+        for name, folder in sorted(location.folders(VERSIONS).items()):
+            if name not in current and name not in keep_names and folder.written <= before:
+                location.remove_folder(f"{VERSIONS}/{name}")
+                removed.append(name)
+        location.remove_leftovers(VERSIONS, before)
+    except PublicationDamaged as error:
+        # What it named is not known, so nothing is safe to remove until something is published over it.
+        logger.warning("%s; no old version is removed", error)
+    except OSError as error:
+        logger.warning("could not remove an old version of the index: %s", error)
+    return removed
+
+
 def publish(
-    published: Path,
+    place: Place,
     index: Artifact,
     *,
     model_name: str,
     model_version: str,
     data_md5: str,
     keep: int = 5,
-    lock_timeout_s: float = 60.0,
 ) -> Publication:
-    """Make an index the published one; what is published already stays as it is, with its time.
+    """Store an index and point at it, over whatever is current, and keep the versions stored last.
 
     Args:
-        published: folder of the pointer and the versions; made when missing.
+        place: as for `prepare`.
         index: artifact of stage "index".
         model_name: registered model.
         model_version: the version that embedded the notes.
         data_md5: data version the notes are from.
         keep: versions kept for rollback, this one among them.
-        lock_timeout_s: seconds to wait for another publisher.
 
     Raises:
-        InputError: no index artifact, a damaged one, or one of another data version.
-        PublishFailed: the disk refused, or another publisher did not finish in time.
+        InputError, PublishFailed, PointerMoved: as `prepare` and `point`.
     """
     if keep < 1:
         raise InputError(f"keep {keep}: at least the current version is kept, expected 1 or more")
-    candidate = _describe(index, model_name, model_version, data_md5)
-    try:
-        (published / VERSIONS).mkdir(parents=True, exist_ok=True)
-        with file_lock(published / LOCK, "publishing", timeout_s=lock_timeout_s):
-            current, history = _published_before(published)
-            if current is not None and _same(current, candidate) and not _damage(published, current):
-                result = current
-            else:
-                version = _stored(published, index, candidate)
-                history = (version, *(name for name in history if name != version))[:keep]
-                result = replace(candidate, version=version, published=_now(), history=history)
-                write_atomic(published / POINTER, _text(result))
-                logger.info("published %s: model %s version %s", version, model_name, model_version)
-            _retain(published, result)
-            return result
-    except Locked as locked:
-        raise PublishFailed(f"{locked}: wait for it or end it, then publish again") from None
-    except OSError as error:
-        raise PublishFailed(
-            f"publishing index {index.key} to {published} failed: {error}; readers keep the version they have"
-        ) from error
+    location = Location.at(place)
+    publication = prepare(location, index, model_name=model_name, model_version=model_version, data_md5=data_md5)
+    expected = None
+    with contextlib.suppress(NothingPublished, PublicationDamaged):
+        expected = read_pointer(location).version
+    result = point(location, publication, expected=expected)
+    retain(location, list(versions(location))[:keep])
+    return result
 
 
 def _describe(index: Artifact, model_name: str, model_version: str, data_md5: str) -> Publication:
-    """What is to be published, still without directory, time and history."""
+    """What is to be published, still without name and time."""
     if index.stage != "index":
         raise InputError(f"{index.stage}/{index.key}: expected an artifact of stage index to publish")
     if not _MODEL_VERSION.match(model_version):
@@ -109,6 +246,7 @@ def _describe(index: Artifact, model_name: str, model_version: str, data_md5: st
         entries = index.manifest["files"]
         files = {name: FileEntry(entries[name]["sha256"], entries[name]["bytes"]) for name in FILES}
         made_from, kind, dimension, count = meta["data_md5"], meta["kind"], meta["dimension"], meta["count"]
+        bundle = meta["bundle"]
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         raise InputError(f"index/{index.key} is no complete index artifact ({error}): build it again") from None
     if made_from is not None and made_from != data_md5:
@@ -120,6 +258,7 @@ def _describe(index: Artifact, model_name: str, model_version: str, data_md5: st
         version="",
         model_name=model_name,
         model_version=model_version,
+        bundle=bundle,
         data_md5=data_md5,
         index_key=index.key,
         kind=kind,
@@ -130,99 +269,33 @@ def _describe(index: Artifact, model_name: str, model_version: str, data_md5: st
     )
 
 
-def _published_before(published: Path) -> tuple[Publication | None, tuple[str, ...]]:
-    """The current publication, and the versions that were current, newest first."""
-    try:
-        current = read_pointer(published)
-        return current, current.history or (current.version,)
-    except NothingPublished:
-        return None, ()
-    except PublicationDamaged as error:
-        # Publishing is the repair. The history goes with the pointer, so take every complete version for it.
-        logger.warning("%s; it will be replaced", error)
-        found = _versions(published)
-        return None, tuple(sorted(found, key=lambda name: found[name].published, reverse=True))
+def _stored(location: Location, candidate: Publication) -> Publication | None:
+    """An undamaged version with these files for this model version, made young again."""
+    for found in versions(location).values():
+        if replace(found, version="", published="") == candidate:
+            location.touch(found.folder)
+            if not location.problems(found.folder, found.files):
+                return found
+    return None
 
 
-def _versions(published: Path) -> dict[str, Publication]:
-    """The versions on disk whose record is readable, by directory name."""
-    found = {}
-    for path in sorted((published / VERSIONS).glob(f"[!.]*/{PUBLICATION}")):
-        with contextlib.suppress(PublicationDamaged):
-            found[path.parent.name] = read_publication(path)
-    return found
-
-
-def _same(one: Publication, other: Publication) -> bool:
-    """Whether two publications are of the same files for the same model version."""
-    return replace(one, version="", published="", history=()) == replace(other, version="", published="", history=())
-
-
-def _damage(published: Path, publication: Publication) -> list[str]:
-    return damage(publication.directory(published), publication.files)
-
-
-def _stored(published: Path, index: Artifact, candidate: Publication) -> str:
-    """Name of a complete version directory with the index's files; made unless an undamaged one exists."""
-    for name, found in _versions(published).items():
-        if _same(found, candidate) and not _damage(published, replace(found, version=name)):
-            return name
-    version = f"v{candidate.model_version}-{digest_json(candidate.as_json())[:12]}"
-    if (published / VERSIONS / version).exists():
-        # It is damaged and perhaps being read: it is neither overwritten nor moved; retention removes it later.
-        version = f"{version}-{uuid.uuid4().hex[:8]}"
-    final = published / VERSIONS / version
-    temporary = final.with_name(f".{version}.{uuid.uuid4().hex[:8]}")
-    temporary.mkdir()
-    try:
-        for name, entry in candidate.files.items():
-            _copy(index.file(name), temporary / name, entry)
-        write_atomic(temporary / PUBLICATION, _text(replace(candidate, version=version, published=_now())))
-        fsync_path(temporary)
-        temporary.rename(final)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    fsync_path(final.parent)
-    problems = damage(final, candidate.files)
+def _store(location: Location, index: Artifact, candidate: Publication, suffix: str = "") -> Publication:
+    version = f"v{candidate.model_version}-{digest_json(candidate.as_json())[:12]}{suffix}"
+    result = replace(candidate, version=version, published=_now())
+    files = {name: (index.file(name), entry) for name, entry in candidate.files.items()}
+    location.put_folder(result.folder, files, result.as_bytes())
+    problems = location.problems(result.folder, result.files)
     if problems:
         raise PublishFailed("the copy differs from the index, is the disk sound? " + "; ".join(problems))
-    return version
+    return result
 
 
-def _copy(source: Path, target: Path, entry: FileEntry) -> None:
-    digest = hashlib.sha256()
-    with source.open("rb") as reading, target.open("wb") as writing:
-        while block := reading.read(_BLOCK):
-            digest.update(block)
-            writing.write(block)
-        writing.flush()
-        os.fsync(writing.fileno())
-    if digest.hexdigest() != entry.sha256:
-        raise InputError(f"{source} is damaged (its sha256 is not the manifest's): build the index again")
-
-
-def _retain(published: Path, current: Publication) -> None:
-    """Remove versions that the pointer's history does not name, and what killed publishers left."""
-    keep = {current.version, *current.history}
-    doomed = [path for path in (published / VERSIONS).iterdir() if path.name not in keep]
-    try:
-        for path in doomed:
-            # First out of the names readers could be told: a version directory is whole or not there.
-            gone = path if path.name.startswith(".") else path.with_name(f".{path.name}.gone-{uuid.uuid4().hex[:8]}")
-            if gone != path:
-                path.rename(gone)
-            shutil.rmtree(gone)
-        for path in published.glob(f".{POINTER}.*"):
-            path.unlink()
-    except OSError as error:
-        # The index is published; a version too many does no harm and the next publisher tries again.
-        logger.warning("could not remove an old version of the index: %s", error)
+def _moved(location: Location, publication: Publication, expected: str | None, found: str | None) -> str:
+    return (
+        f"{location}: the pointer was to move from {expected or 'nothing'} to {publication.version}, but by now it is "
+        f"{found or 'nothing'}; nothing was changed: look at what was published meanwhile, and decide again"
+    )
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _text(publication: Publication) -> str:
-    value: dict[str, Any] = publication.as_json()
-    return json.dumps(value, indent=2, sort_keys=True) + "\n"

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from notellm2.errors import InputError
 from notellm2.index.layout import INDEX, NoteIds, damage
+from notellm2.index.location import Location
 from notellm2.index.pointer import Publication, PublicationDamaged, read_pointer
 from notellm2.index.search import open_index, search_rows, similar_rows
 
@@ -46,17 +47,18 @@ class OpenVersion:
     """One published version, opened: its answers are all from that version. Safe to share between threads.
 
     Args:
-        published: the published folder.
-        publication: the version; it must be one of that folder.
+        location: the published place.
+        publication: the version; it must be stored there.
         verify: read all files and compare their checksums; only to be left out where something else does.
 
     Raises:
         PublicationDamaged: a file is missing or damaged; names it.
+        OSError: the place does not answer.
     """
 
-    def __init__(self, published: Path, publication: Publication, *, verify: bool = True) -> None:
+    def __init__(self, location: Location, publication: Publication, *, verify: bool = True) -> None:
         self.publication = publication
-        directory = publication.directory(published)
+        directory = location.fetch(publication.folder, publication.files)
         problems = damage(directory, publication.files) if verify else []
         if problems:
             raise PublicationDamaged(
@@ -129,7 +131,7 @@ class Published:
     """The version that the pointer names, followed by `refresh`. Safe to share between threads.
 
     Args:
-        location: the published folder, which holds current.json.
+        location: what holds current.json: a folder, or an ``s3://bucket/prefix`` URL (needs boto3).
         verify: compare checksums at every opening.
 
     Raises:
@@ -137,8 +139,8 @@ class Published:
         PublicationDamaged: the pointer or a file it names is missing or damaged; names it.
     """
 
-    def __init__(self, location: Path | str, *, verify: bool = True) -> None:
-        self.location = Path(location)
+    def __init__(self, location: Location | Path | str, *, verify: bool = True) -> None:
+        self.location = Location.at(location)
         self._verify = verify
         self._refreshing = threading.Lock()
         self._current = self._open(read_pointer(self.location))

@@ -20,7 +20,7 @@ from notellm2.recipe import IndexConfig
 logger = logging.getLogger(__name__)
 
 STAGE = "index"
-VERSION = 1
+VERSION = 2
 VECTORS = "both.npy"
 NOTE_IDS = "note_ids.json"
 
@@ -66,7 +66,7 @@ def _write(directory: Path, origin: Artifact, config: IndexConfig, threads: int 
     from notellm2.index.build import plan_index, write_index
     from notellm2.index.validate import check_vectors, validate
 
-    vectors, ids = _load(origin)
+    vectors, ids, bundle = _load(origin)
     check_vectors(vectors, ids)
     NoteIds.of(ids).save(directory)
     plan = plan_index(config.kind, len(vectors), config.nprobe)
@@ -82,7 +82,7 @@ def _write(directory: Path, origin: Artifact, config: IndexConfig, threads: int 
         "dimension": vectors.shape[1],
         "count": len(vectors),
         "parameters": dict(plan.parameters),
-        # Where the vectors came from names the model: its artifact is among their inputs.
+        "bundle": bundle,
         "vectors": {"key": origin.key, "inputs": manifest["inputs"]},
         "data_md5": manifest["inputs"].get("data", manifest["provenance"].get("data_md5")),
         "files": {name: {"sha256": entry.sha256, "bytes": entry.size} for name, entry in entries.items()},
@@ -97,7 +97,8 @@ def _write(directory: Path, origin: Artifact, config: IndexConfig, threads: int 
     return {"kind": plan.kind, "factory": plan.factory, "bytes": entries[INDEX].size, **validation}
 
 
-def _load(origin: Artifact) -> tuple[np.ndarray[Any, np.dtype[np.float32]], list[str]]:
+def _load(origin: Artifact) -> tuple[np.ndarray[Any, np.dtype[np.float32]], list[str], str]:
+    """The vectors, their notes, and the digest of the bundle that made them."""
     try:
         vectors = np.load(origin.file(VECTORS), mmap_mode="r", allow_pickle=False)
         ids = json.loads(origin.file(NOTE_IDS).read_text())
@@ -105,4 +106,10 @@ def _load(origin: Artifact) -> tuple[np.ndarray[Any, np.dtype[np.float32]], list
         raise InputError(f"{origin.stage}/{origin.key}: not an artifact with vectors and note ids: {error}") from None
     if not isinstance(ids, list):
         raise InputError(f"{origin.file(NOTE_IDS)}: expected a JSON list of note ids, found {type(ids).__name__}")
-    return vectors, ids
+    bundle = origin.summary.get("bundle")
+    if not isinstance(bundle, str) or not bundle:
+        raise InputError(
+            f"{origin.stage}/{origin.key}: its summary names no bundle, so nobody can tell which model made these "
+            "vectors: embed the notes again"
+        )
+    return vectors, ids, bundle

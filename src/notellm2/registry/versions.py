@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from notellm2.artifacts import digest_tree
+from notellm2.artifacts import KEY_LENGTH, digest_tree
 from notellm2.errors import InputError
 from notellm2.registry import names
 from notellm2.registry.models import log_model
@@ -89,7 +89,7 @@ def register(run: Run, bundle: Path, *, data_md5: str, test_set: str, descriptio
         description: for people, shown on the version's page.
     """
     tracking, client = run.tracking, run.tracking.client
-    digest = digest_tree(bundle)[:20]
+    digest = digest_tree(bundle)[:KEY_LENGTH]
     # One registration at a time: two processes must not both find that there is no version yet.
     with tracking.lock("versions", timeout_s=600):
         found = _registered(tracking, run.run_id, digest)

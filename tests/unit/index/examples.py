@@ -16,6 +16,7 @@ from notellm2.index.stage import build_index
 from notellm2.recipe import IndexConfig
 
 DATA_MD5 = "0123456789abcdef0123456789abcdef.dir"
+BUNDLE = "b0d1e" * 4
 
 
 def clustered(count: int, dimension: int = 16, seed: int = 0) -> npt.NDArray[np.float32]:
@@ -31,7 +32,11 @@ def note_ids(count: int) -> list[str]:
 
 
 def vectors_artifact(
-    store: Store, vectors: npt.NDArray[np.float32], ids: Sequence[str] | None = None, data_md5: str = DATA_MD5
+    store: Store,
+    vectors: npt.NDArray[np.float32],
+    ids: Sequence[str] | None = None,
+    data_md5: str = DATA_MD5,
+    bundle: str = BUNDLE,
 ) -> Artifact:
     """An artifact as the embedding room leaves it, as far as the index reads it."""
     ids = note_ids(len(vectors)) if ids is None else list(ids)
@@ -39,9 +44,9 @@ def vectors_artifact(
     def write(directory: Path) -> dict[str, int]:
         np.save(directory / "both.npy", vectors)
         (directory / "note_ids.json").write_text(json.dumps(ids))
-        return {"notes": len(ids)}
+        return {"notes": len(ids), "bundle": bundle}
 
-    content = {"sum": float(np.nansum(vectors[:, 0])), "rows": len(vectors), "ids": ids[:1]}
+    content = {"sum": float(np.nansum(vectors[:, 0])), "rows": len(vectors), "ids": ids[:1], "bundle": bundle}
     return store.build("vectors", 1, content, {"data": data_md5, "training": "5eed" * 5}, write)
 
 

@@ -22,7 +22,7 @@ MD5 = "0123456789abcdef0123456789abcdef.dir"
 def publish(workspace: Workspace, model_name: str, model_version: str) -> None:
     publication = Publication(
         version="v1", model_name=model_name, model_version=model_version, data_md5=MD5, index_key="abc123",
-        kind="flat", dimension=64, count=2000, published="2026-11-23T10:00:00+00:00",
+        bundle="b0d1e", kind="flat", dimension=64, count=2000, published="2026-11-23T10:00:00+00:00",
         files={name: FileEntry("0" * 64, 1) for name in FILES},
     )  # fmt: skip
     workspace.published.mkdir(parents=True, exist_ok=True)
