@@ -49,7 +49,7 @@ def test_killed_in_training_the_same_command_ends_as_if_nothing_had_happened(
     killed = place.retrain(die_at_step=KILLED_AT)
     assert killed.returncode == -9, killed.stderr[-6000:]
     before = {a.stage: a.path.stat().st_ino for a in place.store.artifacts()}
-    assert set(before) == {"quality", "pairs", "backbones", "vision-features"}
+    assert set(before) == {"quality", "pairs", "backbones", "vision-features", "texts"}
     assert list((place.store.root / "training").glob(".*.work/*")), "a checkpoint survived"
     home = place.workspace.prefect_home
     orphan = tagged_process(json.loads((home / environment.SERVER_RECORD).read_text())["server"])

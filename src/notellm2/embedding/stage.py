@@ -76,14 +76,16 @@ def embed(store: Store, dataset: Dataset, data_md5: str, training: Artifact, fea
     """
 
     def write(folder: Path) -> dict[str, Any]:
+        from notellm2.model.attention import attend_fast
         from notellm2.model.bundle import Bundle, reads_images
-        from notellm2.model.prompt import encode_texts
         from notellm2.model.source import Modality, NoteSource, embed_rows
+        from notellm2.training.texts import token_texts
 
         bundle = Bundle.load(training.file("bundle"))
         notes = dataset.texts()
         vision = np.load(features.file("features.npy"), mmap_mode="r")
-        texts = encode_texts(bundle.tokenizer, notes, bundle.config.model)
+        texts = token_texts(store, dataset, data_md5, bundle.tokenizer, bundle.config.model)
+        attend_fast(bundle.network.llm)
         source = NoteSource(bundle.network.layout, texts, vision if reads_images(bundle.config.model) else None)
         rows = np.arange(len(notes))
         modalities: tuple[Modality, ...] = ("both", "text", "image")

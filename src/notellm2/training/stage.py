@@ -21,7 +21,7 @@ from notellm2.recipe import ImageLimits, ModelConfig, TrainingConfig
 
 logger = logging.getLogger(__name__)
 
-STAGE, VERSION = "training", 1
+STAGE, VERSION = "training", 2
 
 
 def train(
@@ -70,16 +70,29 @@ def train(
     def write(folder: Path) -> dict[str, Any]:
         work.mkdir(parents=True, exist_ok=True)
         return _train(
-            folder, work, dataset, pairs, backbones, features, model, training, images or ImageLimits(), on_metrics
+            store,
+            folder,
+            work,
+            dataset,
+            data_md5,
+            pairs,
+            backbones,
+            features,
+            model,
+            training,
+            images or ImageLimits(),
+            on_metrics,
         )
 
     return store.build(STAGE, VERSION, config, inputs, write)
 
 
 def _train(
+    store: Store,
     folder: Path,
     work: Path,
     dataset: Dataset,
+    data_md5: str,
     pairs: Artifact,
     backbones: Artifact,
     features: Artifact,
@@ -92,15 +105,17 @@ def _train(
     from safetensors.torch import load_file
 
     from notellm2.model.adapters import tune
+    from notellm2.model.attention import attend_fast
     from notellm2.model.backbones import load_language_model
     from notellm2.model.bundle import BundleConfig, reads_images, save_bundle
     from notellm2.model.network import NoteLLM2
-    from notellm2.model.prompt import encode_texts, layout
+    from notellm2.model.prompt import layout
     from notellm2.model.source import NoteSource
     from notellm2.model.stage import Backbones
     from notellm2.training import loop
     from notellm2.training.checkpoint import load_trained_weights
     from notellm2.training.start import fit_start
+    from notellm2.training.texts import token_texts
 
     torch.manual_seed(training.seed)
     named = Backbones.of(backbones)
@@ -116,8 +131,10 @@ def _train(
     vision = np.load(features.file("features.npy"), mmap_mode="r") if reads_images(model) else None
     if vision is not None and len(vision) != len(notes):
         raise InputError(f"{features.path}: features of {len(vision)} notes, the data set has {len(notes)}")
-    source = NoteSource(layout(language.tokenizer, model), encode_texts(language.tokenizer, notes, model), vision)
-    network = NoteLLM2(tune(language.model, model), source.layout, model, 0 if vision is None else int(vision.shape[2]))
+    texts = token_texts(store, dataset, data_md5, language.tokenizer, model)
+    source = NoteSource(layout(language.tokenizer, model), texts, vision)
+    llm = tune(attend_fast(language.model), model)
+    network = NoteLLM2(llm, source.layout, model, 0 if vision is None else int(vision.shape[2]))
     network.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     counts = {
         "trained_weights": sum(p.numel() for p in network.parameters() if p.requires_grad),

@@ -148,6 +148,21 @@ def test_embedding_in_chunks_equals_embedding_at_once_with_gradients(backbone: B
             torch.testing.assert_close(alone, at_once[i], atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("llm", ["llama", "qwen2", "gpt2"])
+def test_the_language_model_head_is_never_computed(llm: str, backbone: Backbone, tmp_path: Path) -> None:
+    network, source, pairs = network_for(backbone(llm), model_config(connector=CONNECTOR))
+    vocabulary = network._token_embeddings().weight.shape[0]
+    widths = set()
+    for module in network.modules():
+        module.register_forward_hook(
+            lambda module, given, made: widths.add(made.shape[-1]) if isinstance(made, torch.Tensor) else None
+        )
+    train(network, source, pairs, None, training_config(steps=1), tmp_path)
+    assert len(widths) > 3
+    assert vocabulary not in widths
+    assert not [n for n, p in network.named_parameters() if n.endswith("lm_head.weight")]
+
+
 def test_learning_rate_rises_then_falls() -> None:
     shares = [learning_rate_share(step, 100, 0.1) for step in range(100)]
     assert shares[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
