@@ -7,20 +7,32 @@ from pathlib import Path
 from typing import Any
 
 from flows import show
-from flows.job import HOUR, MINUTE, Facts, Job, artifact, stage, test_set
-from flows.rival import measured_again, version_to_beat
+from flows.job import HOUR, MINUTE, Facts, Job, artifact, stage
+from flows.rival import measured_today, version_to_beat
 from flows.tracked import attach
+from notellm2.artifacts import Artifact
 from notellm2.notes.dataset import Dataset
 
 
 @stage("champion", timeout_s=24 * HOUR, retries=2)
 def champion(job: Job, data: Facts, mined: Facts, registered: Facts, run_id: str) -> Facts:
-    """Name the version to beat, and measure it on this run's test pairs if its figures are of others."""
+    """Name the version to beat, and measure it on this run's test pairs."""
     rival = version_to_beat(attach(job, run_id).tracking, registered["version"])
-    again = None
-    if rival is not None and rival.test_set != test_set(artifact(mined)):
-        again = measured_again(job, Dataset.open(Path(data["path"])), data, mined, rival)
-    return {"version": rival and rival.version, "evaluation": again and again.reference()}
+    today = None if rival is None else measured_today(job, Dataset.open(Path(data["path"])), data, mined, rival)
+    return {"version": rival and rival.version, "evaluation": today and today.reference()}
+
+
+@stage("comparison", timeout_s=HOUR)
+def comparison(job: Job, measured: Facts, rival: Facts) -> Artifact | Facts:
+    """Compare the challenger with the champion, query by query.
+
+    Without a champion's evaluation nothing is compared, and the answer names no artifact: it has no "key".
+    """
+    from notellm2.evaluation.comparison import compare
+
+    if rival["evaluation"] is None:
+        return {"compared": False}
+    return compare(job.store, artifact(measured), artifact(rival["evaluation"]), job.recipe.evaluation)
 
 
 @stage("gate", timeout_s=10 * MINUTE, retries=2)

@@ -61,9 +61,10 @@ def retrain(recipe: str, data: str | None = None, store: str = "store", override
         registered = stages.register(job, version, mined, trained, run, [backbones, features, vectors])
         indexed = stages.index(job, vectors)
         rival = promotion.champion(job, version, mined, registered, run)
+        compared = promotion.comparison(job, measured, rival)
         judged = promotion.gate(job, checked, measured, indexed, registered, rival, run)
         page = stages.report(job, version, checked, mined, trained, measured, judged, run)
         promoted = promotion.promote(job, version, indexed, registered, judged, run)
     done = [found, version, checked, mined, backbones, features, trained, vectors]
-    done += [measured, registered, indexed, rival, judged, page, promoted]
+    done += [measured, registered, indexed, rival, compared, judged, page, promoted]
     return stages.summary(job, version, done)

@@ -1,8 +1,8 @@
 """The version a challenger must beat, with figures on the challenger's own test pairs.
 
-Stored figures of another test set say nothing, so the champion is then embedded and measured again, here and now, on
-the same data. It may have been trained on notes that are held out today, which flatters it: the gate errs on the side
-of the version in use.
+Figures that were stored earlier may be of another test set, or measured in another way: the champion is embedded and
+measured with the challenger, on the same data, in the same run. That costs nothing where it was done before. It may
+have been trained on notes that are held out today, which flatters it: the gate errs on the side of the version in use.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def version_to_beat(tracking: Tracking, challenger: str) -> Version | None:
     return None if over in (None, "none") else versions.get_version(tracking, over)
 
 
-def measured_again(job: Job, dataset: Dataset, data: Facts, mined: Facts, version: Version) -> Artifact | None:
+def measured_today(job: Job, dataset: Dataset, data: Facts, mined: Facts, version: Version) -> Artifact | None:
     """A version's evaluation on these test pairs; None, with a warning, where what it was made of is gone or damaged.
 
-    The gate then refuses the challenger, since it has nothing to compare with.
+    The gate then has only stored figures, and refuses the challenger if those are of another test set.
     """
     from notellm2.embedding.stage import embed, vision_features
     from notellm2.evaluation.stage import evaluate

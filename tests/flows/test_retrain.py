@@ -35,6 +35,7 @@ TASKS = [
     "register",
     "index",
     "champion",
+    "comparison",
     "gate",
     "report",
     "promotion",
@@ -53,6 +54,7 @@ GRAPH = {
     "registered": "register(version, mined, trained, run, [backbones, features, vectors])",
     "indexed": "index(vectors)",
     "rival": "champion(version, mined, registered, run)",
+    "compared": "comparison(measured, rival)",
     "judged": "gate(checked, measured, indexed, registered, rival, run)",
     "page": "report(version, checked, mined, trained, measured, judged, run)",
     "promoted": "promote(version, indexed, registered, judged, run)",
@@ -253,7 +255,15 @@ def test_a_champion_of_another_test_set_is_measured_on_this_one(retrained: Retra
         return {name: facts[name] for name in ("version", "evaluation")}
 
     assert champion(same, "1") == {"version": None, "evaluation": None}, "itself, promoted when there was no other"
-    assert champion(same, "2") == {"version": "1", "evaluation": None}, "its stored figures are of these pairs"
+    today = champion(same, "2")
+    measured = place.artifact("evaluation")
+    assert today == {"version": "1", "evaluation": measured.reference()}, "measured on these pairs already"
+    with disable_run_logger():
+        compared = promotion.comparison.fn(job, measured.reference(), today)
+        alone = promotion.comparison.fn(job, measured.reference(), {"version": None, "evaluation": None})
+    found = json.loads((Path(compared["path"]) / "comparison.json").read_text())
+    assert found["slices"]["all"]["recall@10"]["difference"] == 0
+    assert "key" not in alone
     again = champion(other, "2")
     assert again["version"] == "1"
     evaluation = Artifact.from_reference(again["evaluation"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -70,15 +71,16 @@ def vision_features(
 def embed(store: Store, dataset: Dataset, data_md5: str, training: Artifact, features: Artifact) -> Artifact:
     """Embed every note of the data set with the trained model.
 
-    Files: ``both.npy``, ``text.npy``, ``image.npy`` float32[N, D] (both inputs, image withheld, text withheld; rows of
-    length 1, in data set order), ``vision.npy`` float32[N, V] (the frozen encoder's summary, length 1; zeros without
-    image) and ``note_ids.json``. The summary names the bundle that made them by the digest the registry knows it by.
+    Files: ``both.npy``, ``text.npy``, ``image.npy``, ``shuffled.npy`` float32[N, D] (both inputs, image withheld, text
+    withheld, both inputs but another note's image; rows of length 1, in data set order), ``vision.npy`` float32[N, V]
+    (the frozen encoder's summary, length 1; zeros without image) and ``note_ids.json``. The summary names the bundle
+    that made them by the digest the registry knows it by.
     """
 
     def write(folder: Path) -> dict[str, Any]:
         from notellm2.model.attention import attend_fast
         from notellm2.model.bundle import Bundle, reads_images
-        from notellm2.model.source import Modality, NoteSource, embed_rows
+        from notellm2.model.source import Modality, NoteSource, embed_rows, shuffled_images
         from notellm2.training.texts import token_texts
 
         bundle = Bundle.load(training.file("bundle"))
@@ -88,11 +90,15 @@ def embed(store: Store, dataset: Dataset, data_md5: str, training: Artifact, fea
         attend_fast(bundle.network.llm)
         source = NoteSource(bundle.network.layout, texts, vision if reads_images(bundle.config.model) else None)
         rows = np.arange(len(notes))
-        modalities: tuple[Modality, ...] = ("both", "text", "image")
-        for modality in modalities:
-            np.save(
-                folder / f"{modality}.npy", embed_rows(bundle.network, source, rows, size=_BATCH, modality=modality)
-            )
+        shuffled = replace(source, images=shuffled_images(np.load(features.file("has_image.npy"))))
+        passes: tuple[tuple[str, NoteSource, Modality], ...] = (
+            ("both", source, "both"),
+            ("text", source, "text"),
+            ("image", source, "image"),
+            ("shuffled", shuffled, "both"),
+        )
+        for name, given, modality in passes:
+            np.save(folder / f"{name}.npy", embed_rows(bundle.network, given, rows, size=_BATCH, modality=modality))
         summary = vision[:, 0].astype(np.float32)
         summary /= np.maximum(np.linalg.norm(summary, axis=1, keepdims=True), 1e-12)
         np.save(folder / "vision.npy", summary)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from datetime import datetime
 
 import numpy as np
 import numpy.typing as npt
@@ -11,12 +12,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from notellm2.artifacts import Artifact, ArtifactError
+from notellm2.artifacts import Artifact, ArtifactError, digest_json
 from notellm2.errors import InputError
 from notellm2.evaluation.baselines import cut_text, whole_text
-from notellm2.evaluation.ranks import I64
+from notellm2.evaluation.ranks import F64, I64
 from notellm2.notes.dataset import Dataset
 from notellm2.recipe import TextLimits
+
+_HOUR_US = 3_600_000_000
+_COLUMNS = ("note_id", "title", "topics", "content", "category", "created_at")
 
 
 @dataclass(frozen=True)
@@ -24,11 +28,12 @@ class Cases:
     """Test pairs against their pool. Rows are positions in the data set, columns positions in the pool.
 
     Attributes:
-        notes: all notes of the data set: note_id, title, topics, content, in order.
+        notes: all notes of the data set: note_id, title, topics, content, category, created_at, in order.
         query_rows: i64[Q], row of each pair's query note.
         target_rows: i64[Q], row of each pair's target note.
         pool_rows: i64[P], row of each note of the pool.
         popularity: i64[P], users of each note of the pool.
+        now: the data's latest moment, UTC: of its behaviour, or of its notes where there is none; None: unknown.
     """
 
     notes: pa.Table
@@ -36,6 +41,7 @@ class Cases:
     target_rows: I64
     pool_rows: I64
     popularity: I64
+    now: datetime | None = None
 
     def columns(self, rows: I64) -> I64:
         """i64: place in the pool of each row of the data set, or -1."""
@@ -50,6 +56,17 @@ class Cases:
         chars = pc.add(pc.add(pc.utf8_length(self.notes["title"]), pc.utf8_length(self.notes["content"])), topics)
         return np.asarray(chars.to_numpy(), np.int64)
 
+    def ages_h(self) -> F64 | None:
+        """f64[N]: each note's age at `now` in hours; infinite where a note has no time; None: no note has one."""
+        created = self.notes["created_at"].combine_chunks()
+        if self.now is None or created.null_count == len(created):
+            return None
+        ages = np.full(len(created), np.inf)
+        known = np.flatnonzero(pc.is_valid(created).to_numpy(zero_copy_only=False))
+        micros = created.drop_null().cast(pa.int64()).to_numpy()
+        ages[known] = (self.now.timestamp() * 1e6 - micros) / _HOUR_US
+        return ages
+
     def texts(self, rows: I64, limits: TextLimits | None) -> list[str]:
         """Text of some notes, within limits or whole."""
         return [
@@ -58,6 +75,11 @@ class Cases:
             else cut_text(note["title"], note["topics"], note["content"], limits)
             for note in self.notes.take(pa.array(rows)).to_pylist()
         ]
+
+    def digest(self, data_md5: str) -> str:
+        """Digest of data version, test pairs and pool: where it is equal, figures and queries compare."""
+        pairs = list(zip(self.ids(self.query_rows), self.ids(self.target_rows), strict=True))
+        return digest_json([data_md5, pairs, self.ids(self.pool_rows)])[:20]
 
     def ids(self, rows: I64) -> list[str]:
         """note_id of some rows."""
@@ -72,7 +94,7 @@ def read_cases(dataset: Dataset, pairs: Artifact, smallest_k: int) -> Cases:
         InputError: there are no test pairs, or fewer notes in the pool than the smallest cut-off.
         ArtifactError: the pairs name notes that the data set or the pool does not hold.
     """
-    notes = dataset.notes()
+    notes = dataset.notes(_COLUMNS)
     all_ids = notes["note_id"].combine_chunks()
     test = pq.read_table(pairs.file("test.parquet"), columns=["query_id", "target_id"])
     pool = pq.read_table(pairs.file("pool.parquet"), columns=["note_id"])
@@ -101,11 +123,19 @@ def read_cases(dataset: Dataset, pairs: Artifact, smallest_k: int) -> Cases:
         target_rows=rows(test["target_id"], all_ids, "the target in the data set,"),
         pool_rows=pool_rows,
         popularity=popularity["popularity"].to_numpy().astype(np.int64)[counted],
+        now=_latest(dataset, notes),
     )
     outside = int((cases.columns(cases.target_rows) < 0).sum())
     if outside:
         raise ArtifactError(f"pairs/{pairs.key}: {outside} of {len(test)} test targets are not in the pool")
     return cases
+
+
+def _latest(dataset: Dataset, notes: pa.Table) -> datetime | None:
+    if dataset.info.last_interaction is not None:
+        return datetime.fromisoformat(dataset.info.last_interaction)
+    latest: datetime | None = pc.max(notes["created_at"]).as_py()
+    return latest
 
 
 def read_vectors(vectors: Artifact, name: str, cases: Cases) -> npt.NDArray[np.float32]:

@@ -1,11 +1,11 @@
-"""Ranks to figures: recall@k, MRR and NDCG@k by model and slice, under names that do not change.
+"""Ranks to figures with intervals: recall@k, NDCG@k, MRR and visual reliance by model and slice.
 
-Metrics are a tree model -> slice -> metric -> number. Models: `both`, `text_only`, `image_only` (the tuned model with
-both inputs, its image withheld, its text withheld), `vision` (the frozen vision encoder alone), `tfidf` (text within
-the model's limits), `tfidf_full` (whole text), `popular`, `random` (chance). Slices: `all`, `short_query`,
-`long_query`, `short_target`, `long_target`; a note is short when title, topics and content, uncut, have fewer than
-`short_text_chars` characters together. Metrics: `recall@K` and `ndcg@K` for each K the pool allows, `mrr`, `n` (queries
-of the slice). In a slice without queries n is 0 and the rest is null.
+Names and meanings are an interface, listed in docs/metrics.md. Metrics are a tree model -> slice -> metric -> number,
+intervals the same tree with {"low", "high"} at its leaves (95 %, bootstrap over queries).
+
+Every model has the slices of `SLICES`. The finer ones (`slices.py`: image, age, popularity, category) are kept for
+`FINE_MODELS` and the headline cut-off only: a figure nobody compares is noise in MLflow, and a version's tag must hold
+them all (100,000 characters). In a slice without queries `n` is 0, the rest is null, and there is no interval.
 """
 
 from __future__ import annotations
@@ -14,15 +14,21 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from notellm2.evaluation.ranks import I64, Bool, Ranks
+from notellm2.evaluation.bootstrap import resample
+from notellm2.evaluation.ranks import F64, Bool, Ranks
 
 Figures = dict[str, float | None]
 Metrics = dict[str, dict[str, Figures]]
+Intervals = dict[str, dict[str, dict[str, dict[str, float]]]]
 
-TUNED = ("both", "text_only", "image_only")
+TUNED = ("both", "text_only", "image_only", "shuffled")
 BASELINES = ("vision", "tfidf", "tfidf_full", "popular", "random")
-MODELS = (*TUNED, *BASELINES)
+VARIANTS = ("variant_text", "variant_basic")
+MODELS = (*TUNED, *VARIANTS, *BASELINES)
 SLICES = ("all", "short_query", "long_query", "short_target", "long_target")
+FINE_MODELS = (*TUNED, *VARIANTS, "tfidf")
+RELIANCE = "visual_reliance"
+RELIANCE_K = 10
 
 
 def usable_ks(ks: Sequence[int], pool: int) -> tuple[int, ...]:
@@ -30,46 +36,55 @@ def usable_ks(ks: Sequence[int], pool: int) -> tuple[int, ...]:
     return tuple(sorted({k for k in ks if 1 <= k <= pool}))
 
 
-def slice_masks(query_chars: I64, target_chars: I64, short_text_chars: int) -> dict[str, Bool]:
-    """Name of each slice to a mask bool[Q] of its queries.
+def headline(ks: Sequence[int]) -> int:
+    """The cut-off that tables, plots and sentences quote: 10 where it was measured, else the smallest."""
+    return 10 if 10 in ks else min(ks)
+
+
+def per_query(ranks: Ranks, ks: Sequence[int]) -> dict[str, F64]:
+    """Metric to its value for each query, f64[Q]."""
+    values = {f"recall@{k}": ranks.recall(k) for k in ks}
+    values |= {f"ndcg@{k}": ranks.ndcg(k) for k in ks}
+    return values | {"mrr": ranks.reciprocal()}
+
+
+def visual_reliance(both: Ranks, shuffled: Ranks) -> F64:
+    """f64[Q]: recall@10 with each note's own image less recall@10 with another note's: what the images are worth."""
+    reliance: F64 = both.recall(RELIANCE_K) - shuffled.recall(RELIANCE_K)
+    return reliance
+
+
+def measure(
+    ranks: Mapping[str, Ranks], masks: Mapping[str, Bool], ks: Sequence[int], resamples: int
+) -> tuple[Metrics, Intervals]:
+    """The figures of every model and slice, and their intervals.
 
     Args:
-        query_chars: i64[Q], characters of the query note's uncut text.
-        target_chars: i64[Q], the same of the target note.
-        short_text_chars: a note with fewer is short.
+        ranks: model to the ranks of the same queries.
+        masks: slice to bool[Q].
+        ks: cut-offs, each allowed by the pool.
+        resamples: of the bootstrap.
     """
-    short_query = query_chars < short_text_chars
-    short_target = target_chars < short_text_chars
-    return {
-        "all": np.ones(len(query_chars), np.bool_),
-        "short_query": short_query,
-        "long_query": ~short_query,
-        "short_target": short_target,
-        "long_target": ~short_target,
-    }
-
-
-def figures(ranks: Ranks, ks: Sequence[int]) -> Figures:
-    """Means over queries; null, with n = 0, when there is none."""
-    n = len(ranks)
-    result: Figures = {f"recall@{k}": float(ranks.recall(k).mean()) if n else None for k in ks}
-    result |= {f"ndcg@{k}": float(ranks.ndcg(k).mean()) if n else None for k in ks}
-    result["mrr"] = float(ranks.reciprocal().mean()) if n else None
-    result["n"] = n
-    return result
-
-
-def by_slice(ranks: Ranks, masks: Mapping[str, Bool], ks: Sequence[int]) -> dict[str, Figures]:
-    """The figures of every slice."""
-    return {name: figures(ranks[mask], ks) for name, mask in masks.items()}
-
-
-def flatten(metrics: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> dict[str, float]:
-    """The tree as one level, under names that MLflow takes: ``both/all/recall_at_10``. Nulls are left out."""
-    return {
-        f"{model}/{name}/{metric.replace('@', '_at_')}": float(value)
-        for model, slices in metrics.items()
-        for name, values in slices.items()
-        for metric, value in values.items()
-        if value is not None
-    }
+    metrics: Metrics = {model: {} for model in ranks}
+    intervals: Intervals = {model: {} for model in ranks}
+    for name, mask in masks.items():
+        core = name in SLICES
+        shown_ks = ks if core else (headline(ks),)
+        columns: dict[tuple[str, str], F64] = {}
+        for model, of_model in ranks.items():
+            if core or model in FINE_MODELS:
+                columns |= {(model, metric): v for metric, v in per_query(of_model[mask], shown_ks).items()}
+        if "shuffled" in ranks:
+            columns["both", RELIANCE] = visual_reliance(ranks["both"][mask], ranks["shuffled"][mask])
+        n = int(mask.sum())
+        table_NM = np.column_stack(list(columns.values()))
+        spread = resample(table_NM, resamples) if n else None
+        for i, (model, metric) in enumerate(columns):
+            figures = metrics[model].setdefault(name, {})
+            figures[metric] = float(table_NM[:, i].mean()) if n else None
+            of_slice = intervals[model].setdefault(name, {})
+            if spread is not None:
+                of_slice[metric] = {"low": float(spread.low[i]), "high": float(spread.high[i])}
+        for model in dict.fromkeys(model for model, _ in columns):
+            metrics[model][name]["n"] = n
+    return metrics, intervals

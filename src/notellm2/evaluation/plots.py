@@ -16,12 +16,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 
-from notellm2.evaluation.metrics import Metrics
+from notellm2.evaluation.metrics import TUNED, Metrics, headline
 
 LABELS = {
     "both": "both inputs",
     "text_only": "text only",
     "image_only": "image only",
+    "shuffled": "images shuffled",
+    "variant_text": "text-only variant",
+    "variant_basic": "basic variant",
     "vision": "vision encoder alone",
     "tfidf": "TF-IDF, text as cut",
     "tfidf_full": "TF-IDF, whole text",
@@ -63,8 +66,7 @@ _DPI = 192
 
 def headline_k(metrics: Metrics) -> int:
     """The cut-off that plots and sentences quote: 10 where it was measured, else the smallest."""
-    ks = recall_ks(metrics)
-    return 10 if 10 in ks else ks[0]
+    return headline(recall_ks(metrics))
 
 
 def recall_ks(metrics: Metrics) -> list[int]:
@@ -78,10 +80,7 @@ def recall_bars(metrics: Metrics, theme: Theme = LIGHT) -> bytes:
     shown = {model: metrics[model]["all"][name] for model in LABELS if model in metrics}
     figure, (axes,) = _figure(theme, height=3.2)
     places = range(len(shown))[::-1]
-    colours = [
-        theme.tuned if m == "both" else theme.tuned_part if m in {"text_only", "image_only"} else theme.baseline
-        for m in shown
-    ]
+    colours = [theme.tuned if m == "both" else theme.tuned_part if m in TUNED else theme.baseline for m in shown]
     values = [100 * (value or 0.0) for value in shown.values()]
     axes.barh(places, values, color=colours, height=0.7)
     for place, value, known in zip(places, values, shown.values(), strict=True):

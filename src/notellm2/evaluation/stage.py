@@ -15,18 +15,20 @@ from notellm2.artifacts import Artifact, Store
 from notellm2.evaluation import examples, plots
 from notellm2.evaluation.baselines import Popular, TfIdf
 from notellm2.evaluation.cases import Cases, read_cases, read_vectors
-from notellm2.evaluation.metrics import Metrics, by_slice, slice_masks, usable_ks
+from notellm2.evaluation.metrics import RELIANCE, headline, measure, usable_ks
 from notellm2.evaluation.ranks import Bool, Cosine, Ranks, Scorer, count_ranks
 from notellm2.evaluation.report import ReportInput, write_report
+from notellm2.evaluation.slices import images_read, slice_queries
+from notellm2.evaluation.space import Space, describe_space
 from notellm2.evaluation.thumbnails import thumbnails
 from notellm2.notes.dataset import Dataset
 from notellm2.recipe import EvaluationConfig, ImageLimits, Recipe, TextLimits
 
-EVALUATION_VERSION = 1
+EVALUATION_VERSION = 2
 REPORT_VERSION = 1
 
 TIE_RULE = "equal scores are in random order; figures are expectations over that order"
-_MODALITIES = {"both": "both", "text_only": "text", "image_only": "image", "vision": "vision"}
+_MODALITIES = {"both": "both", "text_only": "text", "image_only": "image", "shuffled": "shuffled", "vision": "vision"}
 
 
 def evaluate(
@@ -45,13 +47,15 @@ def evaluate(
         dataset: the notes.
         data_md5: their version.
         pairs: test pairs, pool, popularity.
-        vectors: embeddings of all notes (both.npy, text.npy, image.npy, vision.npy).
-        config: cut-offs, the slices' bound, and the text the TF-IDF baseline may read.
+        vectors: embeddings of all notes (both.npy, text.npy, image.npy, shuffled.npy, vision.npy).
+        config: cut-offs, bounds of the slices, resamples, and the text the TF-IDF baseline may read.
         text: how much text the model reads; what TF-IDF reads when `config` says nothing else.
 
     Returns:
-        Stage "evaluation": metrics.json (see `metrics.py`), protocol.json, queries.parquet (a row a test pair, with
-        <model>_above, <model>_ties and <model>_rank), examples.json, plots/recall_bars.png, plots/recall_curve.png.
+        Stage "evaluation": metrics.json and intervals.json (see `metrics.py`), space.json (see `space.py`),
+        protocol.json, queries.parquet (a row a test pair, with <model>_above, <model>_ties and <model>_rank, and a
+        column a slice), examples.json, plots/recall_bars.png, plots/recall_curve.png. Its summary has the headline
+        recall of every model and `visual_reliance`. All names: docs/metrics.md.
 
     Raises:
         InputError: no test pairs, or a pool smaller than every cut-off.
@@ -62,8 +66,7 @@ def evaluate(
     def write(into: Path) -> Mapping[str, Any]:
         cases = read_cases(dataset, pairs, min(config.ks))
         ks = usable_ks(config.ks, len(cases.pool_rows))
-        chars = cases.chars()
-        masks = slice_masks(chars[cases.query_rows], chars[cases.target_rows], config.short_text_chars)
+        slices = slice_queries(cases, images_read(read_vectors(vectors, "vision", cases)), config)
         selves, targets = cases.columns(cases.query_rows), cases.columns(cases.target_rows)
         ranks: dict[str, Ranks] = {}
         seconds: dict[str, float] = {}
@@ -71,39 +74,47 @@ def evaluate(
             started = time.monotonic()
             ranks[name] = count_ranks(scorer, targets, selves)
             seconds[name] = round(time.monotonic() - started, 3)
-        metrics: Metrics = {name: by_slice(of_model, masks, ks) for name, of_model in ranks.items()}
-        metrics["random"] = by_slice(Ranks.by_chance(ranks["both"].candidates), masks, ks)
+        ranks["random"] = Ranks.by_chance(ranks["both"].candidates)
+        metrics, intervals = measure(ranks, slices.masks, ks, config.resamples)
         protocol = {
+            "test_set": cases.digest(data_md5),
             "queries": len(targets),
             "pool": len(cases.pool_rows),
             "queries_in_pool": int((selves >= 0).sum()),
             "ks": list(ks),
             "ks_beyond_the_pool": sorted(set(config.ks) - set(ks)),
             "short_text_chars": config.short_text_chars,
+            "new_hours": config.new_hours,
+            "age_measured_at": cases.now.isoformat() if cases.now else None,
+            "slices": slices.labels,
+            "resamples": config.resamples,
             "tie_rule": TIE_RULE,
             "tfidf_limits": limits.model_dump(),
             "ranking_seconds": seconds,
         }
         _write_json(into / "metrics.json", metrics)
+        _write_json(into / "intervals.json", intervals)
+        _write_json(into / "space.json", {"both": describe_space(_space(cases, vectors, config.new_hours))})
         _write_json(into / "protocol.json", protocol)
-        pq.write_table(_queries(cases, ranks, masks), into / "queries.parquet")
+        pq.write_table(_queries(cases, ranks, slices.masks), into / "queries.parquet")
         groups = examples.choose(ranks["both"], ranks["tfidf"])
         both = _cosine(cases, vectors, "both")
         _write_json(into / "examples.json", examples.describe(groups, both, cases, ranks, selves))
         (into / "plots").mkdir()
         (into / "plots" / "recall_bars.png").write_bytes(plots.recall_bars(metrics))
         (into / "plots" / "recall_curve.png").write_bytes(plots.recall_curve(metrics))
-        k = plots.headline_k(metrics)
+        k = headline(ks)
         return {
             "queries": protocol["queries"],
             "pool": protocol["pool"],
-            f"recall@{k}": {name: slices["all"][f"recall@{k}"] for name, slices in metrics.items()},
+            f"recall@{k}": {name: of_model["all"][f"recall@{k}"] for name, of_model in metrics.items()},
+            RELIANCE: metrics["both"]["all"][RELIANCE],
         }
 
     return store.build(
         "evaluation",
         EVALUATION_VERSION,
-        {"ks": list(config.ks), "short_text_chars": config.short_text_chars, "tfidf_limits": limits.model_dump()},
+        {**config.model_dump(mode="json"), "tfidf_limits": limits.model_dump()},
         {"data": data_md5, "pairs": pairs, "vectors": vectors},
         write,
     )
@@ -194,6 +205,12 @@ def _cosine(cases: Cases, vectors: Artifact, name: str) -> Cosine:
     return Cosine(array[cases.query_rows], array[cases.pool_rows])
 
 
+def _space(cases: Cases, vectors: Artifact, new_hours: float) -> Space:
+    array, ages = read_vectors(vectors, "both", cases), cases.ages_h()
+    young = None if ages is None else ages[cases.pool_rows] < new_hours
+    return Space(array[cases.query_rows], array[cases.target_rows], array[cases.pool_rows], young)
+
+
 def _queries(cases: Cases, ranks: Mapping[str, Ranks], masks: Mapping[str, Bool]) -> pa.Table:
     columns: dict[str, Any] = {"query_id": cases.ids(cases.query_rows), "target_id": cases.ids(cases.target_rows)}
     columns["candidates"] = pa.array(ranks["both"].candidates, pa.int32())
@@ -201,7 +218,7 @@ def _queries(cases: Cases, ranks: Mapping[str, Ranks], masks: Mapping[str, Bool]
         columns[f"{name}_above"] = pa.array(of_model.above, pa.int32())
         columns[f"{name}_ties"] = pa.array(of_model.ties, pa.int32())
         columns[f"{name}_rank"] = pa.array(of_model.expected(), pa.float64())
-    columns |= {name: pa.array(mask) for name, mask in masks.items() if name != "all"}
+    columns |= {name: pa.array(mask) for name, mask in masks.items()}
     return pa.table(columns)
 
 

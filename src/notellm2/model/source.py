@@ -26,11 +26,13 @@ class NoteSource:
         layout: the prompt's fixed tokens.
         texts: N token texts.
         vision: float16[N, P, V] (may be memory-mapped), zeros for notes without image; None: no image is read.
+        images: int64[N], the row whose image each note shows (`shuffled_images`); None: its own.
     """
 
     layout: Layout
     texts: EncodedTexts
     vision: NDArray[np.float16] | None
+    images: Rows | None = None
 
     def batch(self, rows: Rows, modality: Modality = "both") -> NoteBatch:
         """The rows as one batch; `modality` withholds the image (zero features) or the text (no tokens)."""
@@ -39,7 +41,8 @@ class NoteSource:
         if self.vision is not None:
             # Withheld and missing images look the same to the network: zero features.
             width = (len(rows), *self.vision.shape[1:])
-            features = np.zeros(width, np.float32) if modality == "text" else self.vision[rows].astype(np.float32)
+            shown = rows if self.images is None else self.images[rows]
+            features = np.zeros(width, np.float32) if modality == "text" else self.vision[shown].astype(np.float32)
             vision = torch.from_numpy(features)
         return assemble(self.layout, texts, vision)
 
@@ -52,6 +55,18 @@ class NoteSource:
         order = np.argsort(self.texts.lengths[rows], kind="stable")
         for positions in np.array_split(order, max(1, -(-len(order) // size))):
             yield positions, self.batch(rows[positions], modality)
+
+
+def shuffled_images(has_image: NDArray[np.bool_], seed: int = 0) -> Rows:
+    """int64[N]: for each note the row of another note's image, so that what an image says of its own note is lost.
+
+    One cycle through all notes with an image (bool[N]), in an order drawn by `seed`: none keeps its own, unless it is
+    the only one. A note without image stays without.
+    """
+    images = np.arange(len(has_image))
+    order = np.random.default_rng(seed).permutation(np.flatnonzero(has_image))
+    images[order] = np.roll(order, 1)
+    return images
 
 
 def hidden_rows(network: NoteLLM2, source: NoteSource, rows: Rows, *, size: int, modality: Modality = "both") -> Hidden:

@@ -17,6 +17,9 @@ class EvaluationConfig(Section):
         (10, 20, 50, 100, 1000, 10000), min_length=1, description="recall cut-offs, notes; those beyond the pool drop"
     )
     short_text_chars: int = Field(80, ge=0, description="a note with less text than this is short, characters")
+    new_hours: float = Field(24.0, gt=0, description="a note younger than this at the data's end is new, hours")
+    categories: int = Field(12, ge=0, description="most frequent categories that get figures of their own")
+    resamples: int = Field(1000, ge=100, description="bootstrap resamples behind intervals and comparisons")
     tfidf_limits: TextLimits | None = Field(None, description="text the TF-IDF baseline reads; null: the model's")
 
 

@@ -68,6 +68,9 @@ def test_modalities_differ_and_a_missing_image_makes_two_of_them_alike(stages: S
     np.testing.assert_allclose(both[~has_image], text[~has_image], atol=1e-5)
     assert (np.abs(both - text)[has_image].max(1) > 1e-4).all()
     assert (np.abs(both - image).max(1) > 1e-4).all()
+    shuffled = vectors(embedded, "shuffled")
+    np.testing.assert_allclose(both[~has_image], shuffled[~has_image], atol=1e-5)
+    assert (np.abs(both - shuffled)[has_image].max(1) > 1e-5).mean() > 0.9
 
 
 def test_vision_is_the_frozen_summary_at_length_one(stages: Stages, embedded: Artifact) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from notellm2.notes.schema import INTERACTIONS, NOTES, PAIRS
 N_NOTES = 120
 N_GROUPS = 20
 POOL = range(20, 120)
+NOW = datetime(2025, 3, 8, tzinfo=UTC)
 MD5 = "0123456789abcdef0123456789abcdef.dir"
 
 
@@ -34,6 +36,10 @@ class SmallRun:
     training: Artifact
     quality: Artifact
 
+    def vectors_with(self, name: str, **noise: float) -> Artifact:
+        """Another model's embeddings: how much noise covers the group in `both`, `text`, `image` or `shuffled`."""
+        return self.store.build("vectors", 1, {"name": name, **noise}, {}, lambda into: _vectors(into, **noise))
+
 
 def small_run(root: Path, *, n_pairs: int = 30, pool: range = POOL) -> SmallRun:
     """Notes in 20 groups of six; a pair is two notes of a group, both inputs know the group, text half of it."""
@@ -43,7 +49,7 @@ def small_run(root: Path, *, n_pairs: int = 30, pool: range = POOL) -> SmallRun:
         store,
         dataset,
         pairs=store.build("pairs", 1, {"n": n_pairs, "pool": len(pool)}, {}, lambda d: _pairs(d, n_pairs, pool)),
-        vectors=store.build("vectors", 1, {}, {}, _vectors),
+        vectors=store.build("vectors", 1, {}, {}, lambda d: _vectors(d)),
         training=store.build("training", 1, {}, {}, _training),
         quality=store.build("quality", 1, {}, {}, _quality),
     )
@@ -73,8 +79,8 @@ def _dataset(path: Path) -> Dataset:
                 "topics": [f"topic{group}"],
                 "content": "" if short else f"words of group{group} and note{i} " * 5,
                 "image": None if i % 7 == 0 else {"bytes": jpeg((group * 12, 90, 200 - group * 8)), "path": None},
-                "category": None,
-                "created_at": None,
+                "category": None if i % 10 == 0 else f"Kind {group % 3}",
+                "created_at": NOW - timedelta(hours=i),
             }
         )
     for room, table in (
@@ -91,7 +97,7 @@ def _dataset(path: Path) -> Dataset:
         notes_with_image=102,
         interactions=0,
         first_interaction=None,
-        last_interaction=None,
+        last_interaction=NOW.isoformat(),
     )
     (path / INFO).write_text(info.model_dump_json())
     return Dataset.open(path)
@@ -108,15 +114,19 @@ def _pairs(into: Path, n_pairs: int, pool: range) -> dict[str, Any]:
     return {"pairs": {"train": 0, "test": n_pairs}, "dropped": {"test": {"support": 3}}, "seconds": 0.1}
 
 
-def _vectors(into: Path) -> None:
+NOISE = {"both": 0.05, "text": 0.5, "image": 1.0, "shuffled": 0.6}
+
+
+def _vectors(into: Path, **noise: float) -> None:
     rng = np.random.default_rng(0)
     group = np.eye(N_GROUPS, dtype=np.float32)[np.arange(N_NOTES) % N_GROUPS]
-    noise = rng.standard_normal((N_NOTES, N_GROUPS), dtype=np.float32)
+    blur = rng.standard_normal((N_NOTES, N_GROUPS), dtype=np.float32)
     vision = rng.standard_normal((N_NOTES, 16), dtype=np.float32)
     vision[::7] = 0.0
-    arrays = {"both": group + 0.05 * noise, "text": group + 0.5 * noise, "image": group + noise, "vision": vision}
-    for name, array in arrays.items():
-        np.save(into / f"{name}.npy", array)
+    for name, much in (NOISE | noise).items():
+        rows = group + np.float32(much) * blur
+        np.save(into / f"{name}.npy", rows / np.linalg.norm(rows, axis=1, keepdims=True))
+    np.save(into / "vision.npy", vision)
     (into / "note_ids.json").write_text(json.dumps(note_ids()))
 
 

@@ -27,8 +27,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> SmallRun:
 def test_every_model_and_slice_is_there_and_the_numbers_are_right(run: SmallRun) -> None:
     artifact = evaluate(run.store, run.dataset, MD5, run.pairs, run.vectors, CONFIG, TextLimits())
     metrics = json.loads(artifact.file("metrics.json").read_text())
-    assert set(metrics) == set(MODELS)
-    assert all(set(slices) == set(SLICES) for slices in metrics.values())
+    assert set(metrics) == {model for model in MODELS if not model.startswith("variant")}
+    assert set(metrics["popular"]) == set(SLICES)
+    assert set(metrics["both"]) == set(json.loads(artifact.file("protocol.json").read_text())["slices"])
+    assert {"new_target", "target_without_image", "popularity_01", "popularity_10"} < set(metrics["both"])
+    assert sum(name.startswith("category_kind-") for name in metrics["both"]) == 3
+    assert sum(metrics["both"][f"popularity_{i:02d}"]["n"] for i in range(1, 11)) == 30
+    assert metrics["both"]["new_target"]["n"] == len([i for i in range(30) if i + 20 < 24])
+    assert metrics["both"]["target_without_image"]["n"] == len([i for i in range(30) if (i + 20) % 7 == 0])
     every = metrics["both"]["all"]
     assert [name for name in every if name.startswith("recall")] == ["recall@5", "recall@10", "recall@100"]
     # Five notes of a query's group are in the pool (four when the query is one of them), all nearer than any other.
@@ -45,12 +51,40 @@ def test_every_model_and_slice_is_there_and_the_numbers_are_right(run: SmallRun)
     assert artifact.summary["recall@10"]["both"] == every["recall@10"]
 
 
+def test_intervals_hold_their_figures_and_reliance_is_the_drop_by_shuffled_images(run: SmallRun) -> None:
+    artifact = evaluate(run.store, run.dataset, MD5, run.pairs, run.vectors, CONFIG, TextLimits())
+    metrics, intervals = (json.loads(artifact.file(f"{n}.json").read_text()) for n in ("metrics", "intervals"))
+    for model, slices in metrics.items():
+        for name, figures in slices.items():
+            spread = intervals[model][name]
+            assert set(spread) == ({metric for metric in figures if metric != "n"} if figures["n"] else set())
+            for metric, ends in spread.items():
+                assert ends["low"] - 1e-9 <= figures[metric] <= ends["high"] + 1e-9
+    every = metrics["both"]["all"]
+    drop = every["recall@10"] - metrics["shuffled"]["all"]["recall@10"]
+    assert every["visual_reliance"] == pytest.approx(drop)
+    assert drop > 0
+    assert artifact.summary["visual_reliance"] == every["visual_reliance"]
+    assert intervals["both"]["all"]["visual_reliance"]["low"] > 0
+
+
+def test_the_space_is_described(run: SmallRun) -> None:
+    artifact = evaluate(run.store, run.dataset, MD5, run.pairs, run.vectors, CONFIG, TextLimits())
+    both = json.loads(artifact.file("space.json").read_text())["both"]
+    assert both["dim"] == 20
+    assert both["askers"] == 100
+    assert 15 < both["effective_rank"] <= 20
+    assert both["alignment"] < 0.2
+    assert both["young_share"] > 0
+    assert both["duplicate_share"] == 0
+
+
 def test_queries_carry_enough_for_a_paired_test(run: SmallRun) -> None:
     artifact = evaluate(run.store, run.dataset, MD5, run.pairs, run.vectors, CONFIG, TextLimits())
     queries = pq.read_table(artifact.file("queries.parquet"))
     metrics = json.loads(artifact.file("metrics.json").read_text())
     assert queries["query_id"].to_pylist() == note_ids()[:30]
-    for model in ("both", "image_only", "vision", "tfidf", "popular"):
+    for model in ("both", "image_only", "shuffled", "vision", "tfidf", "popular"):
         above, ties = (queries[f"{model}_{what}"].to_numpy() for what in ("above", "ties"))
         recall = np.clip((10 - above) / (ties + 1), 0, 1)
         assert recall.mean() == pytest.approx(metrics[model]["all"]["recall@10"])
@@ -103,7 +137,7 @@ def test_a_target_outside_the_pool_is_named_as_damage(tmp_path: Path) -> None:
 
 def test_vectors_of_other_notes_are_refused(run: SmallRun) -> None:
     def write(into: Path) -> None:
-        for name in ("both", "text", "image", "vision"):
+        for name in ("both", "text", "image", "shuffled", "vision"):
             np.save(into / f"{name}.npy", np.ones((N_NOTES, 4), np.float32))
         (into / "note_ids.json").write_text(json.dumps(note_ids()[::-1]))
 

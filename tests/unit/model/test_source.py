@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from notellm2.model.source import NoteSource, embed_rows, hidden_rows
+from notellm2.model.source import NoteSource, embed_rows, hidden_rows, shuffled_images
 from tests.unit.conftest import Backbone
 from tests.unit.model.tiny import VISION, build_network, model_config, source_of, tokenizer, varied_notes
 
@@ -55,6 +57,23 @@ def test_modalities_withhold_what_they_say() -> None:
     prompt = len(source.layout.head) + len(source.layout.tail)
     assert image.tokens_BL.shape == (2, prompt)
     assert image.last_B.tolist() == [prompt - 1] * 2
+
+
+def test_shuffled_images_belong_to_other_notes() -> None:
+    has_image = np.array([True, False, True, True, False, True])
+    images = shuffled_images(has_image)
+    assert sorted(images) == list(range(6))
+    assert (images != np.arange(6))[has_image].all()
+    assert images[~has_image].tolist() == [1, 4], "a note without image stays without"
+    np.testing.assert_array_equal(images, shuffled_images(has_image))
+    assert (shuffled_images(np.ones(200, bool)) != shuffled_images(np.ones(200, bool), seed=1)).any()
+    assert shuffled_images(np.array([False, True])).tolist() == [0, 1], "no other image to show"
+    source = source_of(tokenizer(), varied_notes(), model_config())
+    other = replace(source, images=shuffled_images(np.ones(len(source.texts), bool)))
+    rows = np.array([4, 9])
+    shown, own = other.batch(rows), source.batch(other.images[rows])
+    assert shown.vision_BPV.equal(own.vision_BPV)  # type: ignore[union-attr,arg-type]
+    assert shown.tokens_BL.equal(source.batch(rows).tokens_BL)
 
 
 def test_without_vision_there_is_no_image_anywhere() -> None:
