@@ -15,7 +15,7 @@ from notellm2.notes.dataset import Dataset
 from notellm2.recipe import ImageLimits
 
 FEATURES_STAGE, FEATURES_VERSION = "vision-features", 1
-VECTORS_STAGE, VECTORS_VERSION = "vectors", 2
+VECTORS_STAGE, VECTORS_VERSION = "vectors", 3
 _BATCH = 64
 
 
