@@ -73,15 +73,13 @@ class Progress:
 def training(trained: Artifact) -> None:
     """How the tuning went, and a warning if it stayed where it began."""
     summary = trained.summary
-    if not summary["left_chance"]:
+    if summary["left_chance"] is False:
         warn(
             "training did not leave chance: its loss is still that of embeddings that say nothing; try model.start: "
             "fitted, a lower training.lr, more warm-up or more training.steps"
         )
     rows = [(name, json.dumps(value)) for name, value in summary.items() if not isinstance(value, dict)]
-    _log(
-        "training: %s steps, final loss %.4f, %s pairs/s", *(summary[n] for n in ("steps", "final_loss", "pairs_per_s"))
-    )
+    _log("training: %s steps, final loss %s, %s pairs/s", *(summary[n] for n in ("steps", "final_loss", "pairs_per_s")))
     _markdown("training", _table(("figure", "value"), rows), "Training")
 
 

@@ -79,7 +79,7 @@ def embed(store: Store, dataset: Dataset, data_md5: str, training: Artifact, fea
 
     def write(folder: Path) -> dict[str, Any]:
         from notellm2.model.attention import attend_fast
-        from notellm2.model.bundle import Bundle, reads_images
+        from notellm2.model.bundle import Bundle
         from notellm2.model.source import Modality, NoteSource, embed_rows, shuffled_images
         from notellm2.training.texts import token_texts
 
@@ -87,8 +87,9 @@ def embed(store: Store, dataset: Dataset, data_md5: str, training: Artifact, fea
         notes = dataset.texts()
         vision = np.load(features.file("features.npy"), mmap_mode="r")
         texts = token_texts(store, dataset, data_md5, bundle.tokenizer, bundle.config.model)
-        attend_fast(bundle.network.llm)
-        source = NoteSource(bundle.network.layout, texts, vision if reads_images(bundle.config.model) else None)
+        if bundle.network.llm is not None:
+            attend_fast(bundle.network.llm)
+        source = NoteSource(bundle.network.layout, texts, vision if bundle.config.model.reads_images else None)
         rows = np.arange(len(notes))
         shuffled = replace(source, images=shuffled_images(np.load(features.file("has_image.npy"))))
         passes: tuple[tuple[str, NoteSource, Modality], ...] = (

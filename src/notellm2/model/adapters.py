@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 
 from notellm2.recipe import LoraSettings, ModelConfig
 
 
-def tune(llm: nn.Module, config: ModelConfig) -> nn.Module:
+def tune(llm: nn.Module | None, config: ModelConfig) -> nn.Module | None:
     """Prepare an LLM for training as `config.tuning` says; returns the module to put into the network."""
+    if llm is None:
+        return None
     if config.tuning == "full":
         return llm.requires_grad_(True)
     llm.requires_grad_(False)
@@ -26,6 +29,8 @@ def with_lora(llm: nn.Module, settings: LoraSettings) -> nn.Module:
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         target_modules=targets,
+        use_dora=settings.dora,
+        use_rslora=settings.rslora,
         modules_to_save=[n for n, m in llm.named_modules() if m is words] if settings.embeddings else None,
         bias="none",
     )
@@ -34,10 +39,13 @@ def with_lora(llm: nn.Module, settings: LoraSettings) -> nn.Module:
 
 
 def merged(llm: nn.Module) -> nn.Module:
-    """The LLM with its adapters folded into the weights, for inference; an LLM without adapters as it is."""
+    """The LLM with its adapters folded into the weights, for inference; an LLM without adapters as it is.
+
+    Adapters on weights narrower than float32 stay beside them: folded in, they would be rounded away with them.
+    """
     from peft import PeftModel
 
-    if not isinstance(llm, PeftModel):
+    if not isinstance(llm, PeftModel) or any(p.dtype != torch.float32 for p in llm.parameters()):
         return llm
     model: nn.Module = llm.merge_and_unload()
     return model

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from notellm2.artifacts import digest_tree
 from notellm2.errors import InputError
+from notellm2.model.vision import has_class_token, summary_and_patches
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,22 +27,30 @@ if TYPE_CHECKING:
 _TASK_HEADS = re.compile(r"^(lm_head|classifier|score|cls|decoder|text_model|logit_scale|text_projection)\b")
 # Poolers are not read here, and many checkpoints come without a trained one.
 _POOLERS = re.compile(r"(^|\.)pooler\.")
+_COMMIT = re.compile(r"^[0-9a-f]{40}$")
+
+Weights = Literal["fp32", "bf16", "nf4"]
+"""What an LLM's weights are held in, as `ModelConfig.base_weights`."""
 
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A causal LLM without its language-model head, its tokenizer, and the digest of what was loaded."""
+    """A causal LLM without its language-model head (None: not wanted), its tokenizer, and the digest of what it is."""
 
-    model: nn.Module
+    model: nn.Module | None
     tokenizer: PreTrainedTokenizerBase
     digest: str
 
+    @property
+    def module(self) -> nn.Module:
+        """The LLM, where there is one."""
+        if self.model is None:
+            raise ValueError("this language model was loaded as a tokenizer alone")
+        return self.model
+
 
 class VisionEncoder:
-    """A frozen vision encoder that turns images into a summary and patches.
-
-    The summary is the CLS token where there is one (ViT, CLIP, DINOv2), the pooled map of a convolutional network
-    (MobileNetV2, whose grid gives the patches), else the encoder's own pooled output (SigLIP), else the patches' mean.
+    """A frozen vision encoder that turns images into a summary and patches (see `summary_and_patches`).
 
     Attributes:
         model: the encoder.
@@ -54,7 +64,7 @@ class VisionEncoder:
         self.model = model.eval().requires_grad_(False)
         self.processor = processor
         self.digest = digest
-        self._has_cls = any(n.endswith(("cls_token", "class_embedding")) for n, _ in model.named_parameters())
+        self._class_token = has_class_token(model)
         # Depthwise convolutions run about twice as fast on a CPU with channels last.
         self._channels_last = any(isinstance(m, nn.Conv2d) and m.groups > 1 for m in model.modules())
         if self._channels_last:
@@ -69,43 +79,39 @@ class VisionEncoder:
         pixels = self.processor(list(images), return_tensors="pt")["pixel_values"].to(device)
         if self._channels_last:
             pixels = pixels.contiguous(memory_format=torch.channels_last)
-        output = self.model(pixel_values=pixels)
-        last = output.last_hidden_state
-        if last.ndim == 4:  # [B, V, rows, columns]: a convolutional map
-            patches = last.flatten(2).transpose(1, 2)
-            summary = patches.mean(1)
-        elif self._has_cls:
-            features: Tensor = last.float().cpu()
-            return features
-        else:
-            patches = last
-            pooled = getattr(output, "pooler_output", None)
-            summary = pooled if pooled is not None and pooled.shape[-1] == last.shape[-1] else patches.mean(1)
-        return torch.cat([summary[:, None], patches], 1).float().cpu()
+        return summary_and_patches(self.model(pixel_values=pixels), self._class_token).float().cpu()
 
 
 def load_language_model(
-    name: str, revision: str | None = None, dtype: torch.dtype | None = None, tokenizer: str | None = None
+    name: str, revision: str | None = None, *, weights: Weights = "fp32", tokenizer: str | None = None
 ) -> LanguageModel:
     """Load a causal LLM and its tokenizer.
 
     Args:
-        name: a local folder in Hugging Face format, or a hub name.
-        revision: hub revision; ignored for folders.
-        dtype: of the weights; None: float32.
+        name: a local folder in Hugging Face format, or a hub name, ``name@revision`` to pin it.
+        revision: hub revision of a name that pins none; ignored for folders.
+        weights: what they are held in.
         tokenizer: folder of the tokenizer where it does not lie beside the weights.
 
     Raises:
-        InputError: the folder is missing or not a causal LLM, or a weight is missing or unexpected (each is named).
+        InputError: the folder is missing or not a causal LLM, a weight is missing or unexpected (each is named), or
+            4-bit weights are asked for without bitsandbytes.
     """
     from transformers import AutoModel, AutoTokenizer
 
-    model, digest = _load(AutoModel, name, revision, dtype=dtype or torch.float32)
+    model, digest = _load(AutoModel, name, revision, **_held_in(weights))
     if not _is_causal(model):
         raise InputError(f"LLM {name!r}: a {type(model).__name__} is no causal language model; name one that is")
-    if tokenizer is not None:
-        return LanguageModel(model, AutoTokenizer.from_pretrained(tokenizer), digest)
-    return LanguageModel(model, AutoTokenizer.from_pretrained(name, revision=revision), digest)
+    source, commit = _located(tokenizer or name, revision)
+    return LanguageModel(model, AutoTokenizer.from_pretrained(source, revision=commit), digest)
+
+
+def load_tokenizer(name: str, digest: str, revision: str | None = None) -> LanguageModel:
+    """The tokenizer alone, for what has no LLM (the vision encoder by itself); `digest` is that of the LLM it is of."""
+    from transformers import AutoTokenizer
+
+    source, commit = _located(name, revision)
+    return LanguageModel(None, AutoTokenizer.from_pretrained(source, revision=commit), digest)
 
 
 def load_vision_encoder(name: str, revision: str | None = None) -> VisionEncoder:
@@ -117,29 +123,70 @@ def load_vision_encoder(name: str, revision: str | None = None) -> VisionEncoder
     from transformers import AutoImageProcessor, AutoModel
 
     model, digest = _load(AutoModel, name, revision, dtype=torch.float32)
-    processor = AutoImageProcessor.from_pretrained(name, revision=revision)
+    source, commit = _located(name, revision)
+    processor = AutoImageProcessor.from_pretrained(source, revision=commit)
     return VisionEncoder(getattr(model, "vision_model", model), processor, digest)
 
 
 def backbone_digest(name: str, revision: str | None = None) -> str:
-    """What identifies a backbone: a folder by its bytes, a hub name by its revision.
+    """What identifies a backbone: a folder by its bytes, a hub name as ``name@commit``.
+
+    A branch such as main moves, so it is looked up, in the local cache where the hub cannot be reached.
 
     Raises:
-        InputError: it looks like a folder, and there is none.
+        InputError: it looks like a folder and there is none, or the hub knows no such name or revision.
     """
-    path = Path(name)
-    if path.is_dir():
-        return digest_tree(path)
-    if path.is_absolute() or name.startswith("."):
+    if Path(name).is_dir():
+        return digest_tree(Path(name))
+    source, commit = _located(name, revision)
+    return f"{source}@{commit}"
+
+
+def _located(name: str, revision: str | None) -> tuple[str, str | None]:
+    """A folder as it is; a hub name and the commit that name and revision mean now."""
+    from transformers.utils.hub import cached_file, extract_commit_hash
+
+    if Path(name).is_dir():
+        return name, None
+    if Path(name).is_absolute() or name.startswith("."):
         raise InputError(f"backbone {name!r}: no such folder; expected a Hugging Face model folder or a hub name")
-    return f"{name}@{revision or 'main'}"
+    source, _, pinned = name.partition("@")
+    wanted = pinned or revision or "main"
+    if _COMMIT.match(wanted):
+        return source, wanted
+    try:
+        commit = extract_commit_hash(cached_file(source, "config.json", revision=wanted), None)
+    except (OSError, ValueError) as error:
+        raise InputError(f"backbone {name!r}: neither a folder nor a model that the hub gives: {error}") from error
+    if commit is None:
+        raise InputError(f"backbone {name!r}: the hub's cache does not say which commit {wanted!r} is")
+    return source, commit
 
 
-def _load(auto: Any, name: str, revision: str | None, dtype: torch.dtype) -> tuple[nn.Module, str]:
+def _held_in(weights: Weights) -> dict[str, Any]:
+    """Loading options for what the LLM's weights are held in."""
+    if weights != "nf4":
+        return {"dtype": torch.float32 if weights == "fp32" else torch.bfloat16}
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise InputError("model.base_weights: nf4 needs bitsandbytes; install notellm2[quantized], or use bf16")
+    from transformers import BitsAndBytesConfig
+
+    # Normal-float 4 bits with quantised scales, as QLoRA (arXiv 2305.14314) has them: 4.1 bits a weight.
+    quantised = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    return {"dtype": torch.bfloat16, "quantization_config": quantised}
+
+
+def _load(auto: Any, name: str, revision: str | None, **options: Any) -> tuple[nn.Module, str]:
     digest = backbone_digest(name, revision)
+    source, commit = _located(name, revision)
     try:
         with _quiet():
-            model, report = auto.from_pretrained(name, revision=revision, dtype=dtype, output_loading_info=True)
+            model, report = auto.from_pretrained(source, revision=commit, output_loading_info=True, **options)
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"backbone {name!r}: cannot be loaded: {error}") from error
     missing = sorted(k for k in report["missing_keys"] if not _POOLERS.search(k))
@@ -151,8 +198,7 @@ def _load(auto: Any, name: str, revision: str | None, dtype: torch.dtype) -> tup
             f"  {kind}: {', '.join(keys[:8])}{' ...' if len(keys) > 8 else ''}" for kind, keys in found.items() if keys
         ]
         raise InputError(f"backbone {name!r}: its weights do not fit its configuration\n" + "\n".join(lines))
-    commit = getattr(model.config, "_commit_hash", None)
-    return model, f"{name}@{commit}" if commit and not Path(name).is_dir() else digest
+    return model, digest
 
 
 @torch.no_grad()

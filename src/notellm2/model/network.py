@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -19,10 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from notellm2.errors import InputError
-from notellm2.model.connector import QFormer
+from notellm2.model.connector import build_connector
 from notellm2.model.fusion import LateFusion
 from notellm2.model.prompt import IMAGE_WORD, Layout
-from notellm2.recipe import ModelConfig
+
+if TYPE_CHECKING:
+    from notellm2.recipe import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class NoteLLM2(nn.Module):
     """Embeds notes; every variant of the paper is a configuration of this one module.
 
     Args:
-        llm: the causal LLM without its language-model head, adapters included.
+        llm: the causal LLM without its language-model head, adapters included; None: the vision encoder alone.
         layout: the prompt's fixed tokens.
         config: variant, widths, start.
         vision_width: V; 0 when the variant reads no image.
@@ -89,8 +91,10 @@ class NoteLLM2(nn.Module):
         InputError: prompt and text can be longer than the LLM reads.
     """
 
-    def __init__(self, llm: nn.Module, layout: Layout, config: ModelConfig, vision_width: int) -> None:
+    def __init__(self, llm: nn.Module | None, layout: Layout, config: ModelConfig, vision_width: int) -> None:
         super().__init__()
+        if (llm is None) == config.reads_text:
+            raise ValueError(f"prompt {config.prompt!r} {'needs an' if llm is None else 'has no'} LLM")
         longest = len(layout.head) + config.text.max_tokens + len(layout.tail)
         limit = getattr(getattr(llm, "config", None), "max_position_embeddings", None)
         if limit is not None and longest > limit:
@@ -100,40 +104,41 @@ class NoteLLM2(nn.Module):
             )
         self.layout = layout
         self.llm = llm
-        embeddings = self._token_embeddings()
-        width = embeddings.weight.shape[1]
-        self.connector = QFormer(config.connector, vision_width, width) if len(layout.visual_slots) else None
+        embeddings = None if llm is None else _token_embeddings(llm)
+        width = vision_width if embeddings is None else embeddings.weight.shape[1]
+        self.connector = build_connector(config.connector, vision_width, width) if len(layout.visual_slots) else None
         self.fusion = LateFusion(vision_width, width) if config.late_fusion else None
         # <IMG_EMB> is the only new word that keeps an embedding of its own; it starts as the vocabulary's mean.
-        self.image_word = (
-            nn.Parameter(embeddings.weight.detach().mean(0).clone()) if layout.visual_position is not None else None
-        )
-        self.head = nn.Linear(width, config.dim, bias=False)
-        nn.init.xavier_normal_(self.head.weight)
+        self.image_word = None
+        if embeddings is not None and layout.visual_position is not None:
+            self.image_word = nn.Parameter(embeddings.weight.detach().float().mean(0))
+        self.head = nn.Linear(width, width if config.head == "none" else config.dim, bias=False)
+        if config.head == "none":
+            nn.init.eye_(self.head.weight).requires_grad_(False)
+        else:
+            nn.init.xavier_normal_(self.head.weight)
         self.log_scale = nn.Parameter(torch.tensor(3.0 if config.log_scale is None else config.log_scale))
 
     def hidden(self, batch: NoteBatch) -> Hidden:
-        """The fused hidden states at the compression positions."""
-        embeddings = self._token_embeddings()
-        x_BLH = embeddings(batch.tokens_BL.clamp(min=0))
+        """The fused hidden states at the compression positions; the encoder's summary where there is no LLM."""
+        if self.llm is None:
+            return Hidden(_present(batch.vision_BPV)[:, 0], None)
+        x_BLH = _token_embeddings(self.llm)(batch.tokens_BL.clamp(min=0))
         slots = self.layout.visual_slots
         if self.connector is not None:
-            if batch.vision_BPV is None:
-                raise ValueError("this variant reads images: the batch needs vision features (zeros for no image)")
             # Gradients reach the connector through the copy; the embedding rows under the slots are overwritten.
             x_BLH = x_BLH.clone()
-            x_BLH[:, torch.from_numpy(slots)] = self.connector(batch.vision_BPV).to(x_BLH.dtype)
+            x_BLH[:, torch.from_numpy(slots)] = self.connector(_present(batch.vision_BPV)).to(x_BLH.dtype)
         if self.image_word is not None:
             word = torch.from_numpy(np.flatnonzero(self.layout.head == IMAGE_WORD))
             x_BLH = x_BLH if self.connector is not None else x_BLH.clone()
             x_BLH[:, word] = self.image_word.to(x_BLH.dtype)
         h_BLH = self.llm(inputs_embeds=x_BLH, use_cache=False).last_hidden_state
-        n_m = h_BLH[torch.arange(len(h_BLH), device=h_BLH.device), batch.last_B]
-        n_v = None if self.layout.visual_position is None else h_BLH[:, self.layout.visual_position]
+        # Heads are float32 whatever the LLM is held in.
+        n_m = h_BLH[torch.arange(len(h_BLH), device=h_BLH.device), batch.last_B].float()
+        n_v = None if self.layout.visual_position is None else h_BLH[:, self.layout.visual_position].float()
         if self.fusion is not None:
-            if batch.vision_BPV is None:
-                raise ValueError("late fusion needs vision features (zeros for a note without image)")
-            summary_BV = batch.vision_BPV[:, 0]
+            summary_BV = _present(batch.vision_BPV)[:, 0]
             n_m = self.fusion(n_m, summary_BV)
             n_v = None if n_v is None else self.fusion(n_v, summary_BV)
         return Hidden(n_m, n_v)
@@ -150,9 +155,16 @@ class NoteLLM2(nn.Module):
         """Embed a batch of notes."""
         return self.embed(self.hidden(batch))
 
-    def _token_embeddings(self) -> nn.Embedding:
-        embeddings = self.llm.get_input_embeddings()  # type: ignore[operator]
-        # peft wraps embeddings that are trained beside adapters; what counts is a matrix of rows.
-        if not isinstance(getattr(embeddings, "weight", None), Tensor):
-            raise TypeError(f"the LLM's input embeddings are a {type(embeddings).__name__} without weight")
-        return cast(nn.Embedding, embeddings)
+
+def _token_embeddings(llm: nn.Module) -> nn.Embedding:
+    embeddings = llm.get_input_embeddings()  # type: ignore[operator]
+    # peft wraps embeddings that are trained beside adapters; what counts is a matrix of rows.
+    if not isinstance(getattr(embeddings, "weight", None), Tensor):
+        raise TypeError(f"the LLM's input embeddings are a {type(embeddings).__name__} without weight")
+    return cast(nn.Embedding, embeddings)
+
+
+def _present(vision_BPV: Tensor | None) -> Tensor:
+    if vision_BPV is None:
+        raise ValueError("this variant reads images: the batch needs vision features (zeros for a note without image)")
+    return vision_BPV

@@ -8,6 +8,7 @@ encoded once (the `head` of a layout), and everything after it too (the `tail`).
     micl   Note: {image: <IMG>}, compressed into one word: "<IMG_EMB>". Note: {...}, compressed into one word: "
     basic  Note: {image: <IMG>, ...}, compressed into one word: "
     text   Note: {...}, compressed into one word: "
+    vision no prompt and no LLM: the vision encoder alone
 
 The authors' prompts are Chinese; `zh` carries their meaning.
 """
@@ -21,11 +22,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from notellm2.notes.schema import Note
-from notellm2.recipe import ModelConfig, TextLimits
-
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from notellm2.notes.schema import Note
+    from notellm2.recipe import ModelConfig, TextLimits
 
 VISUAL_SLOT = -1
 """Stands in token ids for a visual token of the connector."""
@@ -141,7 +142,9 @@ class EncodedTexts:
 
 
 def layout(tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> Layout:
-    """Encode the fixed parts of the prompt that `config` names."""
+    """Encode the fixed parts of the prompt that `config` names; without LLM a single token that nobody reads."""
+    if not config.reads_text:
+        return Layout(np.zeros(0, np.int32), np.zeros(1, np.int32), None)
     words = WORDINGS[config.language]
     bos = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
     visual = [VISUAL_SLOT] * config.connector.queries if config.visual_tokens and config.prompt != "text" else []

@@ -79,8 +79,8 @@ def build_backbones(
         if built:
             summary = _build_tiny(folder, dataset, pairs, config, model, images, progress)
         named = {
-            "llm": config.llm if isinstance(config.llm, str) else None,
-            "vision": config.vision if isinstance(config.vision, str) else None,
+            "llm": _pinned(config.llm, digests["llm"]) if isinstance(config.llm, str) else None,
+            "vision": _pinned(config.vision, digests["vision"]) if isinstance(config.vision, str) else None,
             "llm_digest": digests.get("llm") or backbone_digest(str(folder / "llm")),
             "vision_digest": digests.get("vision") or backbone_digest(str(folder / "vision")),
             "revision": config.revision,
@@ -94,6 +94,11 @@ def build_backbones(
     if isinstance(config.vision, TinyVisionConfig):
         section["images"] = images.model_dump(mode="json")
     return store.build(STAGE, VERSION, section, inputs, write)
+
+
+def _pinned(name: str, digest: str) -> str:
+    """A folder as it is; a hub name with the commit it means now, so that every later stage loads the same."""
+    return name if Path(name).is_dir() else digest
 
 
 def _build_tiny(

@@ -37,9 +37,13 @@ class TinyVisionConfig(Section):
 class BackbonesConfig(Section):
     """The two pretrained halves: any Hugging Face causal LLM, any vision encoder."""
 
-    llm: str | TinyLLMConfig = Field(TinyLLMConfig(), description="hub name, local folder, or a tiny one to build")
-    vision: str | TinyVisionConfig = Field(TinyVisionConfig(), description="hub name, local folder, or a tiny one")
-    revision: str | None = Field(None, description="hub revision of both names; null: the newest")
+    llm: str | TinyLLMConfig = Field(
+        TinyLLMConfig(), description="hub name (name@revision pins it), local folder, or a tiny one to build"
+    )
+    vision: str | TinyVisionConfig = Field(
+        TinyVisionConfig(), description="hub name (name@revision pins it), local folder, or a tiny one to build"
+    )
+    revision: str | None = Field(None, description="hub revision of names that pin none; null: the newest")
     seed: int = Field(0, ge=0, description="seed of the tiny ones' training")
 
 
@@ -56,10 +60,15 @@ class TextLimits(Section):
 class ConnectorConfig(Section):
     """Vision features to visual tokens (NoteLLM-2, the connector)."""
 
+    kind: Literal["qformer", "perceiver", "mlp"] = Field(
+        "qformer",
+        description="qformer: queries attend to themselves, then to the features; perceiver: to both at once (a "
+        "resampler); mlp: on each patch, then averaged over a grid of `queries` cells",
+    )
     queries: int = Field(16, ge=1, description="visual tokens")
-    layers: int = Field(6, ge=1, description="Q-Former layers")
-    width: int = Field(768, ge=8, description="Q-Former hidden width")
-    heads: int = Field(12, ge=1, description="attention heads")
+    layers: int = Field(6, ge=1, description="layers of the Q-Former or resampler, hidden layers of the mlp")
+    width: int = Field(768, ge=8, description="hidden width")
+    heads: int = Field(12, ge=1, description="attention heads (qformer, perceiver)")
 
 
 class LoraSettings(Section):
@@ -69,22 +78,32 @@ class LoraSettings(Section):
     alpha: int = Field(32, ge=1, description="scaling numerator; the adapter's output is scaled by alpha / rank")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the adapter's input")
     targets: tuple[str, ...] | Literal["all-linear"] = Field("all-linear", description="names of adapted modules")
+    dora: bool = Field(False, description="weight-decomposed adapters (DoRA): direction and length apart; slower")
+    rslora: bool = Field(False, description="scale by alpha / sqrt(rank) instead, which keeps high ranks learning")
     embeddings: bool = Field(False, description="also train the token embeddings, whole (for small vocabularies)")
 
 
 class ModelConfig(Section):
     """The NoteLLM-2 model (paper, section 3)."""
 
-    prompt: Literal["micl", "basic", "text"] = Field(
-        "micl", description="micl: image compressed to its own word first; basic: early fusion; text: no image"
+    prompt: Literal["micl", "basic", "text", "vision"] = Field(
+        "micl",
+        description="micl: image compressed to its own word first; basic: early fusion; text: no image; vision: the "
+        "vision encoder alone, no LLM",
     )
     visual_tokens: bool = Field(True, description="put the connector's tokens into the LLM (false: late fusion only)")
     late_fusion: bool = Field(True, description="gate the vision encoder's summary into the embeddings")
     language: Literal["en", "zh"] = Field("en", description="language of the prompt")
     text: TextLimits = TextLimits()
     connector: ConnectorConfig = ConnectorConfig()
-    dim: int = Field(64, ge=2, description="width of the embedding")
+    dim: int = Field(64, ge=2, description="width of the embedding, numbers; without head that of the LLM")
+    head: Literal["linear", "none"] = Field(
+        "linear", description="linear: a map to `dim`; none: the hidden state itself, for zero-shot baselines"
+    )
     tuning: Literal["lora", "full", "frozen"] = Field("lora", description="what of the LLM is trained")
+    base_weights: Literal["fp32", "bf16", "nf4"] = Field(
+        "fp32", description="what the LLM's weights are held in: 4 bytes, 2 bytes, or 4 bits (needs bitsandbytes)"
+    )
     lora: LoraSettings = LoraSettings()
     start: Literal["fitted", "random"] = Field(
         "fitted", description="start of head and late fusion: fitted to partners of the training pairs, or random"
@@ -92,12 +111,28 @@ class ModelConfig(Section):
     start_pairs: int = Field(2048, ge=16, description="training pairs that a fitted start looks at")
     log_scale: float | None = Field(None, description="initial log of the logit scale (3.0 in the paper); null: fitted")
 
+    @property
+    def reads_text(self) -> bool:
+        """Whether there is an LLM."""
+        return self.prompt != "vision"
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether the vision encoder is needed at all."""
+        return self.late_fusion or self.prompt == "vision" or (self.visual_tokens and self.prompt != "text")
+
     @model_validator(mode="after")
     def _consistent(self) -> ModelConfig:
         if self.prompt == "text" and self.late_fusion:
             raise ValueError("prompt 'text' reads no image: set late_fusion to false")
+        if self.prompt == "vision" and self.late_fusion:
+            raise ValueError("prompt 'vision' has nothing to fuse the image with: set late_fusion to false")
         if self.prompt == "micl" and not self.visual_tokens:
             raise ValueError("prompt 'micl' needs visual_tokens; late fusion alone is prompt 'basic' without them")
         if self.start == "random" and self.log_scale is None:
             raise ValueError("a random start cannot fit log_scale: give a number (3.0 in the paper)")
+        if self.head == "none" and self.start == "fitted":
+            raise ValueError("without head there is nothing to fit: set start to random")
+        if self.base_weights == "nf4" and self.tuning == "full":
+            raise ValueError("4-bit weights cannot be trained: set tuning to lora or frozen")
         return self

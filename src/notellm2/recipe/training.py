@@ -13,7 +13,9 @@ class TrainingConfig(Section):
     """Contrastive tuning (NoteLLM-2, the loss)."""
 
     pairs_per_batch: int = Field(64, ge=2, description="pairs a step (B); the loss compares 2B embeddings")
-    steps: int | None = Field(None, ge=1, description="optimiser steps; null: one pass over the pairs times `epochs`")
+    steps: int | None = Field(
+        None, ge=0, description="optimiser steps; 0: none (zero-shot); null: one pass over the pairs times `epochs`"
+    )
     epochs: float = Field(1.0, gt=0, description="passes over the pairs, when `steps` is null")
     lr: float = Field(5e-4, gt=0, description="peak learning rate of the LLM's trained weights")
     head_lr: float = Field(1e-3, gt=0, description="peak learning rate of connector, fusion and head")

@@ -66,7 +66,9 @@ class Progress:
 
 def total_steps(config: TrainingConfig, pairs: int) -> int:
     """Optimiser steps of a run over `pairs` pairs."""
-    return config.steps or max(1, math.ceil(config.epochs * pairs / config.pairs_per_batch))
+    return (
+        config.steps if config.steps is not None else max(1, math.ceil(config.epochs * pairs / config.pairs_per_batch))
+    )
 
 
 def learning_rate_share(step: int, steps: int, warmup_share: float) -> float:
@@ -118,6 +120,8 @@ def train(
         Figures of the run: steps, final loss, whether it left chance, pairs/s, best validation.
     """
     steps = total_steps(config, len(pairs))
+    if not steps:
+        return _untrained(network, validation, source, config, folder, on_metrics)
     order = PairOrder(pairs, config.pairs_per_batch, config.seed)
     optimiser = build_optimiser(network, config)
     facts = load_checkpoint(folder, network, optimiser)
@@ -165,6 +169,32 @@ def train(
         "train_seconds": round(state.seconds, 1),
         "best_step": state.best_step or steps,
         "best_validation_mrr": None if state.best_mrr < 0 else state.best_mrr,
+    }
+
+
+def _untrained(
+    network: NoteLLM2,
+    validation: Validation | None,
+    source: NoteSource,
+    config: TrainingConfig,
+    folder: Path,
+    on_metrics: OnMetrics,
+) -> dict[str, Any]:
+    """A run of no steps (zero-shot): the network as it starts, measured once where there is something to measure on."""
+    figures = {} if validation is None else _validate(network, source, validation, config)
+    save_weights(folder / BEST, trained_weights(network))
+    with _log_from(folder / METRICS, 0) as log:
+        log(0, figures)
+    on_metrics(0, figures)
+    return {
+        "steps": 0,
+        "final_loss": None,
+        "chance": None,
+        "left_chance": None,
+        "pairs_per_s": 0.0,
+        "train_seconds": 0.0,
+        "best_step": 0,
+        "best_validation_mrr": figures.get("validation_mrr"),
     }
 
 

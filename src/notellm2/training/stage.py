@@ -106,8 +106,8 @@ def _train(
 
     from notellm2.model.adapters import tune
     from notellm2.model.attention import attend_fast
-    from notellm2.model.backbones import load_language_model
-    from notellm2.model.bundle import BundleConfig, reads_images, save_bundle
+    from notellm2.model.backbones import load_language_model, load_tokenizer
+    from notellm2.model.bundle import BundleConfig, save_bundle
     from notellm2.model.network import NoteLLM2
     from notellm2.model.prompt import layout
     from notellm2.model.source import NoteSource
@@ -119,7 +119,10 @@ def _train(
 
     torch.manual_seed(training.seed)
     named = Backbones.of(backbones)
-    language = load_language_model(named.llm, named.revision)
+    if model.reads_text:
+        language = load_language_model(named.llm, named.revision, weights=model.base_weights)
+    else:
+        language = load_tokenizer(named.llm, named.llm_digest, named.revision)
     if Path(named.llm).is_dir() and language.digest != named.llm_digest:
         raise InputError(f"backbone {named.llm}: changed since this run began; start the run again")
     notes = dataset.texts()
@@ -128,12 +131,12 @@ def _train(
     if not len(train_pairs):
         raise InputError(f"{pairs.file('train.parquet')}: no pairs to train on; loosen the recipe's section pairs")
     validation_pairs = _rows(pairs, "validation.parquet", row_of)
-    vision = np.load(features.file("features.npy"), mmap_mode="r") if reads_images(model) else None
+    vision = np.load(features.file("features.npy"), mmap_mode="r") if model.reads_images else None
     if vision is not None and len(vision) != len(notes):
         raise InputError(f"{features.path}: features of {len(vision)} notes, the data set has {len(notes)}")
     texts = token_texts(store, dataset, data_md5, language.tokenizer, model)
     source = NoteSource(layout(language.tokenizer, model), texts, vision)
-    llm = tune(attend_fast(language.model), model)
+    llm = None if language.model is None else tune(attend_fast(language.model), model)
     network = NoteLLM2(llm, source.layout, model, 0 if vision is None else int(vision.shape[2]))
     network.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     counts = {

@@ -7,13 +7,16 @@ import pytest
 import torch
 from torch import nn
 
+from notellm2.errors import InputError
 from notellm2.model.adapters import merged, tune
 from notellm2.model.backbones import backbone_digest, load_language_model
-from notellm2.model.bundle import Bundle, BundleConfig, save_bundle
+from notellm2.model.bundle import NARROW_TOLERANCE, Bundle, BundleConfig, save_bundle
+from notellm2.model.network import NoteLLM2
+from notellm2.model.prompt import layout
 from notellm2.notes.schema import Note
 from notellm2.recipe import ImageLimits, LoraSettings
 from tests.unit.conftest import Backbone
-from tests.unit.model.tiny import build_network, model_config, source_of, varied_notes
+from tests.unit.model.tiny import WIDTH, build_network, model_config, source_of, varied_notes
 
 IDS = torch.tensor([[5, 9, 30, 7]])
 
@@ -92,3 +95,58 @@ def test_frozen_and_full_are_what_they_say(backbone: Backbone) -> None:
     assert merged(frozen) is frozen
     full = tune(load_language_model(str(backbone("llama"))).model, model_config(tuning="full"))
     assert all(parameter.requires_grad for parameter in full.parameters())
+
+
+@pytest.mark.parametrize("kind", ["dora", "rslora"])
+def test_other_adapters_train_and_merge(kind: str, backbone: Backbone, tmp_path: Path) -> None:
+    config = model_config(lora=LoraSettings(rank=2, alpha=4, **{kind: True}))
+    network, language = build_network(backbone("llama"), config)
+    assert any("magnitude" in n for n, p in network.named_parameters() if p.requires_grad) == (kind == "dora")
+    batch = source_of(language.tokenizer, varied_notes(3), config).batch(np.arange(3))
+    with torch.no_grad():
+        before = network(batch).multimodal_BD
+        plain, _ = build_network(backbone("llama"), model_config())
+        assert float((plain(batch).multimodal_BD - before).abs().max()) > 1e-3, "it is plain LoRA"
+        network.llm = merged(network.llm)  # type: ignore[arg-type]
+        torch.testing.assert_close(network(batch).multimodal_BD, before, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("weights", ["bf16", "nf4"])
+def test_narrow_base_weights_train_save_and_load(weights: str, backbone: Backbone, tmp_path: Path) -> None:
+    """The base stays as it is held, adapters and heads are float32, and the bundle reproduces the trained network."""
+    if weights == "nf4":
+        pytest.importorskip("bitsandbytes", reason="needs the extra 'quantized'")
+    config = model_config(base_weights=weights)
+    torch.manual_seed(0)
+    language = load_language_model(str(backbone("llama-64")), weights=weights)  # type: ignore[arg-type]
+    network = NoteLLM2(tune(language.model, config), layout(language.tokenizer, config), config, WIDTH)
+    base = {n: p for n, p in network.llm.named_parameters() if not p.requires_grad}  # type: ignore[union-attr]
+    linear = next(p for n, p in base.items() if "q_proj" in n)
+    assert linear.dtype == (torch.uint8 if weights == "nf4" else torch.bfloat16)
+    assert {p.dtype for p in network.parameters() if p.requires_grad} == {torch.float32}
+    batch = source_of(language.tokenizer, varied_notes(4), config, vision_width=WIDTH).batch(np.arange(4))
+    optimiser = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(2):
+        optimiser.zero_grad()
+        network(batch).multimodal_BD[:, 0].sum().backward()
+        optimiser.step()
+    bundle = BundleConfig(
+        model=config,
+        images=ImageLimits(),
+        llm=str(backbone("llama-64")),
+        llm_digest=language.digest,
+        vision=str(backbone("vit")),
+        vision_digest=backbone_digest(str(backbone("vit"))),
+        revision=None,
+    )
+    save_bundle(tmp_path / "bundle", network.eval(), language, bundle, [Note("1", "a title", ("a",), "some words")])
+    loaded = Bundle.load(tmp_path / "bundle")
+    with torch.no_grad():
+        kept = network(batch).multimodal_BD
+        torch.testing.assert_close(loaded.network(batch).multimodal_BD, kept, atol=NARROW_TOLERANCE, rtol=0)
+
+
+def test_four_bits_without_bitsandbytes_say_what_to_do(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"nf4 needs bitsandbytes; install notellm2\[quantized\]"):
+        load_language_model(str(backbone("llama")), weights="nf4")

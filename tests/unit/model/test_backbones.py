@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -29,7 +32,7 @@ def change_weights(folder: Path, *, drop: str = "", add: str = "") -> None:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-@pytest.mark.parametrize(("name", "bos"), [("llama", True), ("qwen2", False), ("gpt2", True)])
+@pytest.mark.parametrize(("name", "bos"), [("llama", True), ("qwen2", False), ("qwen3", False), ("gpt2", True)])
 def test_language_models_load(name: str, bos: bool, backbone: Backbone) -> None:
     language = load_language_model(str(backbone(name)))
     assert language.digest == digest_tree(backbone(name))
@@ -78,9 +81,48 @@ def test_digest_follows_the_bytes(backbone: Backbone, tmp_path: Path) -> None:
     assert backbone_digest(str(folder)) != backbone_digest(str(backbone("vit")))
 
 
-def test_hub_names_are_identified_by_their_revision() -> None:
-    assert backbone_digest("someone/some-model") == "someone/some-model@main"
-    assert backbone_digest("someone/some-model", "v2") == "someone/some-model@v2"
+COMMITS = {"main": "1" * 40, "v2": "2" * 40}
+FROM_THE_HUB = """
+import sys
+from notellm2.errors import InputError
+from notellm2.model.backbones import backbone_digest, load_language_model, load_vision_encoder
+print(load_language_model("someone/words").digest)
+print(load_language_model("someone/words", "v2").digest)
+print(load_language_model("someone/words@v2", "main").digest)
+print(load_vision_encoder("someone/eyes").digest)
+print(backbone_digest("someone/eyes@" + "2" * 40))
+for name in ("someone/nothing", "someone/eyes@v9"):
+    try:
+        backbone_digest(name)
+    except InputError as error:
+        print(str(error).splitlines()[0])
+"""
+
+
+def test_hub_names_load_the_commit_that_they_mean(backbone: Backbone, tmp_path: Path) -> None:
+    """The hub's cache as its client lays it out, and the client told to stay offline."""
+    for repository, folder in (("words", backbone("llama")), ("eyes", backbone("vit"))):
+        root = tmp_path / "hub" / f"models--someone--{repository}"
+        (root / "refs").mkdir(parents=True)
+        for name, commit in COMMITS.items():
+            shutil.copytree(folder, root / "snapshots" / commit)
+            (root / "refs" / name).write_text(commit)
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    environment.pop("HF_HUB_CACHE", None)
+    done = subprocess.run(
+        [sys.executable, "-c", FROM_THE_HUB], capture_output=True, text=True, timeout=120, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[:5] == [
+        f"someone/words@{COMMITS['main']}",
+        f"someone/words@{COMMITS['v2']}",
+        f"someone/words@{COMMITS['v2']}",
+        f"someone/eyes@{COMMITS['main']}",
+        f"someone/eyes@{COMMITS['v2']}",
+    ]
+    assert [line.split(":")[0] for line in lines[5:]] == ["backbone 'someone/nothing'", "backbone 'someone/eyes@v9'"]
+    assert all("neither a folder nor a model that the hub gives" in line for line in lines[5:])
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

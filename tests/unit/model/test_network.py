@@ -17,14 +17,16 @@ from notellm2.recipe import TextLimits
 from tests.unit.conftest import Backbone
 from tests.unit.model.tiny import VARIANTS, VISION, build_network, model_config, source_of, varied_notes
 
-LLMS = ["llama", "qwen2", "gpt2"]
+LLMS = ["llama", "qwen2", "qwen3", "gpt2"]
 ATOL = 2e-5
 
 
 def by_hand(network: NoteLLM2, source: NoteSource, row: int) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Raw n_m and n_v of one note: its own sequence, without padding, built token by token."""
-    words = network.llm.get_input_embeddings()  # type: ignore[operator]
     assert source.vision is not None
+    if network.llm is None:
+        return torch.from_numpy(source.vision[row, 0].astype(np.float32)), None
+    words = network.llm.get_input_embeddings()  # type: ignore[operator]
     visual = None
     if network.connector is not None:
         visual = iter(network.connector(torch.from_numpy(source.vision[row : row + 1].astype(np.float32)))[0])

@@ -51,14 +51,14 @@ def tokenizer(*, bos: bool = True) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=core, **special)
 
 
-def save_llama(folder: Path) -> None:
+def save_llama(folder: Path, width: int = WIDTH) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     words = tokenizer()
     config = LlamaConfig(
         vocab_size=len(words),
-        hidden_size=WIDTH,
-        intermediate_size=32,
+        hidden_size=width,
+        intermediate_size=2 * width,
         num_hidden_layers=2,
         num_attention_heads=2,
         max_position_embeddings=512,
@@ -81,6 +81,23 @@ def save_qwen2(folder: Path) -> None:
         tie_word_embeddings=True,
     )
     _save(folder, Qwen2ForCausalLM(config), words)
+
+
+def save_qwen3(folder: Path) -> None:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    words = tokenizer(bos=False)
+    config = Qwen3Config(
+        vocab_size=len(words),
+        hidden_size=WIDTH,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=12,  # as the real ones: heads x head_dim is not the width
+        max_position_embeddings=512,
+    )
+    _save(folder, Qwen3ForCausalLM(config), words)
 
 
 def save_gpt2(folder: Path) -> None:
@@ -129,10 +146,13 @@ def save_clip(folder: Path) -> None:
 
 
 def save_siglip(folder: Path) -> None:
-    from transformers import SiglipImageProcessor, SiglipVisionConfig, SiglipVisionModel
+    from transformers import SiglipConfig, SiglipImageProcessor, SiglipModel
 
-    processor = SiglipImageProcessor(size={"height": 32, "width": 32})
-    _save(folder, SiglipVisionModel(SiglipVisionConfig(image_size=32, patch_size=16, **_sizes())), processor)
+    config = SiglipConfig(
+        text_config={"vocab_size": 50, "max_position_embeddings": 16, **_sizes()},
+        vision_config={"image_size": 32, "patch_size": 16, **_sizes()},
+    )
+    _save(folder, SiglipModel(config), SiglipImageProcessor(size={"height": 32, "width": 32}))
 
 
 def save_dinov2(folder: Path) -> None:
@@ -155,7 +175,9 @@ def save_mobilenet(folder: Path) -> None:
 
 SAVE: dict[str, Callable[[Path], None]] = {
     "llama": save_llama,
+    "llama-64": lambda folder: save_llama(folder, 64),
     "qwen2": save_qwen2,
+    "qwen3": save_qwen3,
     "gpt2": save_gpt2,
     "bert": save_bert,
     "vit": save_vit,
@@ -183,6 +205,7 @@ VARIANTS = {
     "basic + late": {"prompt": "basic"},
     "late": {"prompt": "basic", "visual_tokens": False},
     "text": {"prompt": "text", "late_fusion": False},
+    "vision": {"prompt": "vision", "late_fusion": False},
 }
 """The paper's variants: each a configuration and nothing else."""
 
@@ -191,7 +214,8 @@ def build_network(folder: Path, config: ModelConfig, vision_width: int = VISION[
     """A network on the LLM in `folder`, evaluation mode, always the same weights."""
     torch.manual_seed(0)
     language = load_language_model(str(folder))
-    network = NoteLLM2(tune(language.model, config), layout(language.tokenizer, config), config, vision_width)
+    llm = tune(language.model, config) if config.reads_text else None
+    network = NoteLLM2(llm, layout(language.tokenizer, config), config, vision_width)
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             if "lora_B" in name:  # fresh adapters do nothing; these shall
@@ -199,9 +223,11 @@ def build_network(folder: Path, config: ModelConfig, vision_width: int = VISION[
     return network.eval(), language
 
 
-def source_of(words: Any, notes: Sequence[Note], config: ModelConfig, *, seed: int = 0) -> NoteSource:
+def source_of(
+    words: Any, notes: Sequence[Note], config: ModelConfig, *, seed: int = 0, vision_width: int = VISION[1]
+) -> NoteSource:
     """The notes as rows, with made-up vision features."""
-    vision = np.random.default_rng(seed).standard_normal((len(notes), *VISION)).astype(np.float16)
+    vision = np.random.default_rng(seed).standard_normal((len(notes), VISION[0], vision_width)).astype(np.float16)
     return NoteSource(layout(words, config), encode_texts(words, notes, config), vision)
 
 
