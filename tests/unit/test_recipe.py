@@ -35,7 +35,7 @@ def test_overrides_win_and_are_yaml(recipe: Path) -> None:
 
 
 def test_every_wrong_field_is_named_at_once(recipe: Path) -> None:
-    recipe.write_text("name: tiny\ntraining:\n  steps: 0\n  momentum: 0.9\npairs:\n  score: jaccard\n")
+    recipe.write_text("name: tiny\ntraining:\n  steps: -1\n  momentum: 0.9\npairs:\n  score: jaccard\n")
     with pytest.raises(InputError) as caught:
         load_recipe(recipe)
     message = str(caught.value)

@@ -57,7 +57,7 @@ FORMAT = 1
 CANARY_TOLERANCE = 1e-3
 """Largest difference of a coordinate of a unit vector: float noise between machines is below 1e-4."""
 NARROW_TOLERANCE = 2e-2
-"""The same where the LLM is held in fewer than 32 bits: machines round bfloat16 differently. A margin, not a measured bound."""
+"""The same where the LLM is held in fewer than 32 bits: machines round differently. A margin, not a measured bound."""
 CANARIES = 4
 _FILES = "files.json"
 

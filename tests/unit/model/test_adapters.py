@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,13 +9,13 @@ import torch
 from torch import nn
 
 from notellm2.errors import InputError
-from notellm2.model.adapters import merged, tune
-from notellm2.model.backbones import backbone_digest, load_language_model
+from notellm2.model.adapters import merged, tune, with_lora
+from notellm2.model.backbones import LanguageModel, backbone_digest, load_language_model
 from notellm2.model.bundle import NARROW_TOLERANCE, Bundle, BundleConfig, save_bundle
 from notellm2.model.network import NoteLLM2
 from notellm2.model.prompt import layout
 from notellm2.notes.schema import Note
-from notellm2.recipe import ImageLimits, LoraSettings
+from notellm2.recipe import ImageLimits, LoraSettings, ModelConfig
 from tests.unit.conftest import Backbone
 from tests.unit.model.tiny import WIDTH, build_network, model_config, source_of, varied_notes
 
@@ -111,25 +112,30 @@ def test_other_adapters_train_and_merge(kind: str, backbone: Backbone, tmp_path:
         torch.testing.assert_close(network(batch).multimodal_BD, before, atol=1e-5, rtol=0)
 
 
+def narrow_network(folder: Path, config: ModelConfig) -> tuple[NoteLLM2, LanguageModel]:
+    """A network on a base of narrow weights with adapters that do something."""
+    torch.manual_seed(0)
+    language = load_language_model(str(folder), weights=config.base_weights)
+    llm = with_lora(language.module.requires_grad_(False), config.lora)
+    network = NoteLLM2(llm, layout(language.tokenizer, config), config, WIDTH)
+    with torch.no_grad():
+        for name, parameter in network.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    return network.eval(), language
+
+
 @pytest.mark.parametrize("weights", ["bf16", "nf4"])
-def test_narrow_base_weights_train_save_and_load(weights: str, backbone: Backbone, tmp_path: Path) -> None:
-    """The base stays as it is held, adapters and heads are float32, and the bundle reproduces the trained network."""
+def test_narrow_base_weights_keep_their_adapters_beside_them(weights: Any, backbone: Backbone, tmp_path: Path) -> None:
     if weights == "nf4":
         pytest.importorskip("bitsandbytes", reason="needs the extra 'quantized'")
     config = model_config(base_weights=weights)
-    torch.manual_seed(0)
-    language = load_language_model(str(backbone("llama-64")), weights=weights)  # type: ignore[arg-type]
-    network = NoteLLM2(tune(language.model, config), layout(language.tokenizer, config), config, WIDTH)
-    base = {n: p for n, p in network.llm.named_parameters() if not p.requires_grad}  # type: ignore[union-attr]
-    linear = next(p for n, p in base.items() if "q_proj" in n)
-    assert linear.dtype == (torch.uint8 if weights == "nf4" else torch.bfloat16)
+    network, language = narrow_network(backbone("llama-64"), config)
+    base = {n: p for n, p in network.named_parameters() if not p.requires_grad}
+    assert next(p for n, p in base.items() if "q_proj" in n).dtype == (
+        torch.uint8 if weights == "nf4" else torch.bfloat16
+    )
     assert {p.dtype for p in network.parameters() if p.requires_grad} == {torch.float32}
-    batch = source_of(language.tokenizer, varied_notes(4), config, vision_width=WIDTH).batch(np.arange(4))
-    optimiser = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=1e-2)
-    for _ in range(2):
-        optimiser.zero_grad()
-        network(batch).multimodal_BD[:, 0].sum().backward()
-        optimiser.step()
     bundle = BundleConfig(
         model=config,
         images=ImageLimits(),
@@ -139,11 +145,35 @@ def test_narrow_base_weights_train_save_and_load(weights: str, backbone: Backbon
         vision_digest=backbone_digest(str(backbone("vit"))),
         revision=None,
     )
-    save_bundle(tmp_path / "bundle", network.eval(), language, bundle, [Note("1", "a title", ("a",), "some words")])
-    loaded = Bundle.load(tmp_path / "bundle")
+    save_bundle(tmp_path / "bundle", network, language, bundle, [Note("1", "a title", ("a",), "some words")])
+    loaded = Bundle.load(tmp_path / "bundle").network
+    assert any("lora_A" in name for name, _ in loaded.named_parameters()), "folded into weights that round them away"
+    batch = source_of(language.tokenizer, varied_notes(4), config, vision_width=WIDTH).batch(np.arange(4))
     with torch.no_grad():
-        kept = network(batch).multimodal_BD
-        torch.testing.assert_close(loaded.network(batch).multimodal_BD, kept, atol=NARROW_TOLERANCE, rtol=0)
+        torch.testing.assert_close(
+            loaded(batch).multimodal_BD, network(batch).multimodal_BD, atol=NARROW_TOLERANCE, rtol=0
+        )
+
+
+def test_bf16_weights_train_their_adapters(backbone: Backbone) -> None:
+    """The gradient is that of the same base in float32, to bfloat16's rounding."""
+    config = model_config(base_weights="bf16")
+    network, language = narrow_network(backbone("llama-64"), config)
+    wide, _ = narrow_network(backbone("llama-64"), model_config())
+    batch = source_of(language.tokenizer, varied_notes(4), config, vision_width=WIDTH).batch(np.arange(4))
+    gradients = []
+    for one in (network, wide):
+        one(batch).multimodal_BD[:, 0].sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in one.parameters() if p.grad is not None]))
+    narrow, exact = gradients
+    assert float((narrow - exact).norm() / exact.norm()) < 0.05
+
+
+def test_four_bits_train_on_cuda_only(backbone: Backbone) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    with pytest.raises(InputError, match="nf4 is trained on a CUDA device"):
+        tune(load_language_model(str(backbone("llama"))).model, model_config(base_weights="nf4"))
 
 
 def test_four_bits_without_bitsandbytes_say_what_to_do(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
