@@ -9,15 +9,13 @@ from notellm2.errors import InputError
 from notellm2.recipe import LoraSettings, ModelConfig
 
 
-def tune(llm: nn.Module | None, config: ModelConfig) -> nn.Module | None:
+def tune(llm: nn.Module, config: ModelConfig) -> nn.Module:
     """Prepare an LLM for training as `config.tuning` says; returns the module to put into the network.
 
     Raises:
         InputError: 4-bit weights without a CUDA device. (On a CPU bitsandbytes 0.50's kernels pass on a wrong gradient:
             a fifth of the true one's norm in a two-layer Llama. Embedding is right there.)
     """
-    if llm is None:
-        return None
     if config.base_weights == "nf4" and not torch.cuda.is_available():
         raise InputError("model.base_weights: nf4 is trained on a CUDA device; use bf16 or fp32 here")
     if config.tuning == "full":
