@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def pair_loss(x_2BD: Tensor, log_scale: Tensor, mask_22: Tensor | None = None) -> Tensor:
+def pair_loss(x_2BD: Tensor, log_scale: Tensor, mask_22: Tensor | None = None, rows: slice | None = None) -> Tensor:
     """Cross-entropy of each embedding's partner among all others.
 
     Rows 2i and 2i+1 of `x_2BD` are partners. logits = x·xᵀ·exp(τ), self-similarity masked.
@@ -19,15 +19,19 @@ def pair_loss(x_2BD: Tensor, log_scale: Tensor, mask_22: Tensor | None = None) -
         log_scale: τ, scalar.
         mask_22: bool[2B, 2B] of entries that are no negatives (the same note again, a known positive); partners
             are never masked. None: mask only the diagonal.
+        rows: those of `x_2BD` to judge, with the mask's rows for them alone; None: all.
 
     Returns:
         Scalar; `chance_loss` when all embeddings are alike.
     """
-    partner = torch.arange(len(x_2BD), device=x_2BD.device) ^ 1
-    none = torch.zeros(len(x_2BD), len(x_2BD), dtype=torch.bool, device=x_2BD.device)
-    excluded = _excluded(none if mask_22 is None else mask_22)
-    logits = (x_2BD @ x_2BD.T).float() * log_scale.exp()
-    return functional.cross_entropy(logits.masked_fill(excluded, -math.inf), partner)
+    index = torch.arange(len(x_2BD), device=x_2BD.device)
+    judged = x_2BD
+    if rows is not None:
+        index, judged = index[rows], x_2BD[rows]
+    none = torch.zeros(len(index), len(x_2BD), dtype=torch.bool, device=x_2BD.device)
+    excluded = _excluded(none if mask_22 is None else mask_22, index)
+    logits = (judged @ x_2BD.T).float() * log_scale.exp()
+    return functional.cross_entropy(logits.masked_fill(excluded, -math.inf), index ^ 1)
 
 
 def weighted_loss(multimodal: Tensor, visual: Tensor | None, weight_multimodal: float, weight_visual: float) -> Tensor:
@@ -41,13 +45,14 @@ def chance_loss(pairs: int, mask_22: Tensor | None = None) -> float:
     """The loss of embeddings that tell nothing apart: ln(2B - 1), and less where a mask leaves fewer to compare."""
     if mask_22 is None:
         return math.log(2 * pairs - 1)
-    return float((~_excluded(mask_22)).sum(1).double().log().mean())
-
-
-def _excluded(mask_22: Tensor) -> Tensor:
-    """The mask with the diagonal added and partners removed."""
     index = torch.arange(len(mask_22), device=mask_22.device)
-    excluded = mask_22.clone()
-    excluded[index, index] = True
-    excluded[index, index ^ 1] = False
+    return float((~_excluded(mask_22, index)).sum(1).double().log().mean())
+
+
+def _excluded(mask_R2: Tensor, index_R: Tensor) -> Tensor:
+    """The mask of some rows with the diagonal added and partners removed."""
+    rows = torch.arange(len(mask_R2), device=mask_R2.device)
+    excluded = mask_R2.clone()
+    excluded[rows, index_R] = True
+    excluded[rows, index_R ^ 1] = False
     return excluded

@@ -27,6 +27,11 @@ class TrainingConfig(Section):
     weight_visual: float = Field(1.0, ge=0, description="w_v, weight of the visual loss (mICL only)")
     mask_positives: bool = Field(True, description="known partners of a note are not used as its negatives")
     chunk_notes: int = Field(32, ge=1, description="notes a forward pass; a batch is cut into chunks by length")
+    grad_cache: bool = Field(
+        False,
+        description="embed each chunk twice instead of keeping its graph (GradCache): memory does not grow with "
+        "pairs_per_batch, the gradient is the same, a step takes about a third longer",
+    )
     select: Literal["best", "last"] = Field("best", description="weights kept: best validation MRR, or the last")
     checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
     validate_every: int = Field(100, ge=1, description="steps between validations")

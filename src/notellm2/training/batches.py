@@ -26,9 +26,10 @@ class PairOrder:
         self.pairs = pairs
         self.batch = batch
         self.seed = seed
-        codes = pairs[:, 0] * (int(pairs.max()) + 1) + pairs[:, 1]
         self._base = int(pairs.max()) + 1
-        self._known = np.unique(np.concatenate([codes, pairs[:, 1] * self._base + pairs[:, 0]]))
+        forth, back = pairs[:, 0] * self._base + pairs[:, 1], pairs[:, 1] * self._base + pairs[:, 0]
+        # Sorted by the first note: the partners of a note lie side by side.
+        self._known = np.unique(np.concatenate([forth, back]))
 
     def step(self, step: int) -> Rows:
         """int64[2B] rows of step `step` (from 0): partners lie side by side."""
@@ -41,11 +42,62 @@ class PairOrder:
             chosen[here] = order[positions[here] % len(self.pairs)]
         return self.pairs[chosen].reshape(-1)
 
+    def excluded(self, rows: Rows, *, known_positives: bool) -> NotNegatives:
+        """Which entries of the similarity matrix of `rows`, int64[C], are no negatives.
+
+        They are the same note drawn twice and, if asked, known partners of the row's note.
+        """
+        distinct, back = np.unique(rows, return_inverse=True)
+        if not known_positives:
+            return NotNegatives(back, len(distinct), back[:0], back[:0])
+        first = np.searchsorted(self._known, distinct * self._base)
+        counts = np.searchsorted(self._known, (distinct + 1) * self._base) - first
+        ends = np.cumsum(counts)
+        each = np.repeat(np.arange(len(distinct)), counts)
+        partners = self._known[np.arange(ends[-1]) + np.repeat(first - ends + counts, counts)] % self._base
+        found = np.searchsorted(distinct, partners).clip(max=len(distinct) - 1)
+        here = distinct[found] == partners
+        return NotNegatives(back, len(distinct), each[here], found[here])
+
     def not_negatives(self, rows: Rows, *, known_positives: bool) -> NDArray[np.bool_]:
-        """bool[2B, 2B]: the same note drawn twice and, if asked, known partners of the row's note."""
-        masked: NDArray[np.bool_] = rows[:, None] == rows[None, :]
-        if known_positives:
-            codes = rows[:, None] * self._base + rows[None, :]
-            nearest = np.searchsorted(self._known, codes).clip(max=len(self._known) - 1)
-            masked |= self._known[nearest] == codes
-        return masked
+        """bool[C, C], the whole matrix of `excluded`."""
+        return self.excluded(rows, known_positives=known_positives).block(slice(0, len(rows)))
+
+
+class NotNegatives:
+    """Entries of a batch's similarity matrix that are no negatives, kept by distinct note: their number is small.
+
+    Args:
+        back: int64[C], the distinct note of each row and column.
+        notes: number U of distinct notes.
+        first, second: int64[E], pairs of distinct notes that are partners, sorted by the first.
+    """
+
+    def __init__(self, back: Rows, notes: int, first: Rows, second: Rows) -> None:
+        self._back = back
+        self._notes = notes
+        self._starts = np.searchsorted(first, np.arange(notes + 1))
+        self._second = second
+
+    def block(self, rows: slice) -> NDArray[np.bool_]:
+        """bool[R, C] of some rows; R·(U + C) bytes of memory."""
+        notes = self._back[rows]
+        by_note = np.zeros((len(notes), self._notes), np.bool_)
+        by_note[np.arange(len(notes)), notes] = True
+        counts = self._starts[notes + 1] - self._starts[notes]
+        ends = np.cumsum(counts)
+        entries = np.arange(ends[-1]) + np.repeat(self._starts[notes] - ends + counts, counts)
+        by_note[np.repeat(np.arange(len(notes)), counts), self._second[entries]] = True
+        return by_note[:, self._back]
+
+    def chance(self) -> float:
+        """Nats of the pair loss where all embeddings are alike: the mean log of what a row is compared with."""
+        rows = len(self._back)
+        compared = np.empty(rows, np.int64)
+        for first in range(0, rows, 1024):
+            block = self.block(slice(first, min(first + 1024, rows)))
+            index = np.arange(len(block))
+            block[index, first + index] = True
+            block[index, (first + index) ^ 1] = False
+            compared[first : first + len(block)] = (~block).sum(1)
+        return float(np.log(compared).mean())

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from notellm2.artifacts import ArtifactError, fsync_path
+from notellm2.training.team import ALONE, Team
 
 _STATE, _FACTS = "state.safetensors", "facts.json"
 
@@ -50,7 +51,12 @@ def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
 
 
 def save_checkpoint(
-    folder: Path, step: int, network: nn.Module, optimiser: torch.optim.Optimizer, facts: dict[str, Any]
+    folder: Path,
+    step: int,
+    network: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    facts: dict[str, Any],
+    team: Team = ALONE,
 ) -> None:
     """Write ``step-XXXXXXXX`` into `folder` and remove older ones.
 
@@ -60,15 +66,19 @@ def save_checkpoint(
         network: its trainable weights are saved.
         optimiser: its moments are saved.
         facts: small JSON carried along.
+        team: all its processes call this; each one's random state is kept, the first writes.
     """
+    random = {"rng/cpu": team.gathered(torch.get_rng_state())}
+    if torch.cuda.is_available():
+        random["rng/cuda"] = team.gathered(torch.cuda.get_rng_state(team.device))
+    if not team.leads:
+        return
     tensors = {f"weight/{name}": tensor.clone() for name, tensor in trained_weights(network).items()}
     for group, settings in enumerate(optimiser.param_groups):
         for index, parameter in enumerate(settings["params"]):
             for name, value in optimiser.state.get(parameter, {}).items():
                 tensors[f"moment/{group}/{index}/{name}"] = torch.as_tensor(value).detach().cpu().clone()
-    tensors["rng/cpu"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        tensors["rng/cuda"] = torch.cuda.get_rng_state()
+    tensors |= random
     final = folder / f"step-{step:08d}"
     temporary = folder / f".{final.name}.{os.getpid()}"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -86,8 +96,12 @@ def save_checkpoint(
             shutil.rmtree(old)
 
 
-def load_checkpoint(folder: Path, network: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Any] | None:
+def load_checkpoint(
+    folder: Path, network: nn.Module, optimiser: torch.optim.Optimizer, team: Team = ALONE
+) -> dict[str, Any] | None:
     """Restore the newest checkpoint in `folder`; returns its facts (with ``step``), or None if there is none.
+
+    A process that was not there when it was written (a larger team) keeps its random state.
 
     Raises:
         ArtifactError: its tensors cannot be read; says what to remove.
@@ -110,8 +124,9 @@ def load_checkpoint(folder: Path, network: nn.Module, optimiser: torch.optim.Opt
                 optimiser.state[parameter] = {
                     n: t if n == "step" else t.to(parameter.device, parameter.dtype) for n, t in state.items()
                 }
-    torch.set_rng_state(tensors["rng/cpu"])
-    if "rng/cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["rng/cuda"])
+    if team.rank < len(tensors["rng/cpu"]):
+        torch.set_rng_state(tensors["rng/cpu"][team.rank])
+        if "rng/cuda" in tensors and torch.cuda.is_available():
+            torch.cuda.set_rng_state(tensors["rng/cuda"][team.rank], team.device)
     facts: dict[str, Any] = json.loads((newest / _FACTS).read_text())
     return facts

@@ -1,8 +1,9 @@
 """The training loop: contrastive tuning of one network on mined pairs (NoteLLM-2, arXiv 2405.16789).
 
-One step: draw B pairs; embed their distinct notes in chunks of like length; compare all 2B embeddings; clip; AdamW.
-The order of the pairs, the schedule and the masks depend on (seed, step) alone, so a run resumed from a checkpoint
-goes on bit for bit on a CPU.
+One step (`notellm2.training.step`): draw B pairs; embed their distinct notes in chunks of like length; compare all 2B
+embeddings; clip; AdamW. The order of the pairs, the schedule and the masks depend on (seed, step) alone, so a run
+resumed from a checkpoint goes on bit for bit on a CPU. Several processes each embed a share of the batch
+(`notellm2.training.team`); the first of them writes the files.
 """
 
 from __future__ import annotations
@@ -19,16 +20,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import nn
 
 from notellm2.artifacts import write_atomic
-from notellm2.model.loss import chance_loss, pair_loss, weighted_loss
-from notellm2.model.network import Embeddings, NoteLLM2
+from notellm2.model.network import NoteLLM2
 from notellm2.model.source import NoteSource, Rows, embed_rows
-from notellm2.model.start import mean_cosine
 from notellm2.recipe import TrainingConfig
 from notellm2.training.batches import PairOrder
 from notellm2.training.checkpoint import load_checkpoint, save_checkpoint, save_weights, trained_weights
+from notellm2.training.step import take_step
+from notellm2.training.team import ALONE, Team
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +105,7 @@ def train(
     folder: Path,
     on_metrics: OnMetrics = lambda step, values: None,
     show: bool = True,
+    team: Team = ALONE,
 ) -> dict[str, Any]:
     """Train in place, continuing from the newest checkpoint in `folder` if there is one.
 
@@ -115,27 +118,29 @@ def train(
         folder: checkpoints, ``metrics.jsonl`` and the best weights are kept here.
         on_metrics: called with each logged step's figures as they come; after a resume again from the checkpoint on.
         show: draw a progress bar (only on a terminal).
+        team: the processes that share each batch; all of them call this, with equal networks.
 
     Returns:
         Figures of the run: steps, final loss, whether it left chance, pairs/s, best validation.
     """
     steps = total_steps(config, len(pairs))
+    show, on_metrics = show and team.leads, on_metrics if team.leads else _unheard
     if not steps:
-        return _untrained(network, validation, source, config, folder, on_metrics)
+        return _untrained(network, validation, source, config, folder, on_metrics, team)
     order = PairOrder(pairs, config.pairs_per_batch, config.seed)
     optimiser = build_optimiser(network, config)
-    facts = load_checkpoint(folder, network, optimiser)
+    facts = load_checkpoint(folder, network, optimiser, team)
     state = Progress(**facts) if facts else Progress()
     if state.step:
         logger.info("resumed at step %d of %d", state.step, steps)
     network.train()
-    with _log_from(folder / METRICS, state.step) as log, _bar(steps, state.step, show) as advance:
+    with _log_from(folder / METRICS, state.step, team) as log, _bar(steps, state.step, show) as advance:
         while state.step < steps:
             begun = time.monotonic()
             share = learning_rate_share(state.step, steps, config.warmup_share)
             for group in optimiser.param_groups:
                 group["lr"] = group["peak"] * share
-            figures = _step(network, source, order, optimiser, state.step, config)
+            figures = take_step(network, source, order, optimiser, state.step, config, team)
             state.step += 1
             state.last_loss, state.last_chance = figures["loss"], figures["chance"]
             state.recent = [*state.recent, figures["loss"] - figures["chance"]][-50:]
@@ -144,10 +149,11 @@ def train(
             last = state.step == steps
             figures |= {"lr": config.lr * share, "pairs_per_s": config.pairs_per_batch / elapsed}
             if validation is not None and (state.step % config.validate_every == 0 or last):
-                figures |= _validate(network, source, validation, config)
+                figures |= _validate(network, source, validation, config, team)
                 if figures["validation_mrr"] > state.best_mrr:
                     state.best_mrr, state.best_step = figures["validation_mrr"], state.step
-                    save_weights(folder / BEST, trained_weights(network))
+                    if team.leads:
+                        save_weights(folder / BEST, trained_weights(network))
             if state.step % config.log_every == 0 or state.step == 1 or last or "validation_mrr" in figures:
                 log(state.step, figures)
                 on_metrics(state.step, figures)
@@ -158,7 +164,7 @@ def train(
                     state.step, state.last_loss, state.last_chance, figures["mean_cosine"],
                 )  # fmt: skip
             if state.step % config.checkpoint_every == 0 and not last:
-                save_checkpoint(folder, state.step, network, optimiser, vars(state))
+                save_checkpoint(folder, state.step, network, optimiser, vars(state), team)
             advance(figures)
     return {
         "steps": steps,
@@ -179,11 +185,13 @@ def _untrained(
     config: TrainingConfig,
     folder: Path,
     on_metrics: OnMetrics,
+    team: Team,
 ) -> dict[str, Any]:
     """A run of no steps (zero-shot): the network as it starts, measured once where there is something to measure on."""
-    figures = {} if validation is None else _validate(network, source, validation, config)
-    save_weights(folder / BEST, trained_weights(network))
-    with _log_from(folder / METRICS, 0) as log:
+    figures = {} if validation is None else _validate(network, source, validation, config, team)
+    if team.leads:
+        save_weights(folder / BEST, trained_weights(network))
+    with _log_from(folder / METRICS, 0, team) as log:
         log(0, figures)
     on_metrics(0, figures)
     return {
@@ -198,72 +206,11 @@ def _untrained(
     }
 
 
-def embed_distinct(network: NoteLLM2, source: NoteSource, rows: Rows, size: int) -> tuple[Embeddings, dict[str, float]]:
-    """Embed rows with gradients, each distinct note once; also the share of tokens that is padding."""
-    device = network.head.weight.device
-    distinct, back = np.unique(rows, return_inverse=True)
-    multimodal: list[Tensor] = []
-    visual: list[Tensor] = []
-    positions: list[Rows] = []
-    real = total = 0
-    for chunk, batch in source.chunks(distinct, size):
-        positions.append(chunk)
-        real += int(batch.last_B.sum()) + len(chunk)
-        total += batch.tokens_BL.numel()
-        embedded = network(batch.to(device))
-        multimodal.append(embedded.multimodal_BD)
-        if embedded.visual_BD is not None:
-            visual.append(embedded.visual_BD)
-    gather = torch.from_numpy(np.argsort(np.concatenate(positions))[back]).to(device)
-    both = Embeddings(torch.cat(multimodal)[gather], torch.cat(visual)[gather] if visual else None)
-    return both, {"padding_share": 1 - real / total}
-
-
-def _step(
-    network: NoteLLM2,
-    source: NoteSource,
-    order: PairOrder,
-    optimiser: torch.optim.Optimizer,
-    step: int,
-    config: TrainingConfig,
-) -> dict[str, float]:
-    rows = order.step(step)
-    device = network.head.weight.device
-    mask = torch.from_numpy(order.not_negatives(rows, known_positives=config.mask_positives)).to(device)
-    with _precision(config, device):
-        embedded, figures = embed_distinct(network, source, rows, config.chunk_notes)
-    multimodal = pair_loss(embedded.multimodal_BD, network.log_scale, mask)
-    visual = None
-    if embedded.visual_BD is not None and config.weight_visual > 0:
-        visual = pair_loss(embedded.visual_BD, network.log_scale, mask)
-    loss = weighted_loss(multimodal, visual, config.weight_multimodal, config.weight_visual)
-    optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    norms = _gradient_norms(network)
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    norm = nn.utils.clip_grad_norm_(parameters, config.clip_norm)
-    if not torch.isfinite(norm):
-        raise FloatingPointError(f"step {step + 1}: the gradient is not finite; lower training.lr or use fp32")
-    optimiser.step()
-    return {
-        "loss": float(loss.detach()),
-        "chance": chance_loss(config.pairs_per_batch, mask),
-        "loss_multimodal": float(multimodal.detach()),
-        **({} if visual is None else {"loss_visual": float(visual.detach())}),
-        "mean_cosine": mean_cosine(embedded.multimodal_BD),
-        "effective_rank": _effective_rank(embedded.multimodal_BD),
-        "log_scale": float(network.log_scale.detach()),
-        "gradient_norm": float(norm),
-        **norms,
-        **figures,
-    }
-
-
 def _validate(
-    network: NoteLLM2, source: NoteSource, validation: Validation, config: TrainingConfig
+    network: NoteLLM2, source: NoteSource, validation: Validation, config: TrainingConfig, team: Team = ALONE
 ) -> dict[str, float]:
     rows = np.unique(np.concatenate([validation.pairs.reshape(-1), validation.pool]))
-    x = embed_rows(network, source, rows, size=2 * config.chunk_notes)
+    x = _embedded(network, source, rows, 2 * config.chunk_notes, team)
     pool = x[np.searchsorted(rows, validation.pool)].T
     ranks = []
     for start in range(0, len(validation.pairs), _VALIDATION_BLOCK):
@@ -282,36 +229,33 @@ def _validate(
     }
 
 
-def _gradient_norms(network: NoteLLM2) -> dict[str, float]:
-    squares: dict[str, float] = {}
-    for name, parameter in network.named_parameters():
-        if parameter.grad is not None:
-            part = f"gradient_norm_{name.split('.')[0]}"
-            squares[part] = squares.get(part, 0.0) + float(parameter.grad.square().sum())
-    return {part: math.sqrt(value) for part, value in squares.items()}
+def _embedded(network: NoteLLM2, source: NoteSource, rows: Rows, size: int, team: Team) -> NDArray[np.float32]:
+    """`embed_rows`, each process its share."""
+    if team.size == 1:
+        return embed_rows(network, source, rows, size=size)
+    x = torch.zeros(len(rows), network.head.out_features, device=team.device)
+    mine = np.arange(team.rank, len(rows), team.size)
+    if len(mine):
+        x[torch.from_numpy(mine)] = torch.from_numpy(embed_rows(network, source, rows[mine], size=size)).to(x.device)
+    team.sum_([x])
+    found: NDArray[np.float32] = x.cpu().numpy()
+    return found
 
 
-def _effective_rank(x_BD: Tensor) -> float:
-    """Exponential of the entropy of the normalised squared singular values (Roy & Vetterli's measure)."""
-    values = torch.linalg.svdvals(x_BD.detach().float().cpu()).square()
-    shares = values / values.sum()
-    return float(torch.exp(-(shares * shares.clamp(min=1e-12).log()).sum()))
+def _unheard(_step: int, _values: Mapping[str, float]) -> None:
+    """What the processes that do not lead say of their steps: nothing."""
 
 
 def _left_chance(state: Progress) -> bool:
     return float(np.mean(state.recent[-20:])) < -LEFT_CHANCE
 
 
-def _precision(config: TrainingConfig, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    able = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    if config.precision == "bf16" or (config.precision == "auto" and able):
-        return torch.autocast(device.type, torch.bfloat16)
-    return contextlib.nullcontext()
-
-
 @contextlib.contextmanager
-def _log_from(path: Path, step: int) -> Any:
+def _log_from(path: Path, step: int, team: Team) -> Any:
     """Append to the metrics file, first cutting what a killed run wrote after its last checkpoint."""
+    if not team.leads:
+        yield _unheard
+        return
     kept = []
     if path.exists():
         for line in path.read_text().splitlines():

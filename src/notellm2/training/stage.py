@@ -21,7 +21,7 @@ from notellm2.recipe import ImageLimits, ModelConfig, TrainingConfig
 
 logger = logging.getLogger(__name__)
 
-STAGE, VERSION = "training", 2
+STAGE, VERSION = "training", 3
 
 
 def train(

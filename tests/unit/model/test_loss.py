@@ -84,3 +84,13 @@ def test_weighted_loss_is_nine_to_one_and_skips_a_missing_visual_loss() -> None:
     multimodal, visual = torch.tensor(2.0), torch.tensor(4.0)
     assert float(weighted_loss(multimodal, visual, 9.0, 1.0)) == pytest.approx(2.2)
     assert float(weighted_loss(multimodal, None, 9.0, 1.0)) == 2.0
+
+
+@pytest.mark.parametrize("cut", [2, 4, 8])
+def test_the_rows_of_the_loss_add_up_to_the_whole(cut: int) -> None:
+    x = embeddings()
+    scale = torch.tensor(1.0, dtype=torch.float64)
+    mask = torch.rand(2 * PAIRS, 2 * PAIRS, generator=torch.Generator().manual_seed(1)) < 0.3
+    parts = [pair_loss(x, scale, mask[rows], rows) for rows in (slice(0, cut), slice(cut, 2 * PAIRS))]
+    added = (cut * parts[0] + (2 * PAIRS - cut) * parts[1]) / (2 * PAIRS)
+    assert float(added) == pytest.approx(loss_by_loops(x.numpy(), 1.0, mask.numpy()), rel=1e-6)

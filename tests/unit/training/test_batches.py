@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
+from notellm2.model.loss import chance_loss
 from notellm2.training.batches import PairOrder
 
 PAIRS = np.array([[0, 1], [2, 3], [4, 0], [1, 5], [6, 7], [3, 8], [9, 2]])
@@ -41,6 +43,20 @@ def test_not_negatives_are_the_note_itself_and_its_known_partners(known_positive
     for i, a in enumerate(rows):
         for j, b in enumerate(rows):
             assert found[i, j] == (a == b or (known_positives and known(a, b))), (a, b)
+
+
+def test_a_block_of_the_excluded_is_that_part_of_the_matrix() -> None:
+    rng = np.random.default_rng(0)
+    pairs = rng.integers(0, 60, (300, 2))
+    pairs = pairs[pairs[:, 0] != pairs[:, 1]]
+    order = PairOrder(pairs, 40, seed=0)
+    rows = np.concatenate([order.step(0), [61, 62]])  # notes that no pair knows
+    partners = {frozenset(pair) for pair in pairs.tolist()}
+    expected = np.array([[a == b or frozenset((a, b)) in partners for b in rows] for a in rows])
+    excluded = order.excluded(rows, known_positives=True)
+    for part in (slice(0, 82), slice(0, 2), slice(10, 47), slice(80, 82)):
+        np.testing.assert_array_equal(excluded.block(part), expected[part])
+    assert excluded.chance() == pytest.approx(chance_loss(41, torch.from_numpy(expected)))
 
 
 def test_no_pairs_are_an_error() -> None:

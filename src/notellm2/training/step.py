@@ -1,0 +1,244 @@
+"""One optimiser step: embed the notes of a batch, compare all of them, send the gradient back.
+
+The loss needs every embedding of the batch at once, the network does not: between the two stands a matrix of
+embeddings as a leaf of its own. The loss gives its gradient; then that gradient goes back through the network,
+
+- at once, where the chunks' graphs were kept (`grad_cache` off), or
+- chunk by chunk, each embedded a second time with the same dropout (GradCache, arXiv 2101.06983): memory is that of one
+  chunk and of a block of the similarity matrix, whatever the number of pairs, for about a third more time.
+
+Both give the gradient of the full batch; several processes share the chunks between them (`notellm2.training.team`).
+
+Shape suffixes: U distinct notes of a batch, C its columns (2B rows of pairs), R rows of a block, D embedding width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from notellm2.model.loss import pair_loss
+from notellm2.model.network import Embeddings, NoteLLM2
+from notellm2.model.source import NoteSource, Rows
+from notellm2.model.start import mean_cosine
+from notellm2.recipe import TrainingConfig
+from notellm2.training.batches import NotNegatives, PairOrder
+from notellm2.training.team import ALONE, Team
+
+_BLOCK = 256
+"""Rows of the similarity matrix computed at once; of 64 to 1,024 for 2,048 rows the fastest by a little."""
+
+
+@dataclass(frozen=True)
+class _Random:
+    """State of torch's generators, so that dropout can be drawn again."""
+
+    cpu: Tensor
+    cuda: Tensor | None
+
+    @classmethod
+    def now(cls, device: torch.device) -> _Random:
+        return cls(torch.get_rng_state(), torch.cuda.get_rng_state(device) if device.type == "cuda" else None)
+
+    def restore(self, device: torch.device) -> None:
+        torch.set_rng_state(self.cpu)
+        if self.cuda is not None:
+            torch.cuda.set_rng_state(self.cuda, device)
+
+
+class BatchEmbedding:
+    """The distinct notes of a batch, embedded once each; and the way back for the gradient.
+
+    Args:
+        network: in the mode it trains in.
+        source: its notes.
+        rows: int64[C], rows of the batch's notes; a note may come more than once.
+        config: chunks, precision, and whether graphs are kept.
+        team: shares the chunks; every process ends with all embeddings.
+
+    Attributes:
+        multimodal_CD: float32[C, D], a leaf that gathers gradients.
+        visual_CD: the same for the visual embeddings, or None.
+        padding_share: of this process's tokens.
+    """
+
+    def __init__(
+        self, network: NoteLLM2, source: NoteSource, rows: Rows, config: TrainingConfig, team: Team = ALONE
+    ) -> None:
+        self._network, self._source, self._config, self._team = network, source, config, team
+        self._device = network.head.weight.device
+        self._distinct, back = np.unique(rows, return_inverse=True)
+        self._back = torch.from_numpy(back).to(self._device)
+        self._chunks = self._share()
+        self._kept: list[Embeddings] = []
+        self._random: list[_Random] = []
+        self._real = self._total = 0
+        for positions in self._chunks:
+            self._random.append(_Random.now(self._device))
+            with torch.set_grad_enabled(not config.grad_cache):
+                self._kept.append(self._embed(positions))
+        self.padding_share = 1 - self._real / self._total if self._total else 0.0
+        self.multimodal_CD = self._leaf([chunk.multimodal_BD for chunk in self._kept])
+        visual = [chunk.visual_BD for chunk in self._kept if chunk.visual_BD is not None]
+        self.visual_CD = self._leaf(visual) if network.image_word is not None else None
+        if config.grad_cache:
+            self._kept = []
+
+    def backward(self) -> None:
+        """Send the gradients of the leaves into the weights of this process's share."""
+        gradients = self._gradient(self.multimodal_CD), self._gradient(self.visual_CD)
+        if self._kept:
+            for positions, chunk in zip(self._chunks, self._kept, strict=True):
+                _send(chunk, positions, *gradients)
+            return
+        after = _Random.now(self._device)
+        for positions, random in zip(self._chunks, self._random, strict=True):
+            random.restore(self._device)
+            _send(self._embed(positions), positions, *gradients)
+        after.restore(self._device)
+
+    def _share(self) -> list[Rows]:
+        """This process's chunks, as positions among the distinct notes: of like length within a chunk and a round."""
+        order = np.argsort(self._source.texts.lengths[self._distinct], kind="stable")
+        rounds = max(1, -(-len(order) // (self._config.chunk_notes * self._team.size)))
+        chunks = np.array_split(order, rounds * self._team.size)
+        return [chunk for chunk in chunks[self._team.rank :: self._team.size] if len(chunk)]
+
+    def _embed(self, positions: Rows) -> Embeddings:
+        batch = self._source.batch(self._distinct[positions])
+        self._real += int(batch.last_B.sum()) + len(positions)
+        self._total += batch.tokens_BL.numel()
+        with precision(self._config, self._device):
+            embedded: Embeddings = self._network(batch.to(self._device))
+        return embedded
+
+    def _leaf(self, chunks: list[Tensor]) -> Tensor:
+        x_UD = torch.zeros(len(self._distinct), self._network.head.out_features, device=self._device)
+        with torch.no_grad():
+            for positions, chunk in zip(self._chunks, chunks, strict=True):
+                x_UD[torch.from_numpy(positions)] = chunk.float()
+        self._team.sum_([x_UD])
+        return x_UD[self._back].requires_grad_()
+
+    def _gradient(self, leaf_CD: Tensor | None) -> Tensor | None:
+        """[U, D] for a leaf's [C, D]: a note's gradient is the sum over its rows; None where nothing came."""
+        if leaf_CD is None or leaf_CD.grad is None:
+            return None
+        total = leaf_CD.new_zeros(len(self._distinct), leaf_CD.shape[1])
+        return total.index_add_(0, self._back, leaf_CD.grad)
+
+
+def take_step(
+    network: NoteLLM2,
+    source: NoteSource,
+    order: PairOrder,
+    optimiser: torch.optim.Optimizer,
+    step: int,
+    config: TrainingConfig,
+    team: Team = ALONE,
+) -> dict[str, float]:
+    """One step of training; returns its figures.
+
+    Raises:
+        FloatingPointError: the gradient is not finite.
+    """
+    rows = order.step(step)
+    optimiser.zero_grad(set_to_none=True)
+    embedded = BatchEmbedding(network, source, rows, config, team)
+    others = order.excluded(rows, known_positives=config.mask_positives)
+    shares = {"multimodal": 1.0, "visual": 0.0}
+    if embedded.visual_CD is not None and config.weight_visual > 0:
+        both = config.weight_multimodal + config.weight_visual
+        shares = {"multimodal": config.weight_multimodal / both, "visual": config.weight_visual / both}
+    losses = {"multimodal": compare(embedded.multimodal_CD, network.log_scale, others, shares["multimodal"])}
+    if shares["visual"] and embedded.visual_CD is not None:
+        losses["visual"] = compare(embedded.visual_CD, network.log_scale, others, shares["visual"])
+    embedded.backward()
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    _sum_gradients(network, parameters, team)
+    norms = _gradient_norms(network)
+    norm = nn.utils.clip_grad_norm_(parameters, config.clip_norm)
+    if not torch.isfinite(norm):
+        raise FloatingPointError(f"step {step + 1}: the gradient is not finite; lower training.lr or use fp32")
+    optimiser.step()
+    return {
+        "loss": sum(shares[name] * loss for name, loss in losses.items()),
+        "chance": others.chance(),
+        **{f"loss_{name}": loss for name, loss in losses.items()},
+        "mean_cosine": mean_cosine(embedded.multimodal_CD),
+        "effective_rank": _effective_rank(embedded.multimodal_CD),
+        "log_scale": float(network.log_scale.detach()),
+        "gradient_norm": float(norm),
+        **norms,
+        "padding_share": embedded.padding_share,
+    }
+
+
+def compare(x_CD: Tensor, log_scale: Tensor, others: NotNegatives, share: float = 1.0) -> float:
+    """The pair loss of a batch; its gradient, times `share`, is added to that of `x_CD` and of the scale.
+
+    The similarity matrix is computed a block of rows at a time, and its gradient at once: never whole in memory.
+    """
+    total = 0.0
+    for rows in _blocks(len(x_CD)):
+        mask = torch.from_numpy(others.block(rows)).to(x_CD.device)
+        loss = pair_loss(x_CD, log_scale, mask, rows) * ((rows.stop - rows.start) / len(x_CD))
+        (loss * share).backward()
+        total += float(loss.detach())
+    return total
+
+
+def precision(config: TrainingConfig, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """bf16 autocast where the recipe asks for it, or leaves it to a device that has it."""
+    able = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    if config.precision == "bf16" or (config.precision == "auto" and able):
+        return torch.autocast(device.type, torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def _blocks(rows: int) -> Iterator[slice]:
+    # An even number: partners lie side by side.
+    for first in range(0, rows, _BLOCK):
+        yield slice(first, min(first + _BLOCK, rows))
+
+
+def _send(chunk: Embeddings, positions: Rows, multimodal_UD: Tensor | None, visual_UD: Tensor | None) -> None:
+    at = torch.from_numpy(positions)
+    ends = [(chunk.multimodal_BD, multimodal_UD), (chunk.visual_BD, visual_UD)]
+    known = [(end, gradient[at]) for end, gradient in ends if end is not None and gradient is not None]
+    torch.autograd.backward([end for end, _ in known], [gradient.to(end.dtype) for end, gradient in known])
+
+
+def _sum_gradients(network: NoteLLM2, parameters: list[nn.Parameter], team: Team) -> None:
+    if team.size == 1:
+        return
+    for parameter in parameters:
+        if parameter.grad is None:  # this process had no share that reaches it
+            parameter.grad = torch.zeros_like(parameter)
+    if network.log_scale.grad is not None:
+        # Every process computed the whole of it.
+        network.log_scale.grad /= team.size
+    team.sum_([parameter.grad for parameter in parameters if parameter.grad is not None])
+
+
+def _gradient_norms(network: NoteLLM2) -> dict[str, float]:
+    squares: dict[str, float] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.grad is not None:
+            part = f"gradient_norm_{name.split('.')[0]}"
+            squares[part] = squares.get(part, 0.0) + float(parameter.grad.square().sum())
+    return {part: math.sqrt(value) for part, value in squares.items()}
+
+
+def _effective_rank(x_BD: Tensor) -> float:
+    """Exponential of the entropy of the normalised squared singular values (Roy & Vetterli's measure)."""
+    values = torch.linalg.svdvals(x_BD.detach().float().cpu()).square()
+    shares = values / values.sum()
+    return float(torch.exp(-(shares * shares.clamp(min=1e-12).log()).sum()))
