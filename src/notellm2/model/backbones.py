@@ -95,7 +95,7 @@ def load_language_model(
 
     Raises:
         InputError: the folder is missing or not a causal LLM, a weight is missing or unexpected (each is named), or
-            4-bit weights are asked for without bitsandbytes.
+            4-bit weights are asked for without bitsandbytes; or the tokenizer knows words that the LLM does not.
     """
     from transformers import AutoModel, AutoTokenizer
 
@@ -103,7 +103,9 @@ def load_language_model(
     if not _is_causal(model):
         raise InputError(f"LLM {name!r}: a {type(model).__name__} is no causal language model; name one that is")
     source, commit = _located(tokenizer or name, revision)
-    return LanguageModel(model, AutoTokenizer.from_pretrained(source, revision=commit), digest)
+    words = AutoTokenizer.from_pretrained(source, revision=commit)
+    _check_words(name, words, model)
+    return LanguageModel(model, words, digest)
 
 
 def load_tokenizer(name: str, digest: str, revision: str | None = None) -> LanguageModel:
@@ -210,6 +212,18 @@ def _is_causal(model: Any) -> bool:
     x_2LH = embeddings(torch.tensor([[0, 0, 0], [0, 0, 1]]))
     first, second = model(inputs_embeds=x_2LH, use_cache=False).last_hidden_state[:, 0].float()
     return torch.allclose(first, second, rtol=1e-3, atol=1e-4)
+
+
+def _check_words(name: str, tokenizer: PreTrainedTokenizerBase, model: Any) -> None:
+    """Every word of a prompt or a note has a row. (A note cannot spell special tokens, and pads are never read.)"""
+    rows = model.get_input_embeddings().weight.shape[0]
+    unread = set(tokenizer.all_special_ids) - {tokenizer.bos_token_id}
+    strange = [word for word, index in tokenizer.get_vocab().items() if index >= rows and index not in unread]
+    if strange:
+        raise InputError(
+            f"LLM {name!r}: it has {rows} word embeddings, and its tokenizer gives words beyond them "
+            f"({', '.join(map(repr, sorted(strange)[:4]))}); name a tokenizer and weights that belong together"
+        )
 
 
 @contextlib.contextmanager

@@ -166,3 +166,14 @@ def test_a_damaged_weight_file_is_an_input_error(backbone: Backbone, tmp_path: P
     (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=r"gpt2.*cannot be loaded"):
         load_language_model(str(folder))
+
+
+def test_a_tokenizer_with_words_that_the_llm_lacks_is_refused(backbone: Backbone, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    folder = copy(backbone("llama"), tmp_path / "llama")
+    words = AutoTokenizer.from_pretrained(folder)
+    words.add_tokens(["unheard-of"])
+    words.save_pretrained(folder)
+    with pytest.raises(InputError, match=r"has 400 word embeddings.*'unheard-of'"):
+        load_language_model(str(folder))
