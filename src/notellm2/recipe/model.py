@@ -133,6 +133,9 @@ class ModelConfig(Section):
             raise ValueError("a random start cannot fit log_scale: give a number (3.0 in the paper)")
         if self.head == "none" and self.start == "fitted":
             raise ValueError("without head there is nothing to fit: set start to random")
-        if self.base_weights == "nf4" and self.tuning == "full":
-            raise ValueError("4-bit weights cannot be trained: set tuning to lora or frozen")
+        if self.base_weights != "fp32" and self.tuning == "full":
+            raise ValueError(
+                f"{self.base_weights} weights cannot be tuned whole, small updates would be rounded away: set "
+                "base_weights to fp32 (training.precision: bf16 still computes in 16 bits), or tuning to lora"
+            )
         return self

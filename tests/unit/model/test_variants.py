@@ -113,7 +113,8 @@ def test_what_contradicts_itself_is_refused() -> None:
     for assignments, expected in (
         (("model.prompt=vision",), "nothing to fuse"),
         (("model.head=none",), "nothing to fit"),
-        (("model.base_weights=nf4", "model.tuning=full"), "cannot be trained"),
+        (("model.base_weights=nf4", "model.tuning=full"), "nf4 weights cannot be tuned whole"),
+        (("model.base_weights=bf16", "model.tuning=full"), "bf16 weights cannot be tuned whole"),
     ):
         with pytest.raises(InputError, match=expected):
             load_recipe(sample, assignments)
