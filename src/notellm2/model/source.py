@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from notellm2.model.prompt import EncodedTexts, Layout
 
 Modality = Literal["both", "text", "image"]
 Rows = NDArray[np.int64]
+Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,18 @@ class NoteSource:
     vision: NDArray[np.float16] | None
     images: Rows | None = None
 
-    def batch(self, rows: Rows, modality: Modality = "both") -> NoteBatch:
-        """The rows as one batch; `modality` withholds the image (zero features) or the text (no tokens)."""
+    @cached_property
+    def has_image(self) -> Flags:
+        """bool[N]: notes with vision features."""
+        if self.vision is None:
+            return np.zeros(len(self.texts), np.bool_)
+        return np.asarray(self.vision[:, 0].any(1))
+
+    def batch(self, rows: Rows, modality: Modality = "both", imageless: Flags | None = None) -> NoteBatch:
+        """The rows as one batch; `modality` withholds the image (zero features) or the text (no tokens) of all of them.
+
+        `imageless` bool[len(rows)] withholds the image of single rows.
+        """
         texts = [self.texts.text(int(row)) if modality != "image" else self.texts.tokens[:0] for row in rows]
         vision = None
         if self.vision is not None:
@@ -43,6 +55,8 @@ class NoteSource:
             width = (len(rows), *self.vision.shape[1:])
             shown = rows if self.images is None else self.images[rows]
             features = np.zeros(width, np.float32) if modality == "text" else self.vision[shown].astype(np.float32)
+            if imageless is not None:
+                features[imageless] = 0
             vision = torch.from_numpy(features)
         return assemble(self.layout, texts, vision)
 

@@ -18,7 +18,10 @@ class TrainingConfig(Section):
     )
     epochs: float = Field(1.0, gt=0, description="passes over the pairs, when `steps` is null")
     lr: float = Field(5e-4, gt=0, description="peak learning rate of the LLM's trained weights")
-    head_lr: float = Field(1e-3, gt=0, description="peak learning rate of connector, fusion and head")
+    head_lr: float = Field(1e-3, gt=0, description="peak learning rate of the head")
+    image_lr: float | None = Field(
+        None, gt=0, description="peak learning rate of connector, late fusion and <IMG_EMB>; null: head_lr"
+    )
     scale_lr: float = Field(1e-2, gt=0, description="peak learning rate of the logit scale")
     weight_decay: float = Field(1e-3, ge=0, description="decoupled weight decay")
     warmup_share: float = Field(0.1, ge=0, le=1, description="share of the steps with a rising learning rate")
@@ -26,6 +29,9 @@ class TrainingConfig(Section):
     weight_multimodal: float = Field(9.0, ge=0, description="w_m, weight of the multimodal loss")
     weight_visual: float = Field(1.0, ge=0, description="w_v, weight of the visual loss (mICL only)")
     mask_positives: bool = Field(True, description="known partners of a note are not used as its negatives")
+    image_dropout: float = Field(
+        0.0, ge=0, lt=1, description="share of a step's notes whose image is withheld, so that the text is learnt too"
+    )
     chunk_notes: int = Field(32, ge=1, description="notes a forward pass; a batch is cut into chunks by length")
     grad_cache: bool = Field(
         False,

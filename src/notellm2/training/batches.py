@@ -1,4 +1,4 @@
-"""Which pairs a step sees, and which entries of its similarity matrix are no negatives.
+"""Which pairs a step sees, which of their images, and which entries of its similarity matrix are no negatives.
 
 Everything is a function of (seed, step): a resumed run needs no state but its step.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from notellm2.model.source import Rows
+from notellm2.model.source import Flags, Rows
 
 
 class PairOrder:
@@ -101,3 +101,27 @@ class NotNegatives:
             block[index, (first + index) ^ 1] = False
             compared[first : first + len(block)] = (~block).sum(1)
         return float(np.log(compared).mean())
+
+
+def withheld_images(notes: int, share: float, seed: int, step: int) -> Flags | None:
+    """bool[notes]: those of a step's distinct notes whose image it does not show; None: every image is shown.
+
+    A network that sees every image with its text learns the training images by heart where the text would have told
+    more; one that must do without some of them learns both.
+    """
+    if not share:
+        return None
+    return np.random.default_rng([seed, step, 4]).random(notes) < share
+
+
+def pictured_pairs(rows: Rows, has_image: Flags, imageless: Flags | None) -> Flags:
+    """bool[2B]: rows of the pairs of which both notes show their image.
+
+    Args:
+        rows: int64[2B], partners side by side.
+        has_image: bool[N] of all notes.
+        imageless: bool of the distinct notes of `rows`, in the order of their rows, as `withheld_images` gives it.
+    """
+    distinct, back = np.unique(rows, return_inverse=True)
+    shown = has_image[distinct] if imageless is None else has_image[distinct] & ~imageless
+    return np.repeat(shown[back].reshape(-1, 2).all(1), 2)

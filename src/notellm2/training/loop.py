@@ -83,13 +83,13 @@ def learning_rate_share(step: int, steps: int, warmup_share: float) -> float:
 
 
 def build_optimiser(network: NoteLLM2, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW in groups: the LLM, the rest, the logit scale; vectors and the scale are not decayed."""
+    """AdamW in groups: the LLM, the image's path, the head, the logit scale; vectors and the scale are not decayed."""
+    image_lr = config.head_lr if config.image_lr is None else config.image_lr
+    peaks = {"llm": config.lr, "head": config.head_lr, "log_scale": config.scale_lr}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            lr = config.lr if name.startswith("llm.") else config.head_lr
-            if name == "log_scale":
-                lr = config.scale_lr
+            lr = peaks.get(name.split(".")[0], image_lr)
             decay = config.weight_decay if parameter.ndim > 1 else 0.0
             groups.setdefault((lr, decay), []).append(parameter)
     settings = [{"params": p, "lr": lr, "peak": lr, "weight_decay": decay} for (lr, decay), p in groups.items()]

@@ -21,7 +21,7 @@ from notellm2.recipe import ImageLimits, ModelConfig, TrainingConfig
 
 logger = logging.getLogger(__name__)
 
-STAGE, VERSION = "training", 3
+STAGE, VERSION = "training", 4
 
 
 def train(

@@ -9,7 +9,8 @@ embeddings as a leaf of its own. The loss gives its gradient; then that gradient
 
 Both give the gradient of the full batch; several processes share the chunks between them (`notellm2.training.team`).
 
-Shape suffixes: U distinct notes of a batch, C its columns (2B rows of pairs), R rows of a block, D embedding width.
+Shape suffixes: U distinct notes of a batch, C its columns (2B rows of pairs), R rows of a block, V rows with
+images, D embedding width.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -26,10 +27,10 @@ from torch import Tensor, nn
 
 from notellm2.model.loss import pair_loss
 from notellm2.model.network import Embeddings, NoteLLM2
-from notellm2.model.source import NoteSource, Rows
+from notellm2.model.source import Flags, NoteSource, Rows
 from notellm2.model.start import mean_cosine
 from notellm2.recipe import TrainingConfig
-from notellm2.training.batches import NotNegatives, PairOrder
+from notellm2.training.batches import NotNegatives, PairOrder, pictured_pairs, withheld_images
 from notellm2.training.team import ALONE, Team
 
 _BLOCK = 256
@@ -62,6 +63,7 @@ class BatchEmbedding:
         rows: int64[C], rows of the batch's notes; a note may come more than once.
         config: chunks, precision, and whether graphs are kept.
         team: shares the chunks; every process ends with all embeddings.
+        imageless: bool[U] of the distinct rows, in their order, whose image is withheld; None: no row's.
 
     Attributes:
         multimodal_CD: float32[C, D], a leaf that gathers gradients.
@@ -70,8 +72,15 @@ class BatchEmbedding:
     """
 
     def __init__(
-        self, network: NoteLLM2, source: NoteSource, rows: Rows, config: TrainingConfig, team: Team = ALONE
+        self,
+        network: NoteLLM2,
+        source: NoteSource,
+        rows: Rows,
+        config: TrainingConfig,
+        team: Team = ALONE,
+        imageless: Flags | None = None,
     ) -> None:
+        self._imageless = imageless
         self._network, self._source, self._config, self._team = network, source, config, team
         self._device = network.head.weight.device
         self._distinct, back = np.unique(rows, return_inverse=True)
@@ -112,7 +121,8 @@ class BatchEmbedding:
         return [chunk for chunk in chunks[self._team.rank :: self._team.size] if len(chunk)]
 
     def _embed(self, positions: Rows) -> Embeddings:
-        batch = self._source.batch(self._distinct[positions])
+        imageless = None if self._imageless is None else self._imageless[positions]
+        batch = self._source.batch(self._distinct[positions], imageless=imageless)
         self._real += int(batch.last_B.sum()) + len(positions)
         self._total += batch.tokens_BL.numel()
         with precision(self._config, self._device):
@@ -151,15 +161,25 @@ def take_step(
     """
     rows = order.step(step)
     optimiser.zero_grad(set_to_none=True)
-    embedded = BatchEmbedding(network, source, rows, config, team)
+    imageless = withheld_images(len(np.unique(rows)), config.image_dropout, config.seed, step)
+    embedded = BatchEmbedding(network, source, rows, config, team, imageless)
     others = order.excluded(rows, known_positives=config.mask_positives)
-    shares = {"multimodal": 1.0, "visual": 0.0}
-    if embedded.visual_CD is not None and config.weight_visual > 0:
+    # All notes without an image have one visual embedding: they would be partners of nobody and of everybody.
+    seen = pictured_pairs(rows, source.has_image, imageless)
+    shares = {"multimodal": 1.0}
+    if embedded.visual_CD is not None and config.weight_visual > 0 and seen.sum() > 2:
         both = config.weight_multimodal + config.weight_visual
         shares = {"multimodal": config.weight_multimodal / both, "visual": config.weight_visual / both}
     losses = {"multimodal": compare(embedded.multimodal_CD, network.log_scale, others, shares["multimodal"])}
-    if shares["visual"] and embedded.visual_CD is not None:
-        losses["visual"] = compare(embedded.visual_CD, network.log_scale, others, shares["visual"])
+    chances = {"multimodal": others.chance()}
+    if "visual" in shares and embedded.visual_CD is not None:
+        shown = torch.from_numpy(seen).to(embedded.visual_CD.device)
+        visual_VD = embedded.visual_CD.detach()[shown].requires_grad_()
+        others = order.excluded(rows[seen], known_positives=config.mask_positives)
+        losses["visual"] = compare(visual_VD, network.log_scale, others, shares["visual"])
+        chances["visual"] = others.chance()
+        embedded.visual_CD.grad = torch.zeros_like(embedded.visual_CD)
+        embedded.visual_CD.grad[shown] = cast(Tensor, visual_VD.grad)
     embedded.backward()
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     _sum_gradients(network, parameters, team)
@@ -170,7 +190,7 @@ def take_step(
     optimiser.step()
     return {
         "loss": sum(shares[name] * loss for name, loss in losses.items()),
-        "chance": others.chance(),
+        "chance": sum(shares[name] * chance for name, chance in chances.items()),
         **{f"loss_{name}": loss for name, loss in losses.items()},
         "mean_cosine": mean_cosine(embedded.multimodal_CD),
         "effective_rank": _effective_rank(embedded.multimodal_CD),

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from notellm2.model.loss import chance_loss
-from notellm2.training.batches import PairOrder
+from notellm2.training.batches import PairOrder, pictured_pairs, withheld_images
 
 PAIRS = np.array([[0, 1], [2, 3], [4, 0], [1, 5], [6, 7], [3, 8], [9, 2]])
 
@@ -62,3 +62,23 @@ def test_a_block_of_the_excluded_is_that_part_of_the_matrix() -> None:
 def test_no_pairs_are_an_error() -> None:
     with pytest.raises(ValueError, match="no pairs"):
         PairOrder(np.zeros((0, 2), np.int64), 4, 0)
+
+
+def test_withheld_images_are_a_share_that_seed_and_step_decide() -> None:
+    assert withheld_images(100, 0.0, seed=1, step=2) is None
+    first = withheld_images(4000, 0.3, seed=1, step=2)
+    assert first is not None
+    assert first.mean() == pytest.approx(0.3, abs=0.03)
+    np.testing.assert_array_equal(first, withheld_images(4000, 0.3, seed=1, step=2))
+    for seed, step in ((1, 3), (2, 2)):
+        other = withheld_images(4000, 0.3, seed=seed, step=step)
+        assert (first != other).any()
+
+
+def test_only_pairs_of_which_both_notes_show_an_image_count_as_pictured() -> None:
+    has_image = np.array([True, True, False, True, True])
+    rows = np.array([4, 1, 0, 2, 3, 0])
+    assert pictured_pairs(rows, has_image, None).tolist() == [True, True, False, False, True, True]
+    imageless = np.array([False, True, False, False, False])  # of the distinct notes 0, 1, 2, 3, 4
+    assert pictured_pairs(rows, has_image, imageless).tolist() == [False, False, False, False, True, True]
+    assert has_image.tolist() == [True, True, False, True, True], "the source's flags were changed"

@@ -158,9 +158,13 @@ def test_total_steps_counts_passes_over_the_pairs() -> None:
     assert total_steps(training_config(steps=4, epochs=9.0), 21) == 4
 
 
-def test_each_weight_has_one_learning_rate_and_vectors_do_not_decay(backbone: Backbone) -> None:
+@pytest.mark.parametrize("image_lr", [None, 4.0])
+def test_each_weight_has_one_learning_rate_and_vectors_do_not_decay(image_lr: float | None, backbone: Backbone) -> None:
     network, _, _ = network_for(backbone("llama"), model_config(connector=CONNECTOR))
-    config = training_config(lr=1.0, head_lr=2.0, scale_lr=3.0, weight_decay=0.5)
+    config = training_config(lr=1.0, head_lr=2.0, image_lr=image_lr, scale_lr=3.0, weight_decay=0.5)
+    peaks = {"llm": 1.0, "head": 2.0, "log_scale": 3.0} | dict.fromkeys(
+        ("connector", "fusion", "image_word"), image_lr or 2.0
+    )
     found = {
         id(parameter): (group["lr"], group["weight_decay"])
         for group in build_optimiser(network, config).param_groups
@@ -169,8 +173,7 @@ def test_each_weight_has_one_learning_rate_and_vectors_do_not_decay(backbone: Ba
     trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
     assert len(found) == len(trained)
     for name, parameter in trained.items():
-        lr = 3.0 if name == "log_scale" else 1.0 if name.startswith("llm.") else 2.0
-        assert found[id(parameter)] == (lr, 0.5 if parameter.ndim > 1 else 0.0), name
+        assert found[id(parameter)] == (peaks[name.split(".")[0]], 0.5 if parameter.ndim > 1 else 0.0), name
 
 
 def ranks(x: np.ndarray, validation: Validation) -> list[int]:

@@ -8,12 +8,12 @@ import torch
 
 from notellm2.errors import InputError
 from notellm2.model.loss import pair_loss
-from notellm2.model.source import NoteSource
+from notellm2.model.source import NoteSource, hidden_rows
 from notellm2.training.batches import PairOrder
 from notellm2.training.start import fit_start
 from tests.unit.conftest import Backbone
 from tests.unit.model.tiny import VARIANTS, model_config
-from tests.unit.training.small_task import CONNECTOR, network_for
+from tests.unit.training.small_task import CONNECTOR, NOTES, network_for
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -32,6 +32,17 @@ def test_the_start_tells_partners_from_strangers(variant: str, backbone: Backbon
         x = network(source.batch(rows)).multimodal_BD
         alike = torch.ones_like(x) / math.sqrt(x.shape[1])
         assert float(pair_loss(x, network.log_scale, mask)) < float(pair_loss(alike, network.log_scale, mask)) - 0.1
+
+
+def test_the_image_speaks_as_loud_as_what_differs_between_texts(backbone: Backbone) -> None:
+    config = model_config(connector=CONNECTOR)
+    network, source, pairs = network_for(backbone("llama"), config)
+    fit_start(network, source, pairs, config, seed=0, size=64)
+    texts = hidden_rows(network, source, np.arange(NOTES), size=64, modality="text").multimodal_BH
+    with torch.no_grad():
+        images = network.fusion.project(torch.from_numpy(source.vision[:, 0].astype(np.float32)))  # type: ignore[union-attr,index]
+    loudness = float(images.square().mean().sqrt() / (texts - texts.mean(0)).square().mean().sqrt())
+    assert loudness == pytest.approx(1.0, abs=0.2)
 
 
 def test_it_is_a_function_of_the_seed(backbone: Backbone) -> None:

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from notellm2.model.loss import chance_loss, pair_loss, weighted_loss
 from notellm2.model.network import NoteLLM2
 from notellm2.model.source import NoteSource, Rows
 from notellm2.training import step as steps
-from notellm2.training.batches import PairOrder
+from notellm2.training.batches import PairOrder, withheld_images
 from notellm2.training.loop import build_optimiser
 from notellm2.training.step import BatchEmbedding, compare, take_step
 from tests.unit.conftest import Backbone
@@ -122,3 +123,40 @@ def test_the_similarity_matrix_is_never_whole(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(functional, "cross_entropy", lambda *a, **k: sizes.append(a[0].shape) or real(*a, **k))
     compare(x, torch.tensor(1.0, requires_grad=True), order.excluded(order.step(0), known_positives=True))
     assert [rows for rows, _ in sizes] == [256, 256, 88]
+
+
+def test_withheld_images_are_not_seen_and_not_in_the_visual_loss(backbone: Backbone) -> None:
+    network, source, pairs = network_for(backbone("llama"), model_config(connector=CONNECTOR))
+    config = training_config(image_dropout=0.5)
+    order = PairOrder(pairs, config.pairs_per_batch, config.seed)
+    rows = order.step(0)
+    distinct, back = np.unique(rows, return_inverse=True)
+    imageless = withheld_images(len(distinct), 0.5, config.seed, 0)
+    assert imageless is not None
+    bare = imageless[back]
+    embedded = BatchEmbedding(network, source, rows, config, imageless=imageless)
+    for modality, chosen in (("text", bare), ("both", ~bare)):
+        expected = network(source.batch(rows[chosen], modality)).multimodal_BD  # type: ignore[arg-type]
+        torch.testing.assert_close(embedded.multimodal_CD[chosen], expected, atol=2e-5, rtol=0)
+    shown = np.repeat(~bare.reshape(-1, 2).any(1), 2)
+    assert 2 < shown.sum() < len(rows)
+    mask = torch.from_numpy(order.not_negatives(rows, known_positives=True))
+    assert embedded.visual_CD is not None
+    multimodal = pair_loss(embedded.multimodal_CD, network.log_scale, mask)
+    visual = pair_loss(embedded.visual_CD[shown], network.log_scale, mask[shown][:, shown])
+    fewer = chance_loss(int(shown.sum()) // 2, mask[shown][:, shown])
+    figures = take_step(network, source, order, build_optimiser(network, config), 0, config)
+    assert figures["loss_visual"] == pytest.approx(visual.item(), rel=1e-4)
+    assert figures["loss"] == pytest.approx(weighted_loss(multimodal, visual, 9, 1).item(), rel=1e-4)
+    assert figures["chance"] == pytest.approx(0.9 * chance_loss(8, mask) + 0.1 * fewer)
+
+
+def test_a_step_without_any_pictured_pair_has_no_visual_loss(backbone: Backbone) -> None:
+    network, source, pairs = network_for(backbone("llama"), model_config(connector=CONNECTOR))
+    bare = NoteSource(source.layout, source.texts, np.zeros_like(source.vision))
+    config = training_config()
+    order = PairOrder(pairs, config.pairs_per_batch, config.seed)
+    figures = take_step(network, bare, order, build_optimiser(network, config), 0, config)
+    assert "loss_visual" not in figures
+    assert figures["loss"] == figures["loss_multimodal"]
+    assert figures["chance"] == pytest.approx(order.excluded(order.step(0), known_positives=True).chance())
