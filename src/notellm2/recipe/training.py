@@ -38,6 +38,12 @@ class TrainingConfig(Section):
         description="embed each chunk twice instead of keeping its graph (GradCache): memory does not grow with "
         "pairs_per_batch, the gradient is the same, a step takes about a third longer",
     )
+    processes: int = Field(
+        1, ge=1, description="processes that share each batch (accelerate launch); on GPUs one a device"
+    )
+    launch_args: tuple[str, ...] = Field(
+        (), description="further arguments of accelerate launch: several machines, ports (docs/training.md)"
+    )
     select: Literal["best", "last"] = Field("best", description="weights kept: best validation MRR, or the last")
     checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
     validate_every: int = Field(100, ge=1, description="steps between validations")

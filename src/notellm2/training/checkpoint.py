@@ -125,8 +125,9 @@ def load_checkpoint(
                     n: t if n == "step" else t.to(parameter.device, parameter.dtype) for n, t in state.items()
                 }
     if team.rank < len(tensors["rng/cpu"]):
-        torch.set_rng_state(tensors["rng/cpu"][team.rank])
+        # A copy: torch reads a state from the start of its storage.
+        torch.set_rng_state(tensors["rng/cpu"][team.rank].clone())
         if "rng/cuda" in tensors and torch.cuda.is_available():
-            torch.cuda.set_rng_state(tensors["rng/cuda"][team.rank], team.device)
+            torch.cuda.set_rng_state(tensors["rng/cuda"][team.rank].clone(), team.device)
     facts: dict[str, Any] = json.loads((newest / _FACTS).read_text())
     return facts

@@ -9,7 +9,6 @@ processes on one machine, several machines, gloo on CPUs, NCCL on GPUs.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -36,14 +35,16 @@ class Team:
     device: torch.device = _CPU
 
     @classmethod
+    def alone(cls) -> Team:
+        """This process by itself, on the GPU if there is one."""
+        return cls(device=torch.device("cuda") if torch.cuda.is_available() else _CPU)
+
+    @classmethod
     def joined(cls) -> Team:
-        """The team that this process was launched into; alone with its device if it was started by itself."""
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-            return cls(device=device)
+        """The team that ``accelerate launch`` made this process part of."""
         from accelerate import PartialState
 
-        state = PartialState(cpu=device.type == "cpu")
+        state = PartialState(cpu=not torch.cuda.is_available())
         return cls(state.num_processes, state.process_index, state.device)
 
     @property
@@ -69,7 +70,8 @@ class Team:
             return
         with torch.no_grad():
             for tensor in tensors:
-                tensor.mul_(1 if self.leads else 0)
+                if not self.leads:
+                    tensor.zero_()
         self.sum_(tensors)
 
     def gathered(self, tensor: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from notellm2.errors import InputError
 from notellm2.model.bundle import Bundle
 from notellm2.model.network import NoteLLM2
 from notellm2.notes.schema import PAIRS
-from notellm2.training import stage, start
+from notellm2.training import fit, stage
 from tests.unit.model.tiny import VARIANTS
 from tests.unit.training.small_run import MD5, MODEL, TRAINING, Stages
 
@@ -56,7 +56,7 @@ def test_it_is_done_once(trained: Artifact, stages: Stages, monkeypatch: pytest.
     def again(*args: object) -> None:
         raise AssertionError("trained a second time")
 
-    monkeypatch.setattr(stage, "_train", again)
+    monkeypatch.setattr(fit, "fit", again)
     assert stages.train() == trained
     assert not list((stages.store.root / "training").glob(".*")), "the workspace was left behind"
 
@@ -82,7 +82,7 @@ def test_a_training_that_dies_continues_to_the_same_model(
     assert "training" not in {a.stage for a in store.artifacts()}, "half a training is visible"
     seen: list[int] = []
     if at > TRAINING.checkpoint_every:
-        monkeypatch.setattr(start, "fit_start", lambda *_, **__: pytest.fail("the start was fitted again"))
+        monkeypatch.setattr(fit, "fit_start", lambda *_, **__: pytest.fail("the start was fitted again"))
     resumed = stages.train(store=store, on_metrics=lambda step, values: seen.append(step))
     assert seen == ([1, 2, 3, 4, 5, 6] if at == 1 else [5, 6])
     found, expected = weights(resumed), weights(trained)

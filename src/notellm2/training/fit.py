@@ -1,0 +1,175 @@
+"""One training from its assignment to a bundle: what each of its processes does."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+from safetensors.torch import load_file
+
+from notellm2.artifacts import Artifact, Store, write_atomic
+from notellm2.errors import InputError
+from notellm2.model.adapters import tune
+from notellm2.model.attention import attend_fast
+from notellm2.model.backbones import load_language_model, load_tokenizer
+from notellm2.model.bundle import CANARIES, BundleConfig, save_bundle
+from notellm2.model.network import NoteLLM2
+from notellm2.model.prompt import layout
+from notellm2.model.source import NoteSource, Rows
+from notellm2.model.stage import Backbones
+from notellm2.notes.dataset import Dataset
+from notellm2.notes.schema import Note
+from notellm2.recipe import ImageLimits, ModelConfig, TrainingConfig
+from notellm2.training import loop
+from notellm2.training.checkpoint import load_trained_weights
+from notellm2.training.start import fit_start
+from notellm2.training.team import Team
+from notellm2.training.texts import token_texts
+
+logger = logging.getLogger(__name__)
+
+
+class Assignment(BaseModel):
+    """All that a training is made from and where its files go, as JSON: what other processes are told.
+
+    Attributes:
+        store: the artifact store's folder, and `provenance` of what is added to it.
+        dataset: the data set's folder, of version `data_md5`.
+        pairs, backbones, features: references of artifacts.
+        model, training, images: sections of the recipe.
+        work: checkpoints and metrics while it lasts.
+        folder: where the bundle and the metrics go in the end.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    store: Path
+    provenance: dict[str, str]
+    dataset: Path
+    data_md5: str
+    pairs: dict[str, str]
+    backbones: dict[str, str]
+    features: dict[str, str]
+    model: ModelConfig
+    training: TrainingConfig
+    images: ImageLimits
+    work: Path
+    folder: Path
+
+
+def fit(
+    given: Assignment, team: Team, on_metrics: Callable[[int, Mapping[str, float]], None] = lambda step, values: None
+) -> dict[str, Any]:
+    """Train, and leave ``bundle/`` and ``metrics.jsonl``; a killed run continues at its last checkpoint.
+
+    Args:
+        given: the same in every process.
+        team: all its processes call this.
+        on_metrics: called in the leading process with each logged step as it comes.
+
+    Returns:
+        Figures of the run; nothing in the processes that do not lead.
+
+    Raises:
+        InputError: there are no training pairs, or pairs, features or backbones are not those of this data version.
+    """
+    model, training, work = given.model, given.training, given.work
+    dataset = Dataset.open(given.dataset)
+    pairs = Artifact.from_reference(given.pairs)
+    torch.manual_seed(training.seed)
+    named = Backbones.of(Artifact.from_reference(given.backbones))
+    if model.reads_text:
+        language = load_language_model(named.llm, named.revision, weights=model.base_weights)
+    else:
+        language = load_tokenizer(named.llm, named.llm_digest, named.revision)
+    if Path(named.llm).is_dir() and language.digest != named.llm_digest:
+        raise InputError(f"backbone {named.llm}: changed since this run began; start the run again")
+    notes = dataset.texts()
+    row_of = {note.note_id: row for row, note in enumerate(notes)}
+    train_pairs = _rows(pairs, "train.parquet", row_of)
+    if not len(train_pairs):
+        raise InputError(f"{pairs.file('train.parquet')}: no pairs to train on; loosen the recipe's section pairs")
+    validation_pairs = _rows(pairs, "validation.parquet", row_of)
+    features = Artifact.from_reference(given.features)
+    vision = np.load(features.file("features.npy"), mmap_mode="r") if model.reads_images else None
+    if vision is not None and len(vision) != len(notes):
+        raise InputError(f"{features.path}: features of {len(vision)} notes, the data set has {len(notes)}")
+    texts = token_texts(Store(given.store, given.provenance), dataset, given.data_md5, language.tokenizer, model)
+    source = NoteSource(layout(language.tokenizer, model), texts, vision)
+    llm = None if language.model is None else tune(attend_fast(language.model), model)
+    network = NoteLLM2(llm, source.layout, model, 0 if vision is None else int(vision.shape[2]))
+    network.to(team.device)
+    counts = {
+        "trained_weights": sum(p.numel() for p in network.parameters() if p.requires_grad),
+        "weights": sum(p.numel() for p in network.parameters()),
+        "texts_truncated": source.texts.truncated,
+        "mean_text_tokens": round(float(source.texts.lengths.mean()), 1),
+    }
+    start = _start(network, source, train_pairs, given, team)
+    validation = None
+    if len(validation_pairs):
+        pool = pq.read_table(pairs.file("validation_pool.parquet"))["note_id"].to_pylist()
+        validation = loop.Validation(validation_pairs, np.array([row_of[n] for n in pool], np.int64))
+    figures = loop.train(network, source, train_pairs, validation, training, work, on_metrics, team=team)
+    if not team.leads:
+        return {}
+    if training.select == "best" and validation is not None:
+        load_trained_weights(network, load_file(work / loop.BEST))
+    network.to("cpu")
+    config = BundleConfig(
+        model=model,
+        images=given.images,
+        llm=named.llm,
+        llm_digest=named.llm_digest,
+        vision=named.vision,
+        vision_digest=named.vision_digest,
+        revision=named.revision,
+    )
+    save_bundle(given.folder / "bundle", network, language, config, _canaries(dataset))
+    shutil.copyfile(work / loop.METRICS, given.folder / "metrics.jsonl")
+    return {**figures, **counts, "start": start, "pairs": len(train_pairs)}
+
+
+def _start(network: NoteLLM2, source: NoteSource, pairs: Rows, given: Assignment, team: Team) -> dict[str, float]:
+    """Fit the start, if this is one; and let every process begin with equal weights and dropout of its own."""
+    model, training, told = given.model, given.training, given.work / "start.json"
+    start: dict[str, float] = {}
+    # A resumed run has its weights in the checkpoint; fitting the start again would only cost time.
+    if model.start == "fitted" and not any(given.work.glob("step-*")):
+        start = fit_start(network, source, pairs, model, seed=training.seed, size=2 * training.chunk_notes)
+        if team.leads:
+            write_atomic(told, json.dumps(start))
+            logger.info("fitted start: %s", ", ".join(f"{name} {value:.3f}" for name, value in start.items()))
+    elif told.exists():
+        start = json.loads(told.read_text())
+    team.lend_([parameter for parameter in network.parameters() if parameter.requires_grad])
+    if not team.leads:
+        torch.manual_seed(training.seed + 1_000_003 * team.rank)
+    return start
+
+
+def _rows(pairs: Artifact, name: str, row_of: Mapping[str, int]) -> NDArray[np.int64]:
+    table = pq.read_table(pairs.file(name), columns=["query_id", "target_id"])
+    try:
+        columns = [[row_of[note_id] for note_id in column.to_pylist()] for column in table.columns]
+    except KeyError as error:
+        raise InputError(f"{pairs.file(name)}: note {error} is not in the data set; mine the pairs again") from None
+    return np.array(columns, np.int64).T.reshape(-1, 2)
+
+
+def _canaries(dataset: Dataset) -> Sequence[Note]:
+    """The first notes of each kind: with text and image, and the first without either."""
+    for notes in dataset.batches():
+        full = [note for note in notes if note.image is not None and note.content][: CANARIES - 2]
+        bare = [note for note in notes if note.image is None][:1] + [note for note in notes if not note.content][:1]
+        return (full + bare) or list(notes[:1])
+    raise InputError(f"{dataset.path}: the data set has no notes")

@@ -1,0 +1,112 @@
+"""Start a training of several processes with ``accelerate launch``, and follow it from the one that asked for it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from notellm2.artifacts import write_atomic
+from notellm2.errors import InputError
+from notellm2.training.fit import Assignment
+
+logger = logging.getLogger(__name__)
+
+ASSIGNMENT, OUTCOME, LOG = "assignment.json", "outcome.json", "processes.log"
+_POLL_S = 0.5
+_TAIL_CHARS = 12000
+
+
+def launch(given: Assignment, on_metrics: Callable[[int, Mapping[str, float]], None]) -> dict[str, Any]:
+    """Run `fit` in ``training.processes`` processes and wait for them.
+
+    They never outlive this one: they are ended when this call is interrupted, and end by themselves when this process
+    is gone, however it died, because they then read the end of their standard input.
+
+    Args:
+        given: what to train; its work folder also takes the assignment, the outcome and the processes' log.
+        on_metrics: called with each logged step within half a second.
+
+    Returns:
+        Figures of the run, as `fit` gives them.
+
+    Raises:
+        InputError: as raised in the processes.
+        RuntimeError: they failed otherwise; carries the end of what they said.
+    """
+    from notellm2.training.loop import METRICS
+
+    outcome = given.work / OUTCOME
+    outcome.unlink(missing_ok=True)
+    write_atomic(given.work / ASSIGNMENT, given.model_dump_json())
+    logger.info("training in %d processes; their log: %s", given.training.processes, given.work / LOG)
+    heard = _Metrics(given.work / METRICS, on_metrics)
+    reading, writing = os.pipe()
+    try:
+        with (
+            (given.work / LOG).open("w") as log,
+            subprocess.Popen(
+                command(given), stdin=reading, stdout=log, stderr=subprocess.STDOUT, env=_environment(given)
+            ) as child,
+        ):
+            try:
+                while child.poll() is None:
+                    time.sleep(_POLL_S)
+                    heard.new()
+            finally:
+                # Asked, not killed: the launcher ends its workers. Does nothing to one that has ended.
+                child.terminate()
+    finally:
+        os.close(reading)
+        os.close(writing)
+    heard.new()
+    found = json.loads(outcome.read_text()) if outcome.exists() else {}
+    if child.returncode == 0 and "figures" in found:
+        figures: dict[str, Any] = found["figures"]
+        return figures
+    if "input_error" in found:
+        raise InputError(found["input_error"])
+    said = (given.work / LOG).read_text(errors="replace").strip()[-_TAIL_CHARS:]
+    raise RuntimeError(f"the training processes ended with {child.returncode}:\n{said or '(they said nothing)'}")
+
+
+def command(given: Assignment) -> list[str]:
+    """The command line of ``accelerate launch``; what the recipe adds comes last, so it wins."""
+    ours = ["--multi_gpu", "--num_processes", str(given.training.processes), "--num_machines", "1"]
+    ours += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    program = ["-m", "notellm2.training", str(given.work / ASSIGNMENT), "--exit-with-parent"]
+    return [sys.executable, "-m", "accelerate.commands.launch", *ours, *given.training.launch_args, *program]
+
+
+def _environment(given: Assignment) -> dict[str, str]:
+    """Ours, with the cores divided between the processes unless the user has done so."""
+    threads = max(1, (os.cpu_count() or 1) // given.training.processes)
+    return {"OMP_NUM_THREADS": str(threads), **os.environ}
+
+
+class _Metrics:
+    """What is new in a metrics file that another process writes, and cuts when it resumes."""
+
+    def __init__(self, path: Path, on_metrics: Callable[[int, Mapping[str, float]], None]) -> None:
+        self._path = path
+        self._on_metrics = on_metrics
+        self._step = -1
+
+    def new(self) -> None:
+        """Hand on the steps that came since the last call."""
+        if not self._path.exists():
+            return
+        for line in self._path.read_text().splitlines(keepends=True):
+            # Half a line is one that is being written: it is whole the next time.
+            if line.endswith("\n"):
+                values = json.loads(line)
+                step = int(values.pop("step"))
+                if step > self._step:
+                    self._step = step
+                    self._on_metrics(step, values)
