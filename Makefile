@@ -27,7 +27,7 @@ $(VENV)/.installed: constraints.txt pyproject.toml
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) -e '.[dev,serve,quantized]'
+	$(PIP) -e '.[dev,serve,quantized,onnx]'
 	@touch $@
 
 # The sample is the same byte for byte wherever constraints.txt is installed, so data.dvc can pin it.
@@ -59,7 +59,7 @@ ui: $(VENV)/.installed ## MLflow's pages on the demo's store, http://127.0.0.1:5
 lock: ## refresh constraints.txt from the newest versions that pyproject.toml allows
 	$(PYTHON) -m venv --clear $(VENV)-lock
 	$(VENV)-lock/bin/python -m pip install --quiet --upgrade $(PIP_ARGS) '$(TORCH)'
-	$(VENV)-lock/bin/python -m pip install --quiet --upgrade $(PIP_ARGS) '$(TORCH)' -e '.[dev,serve,quantized]'
+	$(VENV)-lock/bin/python -m pip install --quiet --upgrade $(PIP_ARGS) '$(TORCH)' -e '.[dev,serve,quantized,onnx]'
 	$(VENV)-lock/bin/python -m pip check
 	grep '^#' constraints.txt > constraints.txt.new
 	$(VENV)-lock/bin/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools \

@@ -34,6 +34,7 @@ COMMANDS = [
     ("artifacts", "show"),
     ("artifacts", "verify"),
     ("artifacts", "gc"),
+    ("export",),
     ("similar",),
     ("status",),
 ]
@@ -166,6 +167,7 @@ def test_gc_leaves_a_store_alone_that_a_retraining_holds(made: Artifact, tmp_pat
         (("artifacts", "list"), "store store: no such folder"),
         (("artifacts", "list", "--store", "elsewhere"), "store elsewhere: no such folder"),
         (("similar", "n1"), "nothing is published"),
+        (("export", "nowhere", "exported"), "nowhere: not a model bundle"),
         (("sample", "raw", "--notes", "3"), "--notes: Input should be greater than or equal to 50, found 3"),
         (("import", "nowhere", "--into", "data"), "nowhere"),
         (("import", "nowhere", "--into", "data", "--max-pixels", "0"), "expected at least 1"),

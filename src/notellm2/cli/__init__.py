@@ -11,6 +11,7 @@ import typer
 
 from notellm2.cli.artifacts import artifact_commands
 from notellm2.cli.data import data_commands, import_, sample
+from notellm2.cli.model import export
 from notellm2.cli.release import similar, status
 from notellm2.errors import InputError
 
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 app.command()(sample)
 app.command(name="import")(import_)
+app.command()(export)
 app.command()(similar)
 app.command()(status)
 app.add_typer(data_commands, name="data")

@@ -187,7 +187,7 @@ def _load(auto: Any, name: str, revision: str | None, **options: Any) -> tuple[n
     digest = backbone_digest(name, revision)
     source, commit = _located(name, revision)
     try:
-        with _quiet():
+        with quiet():
             model, report = auto.from_pretrained(source, revision=commit, output_loading_info=True, **options)
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"backbone {name!r}: cannot be loaded: {error}") from error
@@ -227,7 +227,7 @@ def _check_words(name: str, tokenizer: PreTrainedTokenizerBase, model: Any) -> N
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without transformers' own report of odd weights and its bars: what matters is raised as an error here."""
     from transformers.utils import logging
 

@@ -163,12 +163,7 @@ class Bundle:
         Raises:
             BundleError: a coordinate differs by more than `CANARY_TOLERANCE`, or the file is unreadable.
         """
-        try:
-            canaries = json.loads((folder / "canary.json").read_text())
-            notes = [_canary_note(canary) for canary in canaries]
-            expected = np.array([canary["embedding"] for canary in canaries], np.float32)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise BundleError(f"{folder / 'canary.json'}: unreadable ({error}); register the model again") from error
+        notes, expected = load_canaries(folder)
         found = self.embed(notes)
         worst = float(np.abs(found - expected).max()) if found.shape == expected.shape else float("inf")
         allowed = _tolerance(self.config.model)
@@ -177,6 +172,20 @@ class Bundle:
                 f"{folder}: the loaded model gives other embeddings than the saved one (largest difference "
                 f"{worst:.2g}, allowed {allowed:g}); the backbone or a library differs from the training's"
             )
+
+
+def load_canaries(folder: Path) -> tuple[list[Note], NDArray[np.float32]]:
+    """The notes that a bundle is checked with, and their embeddings float32[n, D].
+
+    Raises:
+        BundleError: the file is unreadable.
+    """
+    try:
+        canaries = json.loads((folder / "canary.json").read_text())
+        notes = [_canary_note(canary) for canary in canaries]
+        return notes, np.array([canary["embedding"] for canary in canaries], np.float32)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{folder / 'canary.json'}: unreadable ({error}); register the model again") from error
 
 
 def save_bundle(

@@ -98,7 +98,7 @@ class QueryConnector(nn.Module):
     def forward(self, vision_BPV: Tensor) -> Tensor:
         """Visual tokens: [B, P, V] -> [B, Q, H]."""
         features_BPC = self.features(vision_BPV)
-        x_BQC = self.queries.expand(len(vision_BPV), -1, -1)
+        x_BQC = self.queries.expand(vision_BPV.shape[0], -1, -1)
         for layer in self.layers:
             x_BQC = layer(x_BQC, features_BPC)
         tokens_BQH: Tensor = self.project(self.norm(x_BQC))

@@ -135,7 +135,7 @@ class NoteLLM2(nn.Module):
             x_BLH[:, word] = self.image_word.to(x_BLH.dtype)
         h_BLH = self.llm(inputs_embeds=x_BLH, use_cache=False).last_hidden_state
         # Heads are float32 whatever the LLM is held in.
-        n_m = h_BLH[torch.arange(len(h_BLH), device=h_BLH.device), batch.last_B].float()
+        n_m = h_BLH[torch.arange(h_BLH.shape[0], device=h_BLH.device), batch.last_B].float()
         n_v = None if self.layout.visual_position is None else h_BLH[:, self.layout.visual_position].float()
         if self.fusion is not None:
             summary_BV = _present(batch.vision_BPV)[:, 0]
