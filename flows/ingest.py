@@ -63,6 +63,12 @@ def previous_version(job: Job, md5: str, info: DatasetInfo) -> DatasetInfo | Non
     return DatasetInfo.model_validate(before[-1]["info"]) if before else None
 
 
+def known_version(job: Job, md5: str) -> DatasetInfo | None:
+    """The description of a version that passed its checks here; None: not known."""
+    found = [entry for entry in _passed(job) if entry["md5"] == md5]
+    return DatasetInfo.model_validate(found[-1]["info"]) if found else None
+
+
 def remember_version(job: Job, md5: str, info: DatasetInfo) -> None:
     """Note that a version passed its checks: what comes next is compared with it, never with one that failed."""
     known = _passed(job)

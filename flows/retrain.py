@@ -2,9 +2,9 @@
 
     python -m flows.retrain --recipe recipes/sample.yaml
 
-Each line of `retrain` is a task (`flows.stages`, `flows.promotion`); each finished stage is an artifact in the store,
-found again by what it was made from. So the same command continues a killed run, and a second run with nothing
-changed does nothing.
+Each line of `retrain` is a task (`flows.stages`, `flows.promotion`, `flows.review`); each finished stage is an
+artifact in the store, found again by what it was made from. So the same command continues a killed run, and a second
+run with nothing changed does nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from prefect import flow
 from prefect.runtime import flow_run
 
-from flows import promotion, stages
+from flows import promotion, review, stages
 from flows.job import Facts, git_commit, open_job
 from flows.tracked import tracked_run
 
@@ -63,7 +63,7 @@ def retrain(recipe: str, data: str | None = None, store: str = "store", override
         rival = promotion.champion(job, version, mined, registered, run)
         compared = promotion.comparison(job, measured, rival)
         judged = promotion.gate(job, checked, measured, indexed, registered, rival, run)
-        page = stages.report(job, version, checked, mined, trained, measured, judged, run)
+        page = review.report(job, version, checked, mined, trained, measured, rival, compared, judged, run)
         promoted = promotion.promote(job, version, indexed, registered, judged, run)
     done = [found, version, checked, mined, backbones, features, trained, vectors]
     done += [measured, registered, indexed, rival, compared, judged, page, promoted]

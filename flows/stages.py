@@ -175,31 +175,6 @@ def register(job: Job, data: Facts, mined: Facts, trained: Facts, run_id: str, m
     return {"model": version.name, "version": version.version}
 
 
-@stage("report", timeout_s=HOUR)
-def report(
-    job: Job, data: Facts, checked: Facts, mined: Facts, trained: Facts, measured: Facts, judged: Facts, run_id: str
-) -> Artifact:
-    """Write the page a reviewer reads, and file it with the run."""
-    from notellm2.evaluation.stage import report as write
-
-    page = write(
-        job.store,
-        _dataset(data),
-        data["md5"],
-        job.recipe,
-        evaluation=artifact(measured),
-        pairs=artifact(mined),
-        training=artifact(trained),
-        quality=artifact(checked),
-        gate={name: judged[name] for name in ("passed", "rules", "sentence")},
-        images=job.recipe.data.images,
-    )
-    run = attach(job, run_id)
-    run.log_file(page.file("report.html"))
-    show.links(page, run)
-    return page
-
-
 @stage("summary", timeout_s=10 * MINUTE)
 def summary(job: Job, data: Facts, done: list[Facts]) -> Facts:
     """What to print at the end: how long each stage took, and where to look."""

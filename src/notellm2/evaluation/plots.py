@@ -1,22 +1,15 @@
-"""The plots of a run, as PNG bytes: drawn narrow and large-lettered, so that they stay legible on a phone.
-
-Colours are Okabe and Ito's, told apart with any colour vision; line style or marker always says the same as colour.
-Figures are drawn on their own canvas, not through pyplot: no global state, no display, safe in threads.
-"""
+"""The plots of one evaluation and of its training, as PNG bytes."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 
-from notellm2.evaluation.metrics import TUNED, Metrics, headline
+from notellm2.evaluation.drawing import LIGHT, Theme, add_legend, new_figure, png
+from notellm2.evaluation.metrics import TUNED, Intervals, Metrics, headline
+from notellm2.evaluation.slices import DECILES
 
 LABELS = {
     "both": "both inputs",
@@ -33,23 +26,6 @@ LABELS = {
 }
 
 
-@dataclass(frozen=True)
-class Theme:
-    """Colours of a figure: paper, ink, quiet ink, and the bars and lines of baselines."""
-
-    paper: str
-    ink: str
-    quiet: str
-    baseline: str
-    tuned: str
-    tuned_part: str
-
-
-LIGHT = Theme(
-    paper="#ffffff", ink="#1b1f24", quiet="#5b6570", baseline="#9aa4ae", tuned="#0072b2", tuned_part="#56b4e9"
-)
-DARK = Theme(paper="#1b2027", ink="#e8ebee", quiet="#a5aeb8", baseline="#6d7782", tuned="#56b4e9", tuned_part="#2f7fb0")
-
 # Name to colour (None: the theme's ink), line style and marker.
 _LINES: dict[str, tuple[str | None, str, str]] = {
     "both": (None, "-", "o"),
@@ -61,7 +37,6 @@ _LINES: dict[str, tuple[str | None, str, str]] = {
     "popular": ("#888888", ":", "X"),
     "random": ("#888888", "-", ""),
 }
-_DPI = 192
 
 
 def headline_k(metrics: Metrics) -> int:
@@ -74,31 +49,34 @@ def recall_ks(metrics: Metrics) -> list[int]:
     return sorted(int(name.partition("@")[2]) for name in metrics["both"]["all"] if name.startswith("recall@"))
 
 
-def recall_bars(metrics: Metrics, theme: Theme = LIGHT) -> bytes:
-    """Recall at the headline cut-off of every model, as labelled bars; the tuned ones in colour."""
+def recall_bars(metrics: Metrics, intervals: Intervals, theme: Theme = LIGHT) -> bytes:
+    """Recall at the headline cut-off of every model, as labelled bars with 95 % intervals; the tuned ones in colour."""
     name = f"recall@{headline_k(metrics)}"
     shown = {model: metrics[model]["all"][name] for model in LABELS if model in metrics}
-    figure, (axes,) = _figure(theme, height=3.2)
+    figure, (axes,) = new_figure(theme, height=3.6)
     places = range(len(shown))[::-1]
     colours = [theme.tuned if m == "both" else theme.tuned_part if m in TUNED else theme.baseline for m in shown]
     values = [100 * (value or 0.0) for value in shown.values()]
     axes.barh(places, values, color=colours, height=0.7)
-    for place, value, known in zip(places, values, shown.values(), strict=True):
+    ends = [_ends(intervals, model, "all", name) or (value, value) for model, value in zip(shown, values, strict=True)]
+    for place, value, known, (low, high) in zip(places, values, shown.values(), ends, strict=True):
+        axes.plot((low, high), (place, place), color=theme.ink, linewidth=1.3, solid_capstyle="butt")
         text = "no data" if known is None else f"{value:.1f}"
-        axes.annotate(text, (value, place), (4, 0), textcoords="offset points", va="center", color=theme.ink)
+        beyond = (max(value, high), place)
+        axes.annotate(text, beyond, (4, 0), textcoords="offset points", va="center", color=theme.ink)
     axes.set_yticks(list(places), [LABELS[model] for model in shown])
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.set_xlim(0, max([*values, 1e-9]) * 1.14)
-    axes.set_xlabel(f"recall@{headline_k(metrics)}, all pairs, %")
+    axes.set_xlim(0, max([*values, *(high for _, high in ends), 1e-9]) * 1.14)
+    axes.set_xlabel(f"recall@{headline_k(metrics)}, all pairs, %; bars: 95 % intervals")
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    return _png(figure)
+    return png(figure)
 
 
 def recall_curve(metrics: Metrics, theme: Theme = LIGHT) -> bytes:
     """Recall by cut-off, all pairs, one line a model."""
     ks = recall_ks(metrics)
-    figure, (axes,) = _figure(theme, height=3.9)
+    figure, (axes,) = new_figure(theme, height=3.9)
     for model, (colour, style, marker) in _LINES.items():
         if model not in metrics:
             continue
@@ -121,8 +99,40 @@ def recall_curve(metrics: Metrics, theme: Theme = LIGHT) -> bytes:
     axes.set_xlabel("k, notes recommended")
     axes.set_ylabel("recall@k, %")
     axes.grid(axis="y", color=theme.quiet, alpha=0.25)
-    _legend(figure, axes, theme, columns=2)
-    return _png(figure)
+    add_legend(figure, axes, theme, columns=2)
+    return png(figure)
+
+
+def by_popularity(metrics: Metrics, intervals: Intervals, theme: Theme = LIGHT) -> bytes | None:
+    """Recall by popularity of the target; None where fewer than two tenths have queries."""
+    k = headline_k(metrics)
+    names = [f"popularity_{i:02d}" for i in range(1, DECILES + 1)]
+    tenths = [i for i, name in enumerate(names, 1) if (metrics["both"].get(name) or {}).get("n")]
+    if len(tenths) < 2:
+        return None
+    figure, (axes,) = new_figure(theme, height=3.6)
+    for model in ("both", "text_only", "tfidf"):
+        colour, style, marker = _LINES[model]
+        shown = [metrics[model][f"popularity_{i:02d}"][f"recall@{k}"] or 0.0 for i in tenths]
+        axes.plot(
+            tenths,
+            [100 * value for value in shown],
+            color=colour or theme.tuned,
+            linestyle=style,
+            marker=marker,
+            markersize=5,
+            linewidth=2.6 if model == "both" else 1.5,
+            label=LABELS[model],
+        )
+    ends = [_ends(intervals, "both", f"popularity_{i:02d}", f"recall@{k}") or (0.0, 0.0) for i in tenths]
+    axes.fill_between(tenths, [low for low, _ in ends], [high for _, high in ends], color=theme.tuned, alpha=0.18)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("popularity of the target, tenths, most popular right")
+    axes.set_ylabel(f"recall@{k}, %")
+    axes.grid(axis="y", color=theme.quiet, alpha=0.25)
+    add_legend(figure, axes, theme, columns=3)
+    return png(figure)
 
 
 def training_curve(history: Sequence[Mapping[str, Any]], theme: Theme = LIGHT) -> bytes | None:
@@ -135,7 +145,7 @@ def training_curve(history: Sequence[Mapping[str, Any]], theme: Theme = LIGHT) -
     """
     if not _series(history, "loss")[0]:
         return None
-    figure, (top, bottom) = _figure(theme, height=4.4, rows=2)
+    figure, (top, bottom) = new_figure(theme, height=4.4, rows=2)
     top.plot(*_series(history, "loss"), color=theme.tuned, linewidth=1.8, label="loss")
     top.plot(*_series(history, "chance"), color="#d55e00", linestyle="--", linewidth=1.5, label="chance")
     top.set_ylabel("loss")
@@ -151,7 +161,7 @@ def training_curve(history: Sequence[Mapping[str, Any]], theme: Theme = LIGHT) -
     bottom.set_xlabel("step")
     bottom.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     bottom.legend(frameon=False, labelcolor=theme.ink, loc="best", handlelength=2.5)
-    return _png(figure)
+    return png(figure)
 
 
 def _series(history: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:
@@ -159,37 +169,7 @@ def _series(history: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float]
     return [step for step, _ in points], [value for _, value in points]
 
 
-def _figure(theme: Theme, height: float, rows: int = 1) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(4.5, height), dpi=_DPI, facecolor=theme.paper, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = list(figure.subplots(rows, 1, sharex=True, squeeze=False).flat)
-    for one in axes:
-        one.set_facecolor(theme.paper)
-        one.tick_params(colors=theme.ink, labelsize=10.5)
-        one.xaxis.label.set(color=theme.ink, size=10.5)
-        one.yaxis.label.set(color=theme.ink, size=10.5)
-        for side, spine in one.spines.items():
-            spine.set_color(theme.quiet)
-            spine.set_visible(side in {"left", "bottom"})
-    return figure, axes
-
-
-def _legend(figure: Figure, axes: Axes, theme: Theme, columns: int) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(
-        handles,
-        labels,
-        loc="outside lower center",
-        ncols=columns,
-        frameon=False,
-        labelcolor=theme.ink,
-        fontsize=10,
-        handlelength=3,
-    )
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    # No software version or date in the file: equal metrics give equal bytes.
-    figure.savefig(buffer, format="png", facecolor=figure.get_facecolor(), metadata={"Software": None})
-    return buffer.getvalue()
+def _ends(intervals: Intervals, model: str, part: str, metric: str) -> tuple[float, float] | None:
+    """The interval in percent, or None."""
+    found = intervals.get(model, {}).get(part, {}).get(metric)
+    return None if found is None else (100 * found["low"], 100 * found["high"])

@@ -1,4 +1,4 @@
-"""The stages "evaluation" (figures) and "report" (the page a reviewer reads)."""
+"""The stage "evaluation": every figure of a model on its test set, beside the baselines'."""
 
 from __future__ import annotations
 
@@ -12,20 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from notellm2.artifacts import Artifact, Store
-from notellm2.evaluation import examples, plots
+from notellm2.evaluation import examples
 from notellm2.evaluation.baselines import Popular, TfIdf
 from notellm2.evaluation.cases import Cases, read_cases, read_vectors
 from notellm2.evaluation.metrics import RELIANCE, headline, measure, usable_ks
 from notellm2.evaluation.ranks import Bool, Cosine, Ranks, Scorer, count_ranks
-from notellm2.evaluation.report import ReportInput, write_report
 from notellm2.evaluation.slices import images_read, slice_queries
 from notellm2.evaluation.space import Space, describe_space
-from notellm2.evaluation.thumbnails import thumbnails
 from notellm2.notes.dataset import Dataset
-from notellm2.recipe import EvaluationConfig, ImageLimits, Recipe, TextLimits
+from notellm2.recipe import EvaluationConfig, TextLimits
 
 EVALUATION_VERSION = 2
-REPORT_VERSION = 1
 
 TIE_RULE = "equal scores are in random order; figures are expectations over that order"
 _MODALITIES = {"both": "both", "text_only": "text", "image_only": "image", "shuffled": "shuffled", "vision": "vision"}
@@ -54,8 +51,8 @@ def evaluate(
     Returns:
         Stage "evaluation": metrics.json and intervals.json (see `metrics.py`), space.json (see `space.py`),
         protocol.json, queries.parquet (a row a test pair, with <model>_above, <model>_ties and <model>_rank, and a
-        column a slice), examples.json, plots/recall_bars.png, plots/recall_curve.png. Its summary has the headline
-        recall of every model and `visual_reliance`. All names: docs/metrics.md.
+        column a slice), examples.json. Its summary has the headline recall of every model and `visual_reliance`.
+        All names: docs/metrics.md.
 
     Raises:
         InputError: no test pairs, or a pool smaller than every cut-off.
@@ -97,12 +94,9 @@ def evaluate(
         _write_json(into / "space.json", {"both": describe_space(_space(cases, vectors, config.new_hours))})
         _write_json(into / "protocol.json", protocol)
         pq.write_table(_queries(cases, ranks, slices.masks), into / "queries.parquet")
-        groups = examples.choose(ranks["both"], ranks["tfidf"])
-        both = _cosine(cases, vectors, "both")
-        _write_json(into / "examples.json", examples.describe(groups, both, cases, ranks, selves))
-        (into / "plots").mkdir()
-        (into / "plots" / "recall_bars.png").write_bytes(plots.recall_bars(metrics))
-        (into / "plots" / "recall_curve.png").write_bytes(plots.recall_curve(metrics))
+        expected = {name: of_model.expected() for name, of_model in ranks.items()}
+        groups = examples.choose(expected["both"], expected["tfidf"])
+        _write_json(into / "examples.json", examples.describe(groups, cases, expected, _cosine(cases, vectors, "both")))
         k = headline(ks)
         return {
             "queries": protocol["queries"],
@@ -118,77 +112,6 @@ def evaluate(
         {"data": data_md5, "pairs": pairs, "vectors": vectors},
         write,
     )
-
-
-def report(
-    store: Store,
-    dataset: Dataset,
-    data_md5: str,
-    recipe: Recipe,
-    *,
-    evaluation: Artifact,
-    pairs: Artifact,
-    training: Artifact,
-    quality: Artifact,
-    gate: Mapping[str, Any] | None,
-    images: ImageLimits,
-) -> Artifact:
-    """Write the run's page.
-
-    Args:
-        store: where the artifact goes.
-        dataset: the notes, for thumbnails.
-        data_md5: their version.
-        recipe: the run's recipe, shown in full.
-        evaluation: figures and examples.
-        pairs: its summary is shown.
-        training: its summary and metrics.jsonl are shown.
-        quality: its summary and result.json are shown.
-        gate: the verdict as plain data, {"passed": bool, "rules": [{"name", "passed", "detail"}, ...]}, or None.
-        images: bounds on decoding.
-
-    Returns:
-        Stage "report": report.html, and plots/training.png when training logged a loss.
-    """
-    shown = recipe.model_dump(mode="json")
-
-    def write(into: Path) -> Mapping[str, Any]:
-        gallery = json.loads(evaluation.file("examples.json").read_text())
-        history = read_history(training)
-        given = ReportInput(
-            recipe=shown,
-            data={"md5": data_md5, **dataset.info.model_dump()},
-            metrics=json.loads(evaluation.file("metrics.json").read_text()),
-            protocol=json.loads(evaluation.file("protocol.json").read_text()),
-            examples=gallery,
-            thumbnails=thumbnails(dataset, _shown_ids(gallery), images),
-            training={**training.summary, "seconds_of_stage": training.manifest["seconds"]},
-            history=history,
-            quality=quality.summary,
-            pairs=pairs.summary,
-            gate=gate,
-            expectations=json.loads(quality.file("result.json").read_text(encoding="utf-8")),
-            provenance={**evaluation.manifest["provenance"], "evaluated": evaluation.manifest["created"]},
-        )
-        write_report(into / "report.html", given)
-        curve = plots.training_curve(history)
-        if curve is not None:
-            (into / "plots").mkdir()
-            (into / "plots" / "training.png").write_bytes(curve)
-        return {"bytes": (into / "report.html").stat().st_size, "examples": len(gallery)}
-
-    return store.build(
-        "report",
-        REPORT_VERSION,
-        {"recipe": shown, "gate": dict(gate) if gate is not None else None, "images": images.model_dump()},
-        {"data": data_md5, "evaluation": evaluation, "pairs": pairs, "training": training, "quality": quality},
-        write,
-    )
-
-
-def read_history(training: Artifact) -> list[dict[str, Any]]:
-    """The rows of training's metrics.jsonl."""
-    return [json.loads(line) for line in training.file("metrics.jsonl").read_text().splitlines() if line.strip()]
 
 
 def _scorers(cases: Cases, vectors: Artifact, limits: TextLimits) -> Iterator[tuple[str, Scorer]]:
@@ -220,12 +143,6 @@ def _queries(cases: Cases, ranks: Mapping[str, Ranks], masks: Mapping[str, Bool]
         columns[f"{name}_rank"] = pa.array(of_model.expected(), pa.float64())
     columns |= {name: pa.array(mask) for name, mask in masks.items()}
     return pa.table(columns)
-
-
-def _shown_ids(gallery: list[dict[str, Any]]) -> set[str]:
-    """Notes whose thumbnails the page needs."""
-    notes = [note for example in gallery for note in (example["query"], example["target"], *example["neighbours"])]
-    return {note["note_id"] for note in notes}
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -1,4 +1,8 @@
-"""What a reviewer should know first: the verdict in a sentence, and what in the run deserves suspicion."""
+"""What a reviewer should know first: the verdict in a sentence, and what in the run deserves suspicion.
+
+A model can get worse where the overall figure does not show it: in a slice, or by ceasing to look at its images while
+text carries the recall. Such regressions belong into the sentence, not below it.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from notellm2.evaluation.metrics import Metrics
+from notellm2.evaluation.metrics import RELIANCE, Metrics
 from notellm2.evaluation.plots import LABELS, headline_k
 
 GATE_BASELINES = ("vision", "tfidf")
+WATCHED = (
+    "short_query",
+    "long_query",
+    "short_target",
+    "long_target",
+    "target_with_image",
+    "target_without_image",
+    "new_target",
+    "old_target",
+)
+"""Slices whose losses are called out. Few, as each is one more chance for a false alarm."""
 _FEW_QUERIES = 200
+_FEW_IN_SLICE = 20
+_ALPHA = 0.05
+_BLIND = 0.25
 
 
 @dataclass(frozen=True)
@@ -29,32 +47,91 @@ class Headline:
 
 
 def headline(
-    metrics: Metrics, gate: Mapping[str, Any] | None, training: Mapping[str, Any], quality: Mapping[str, Any]
+    metrics: Metrics,
+    gate: Mapping[str, Any] | None,
+    training: Mapping[str, Any],
+    quality: Mapping[str, Any],
+    *,
+    champion: str | None = None,
+    comparison: Mapping[str, Any] | None = None,
+    labels: Mapping[str, str] | None = None,
 ) -> Headline:
     """Put a run in a sentence.
 
     Args:
         metrics: the tree of `metrics.py`.
-        gate: {"passed": bool, "rules": [{"name", "passed", "detail"}, ...]}, or None when no gate has judged.
+        gate: {"passed": bool, "rules": [{"name", "passed", "detail", "required"}, ...]}, or None when no gate has
+            judged.
         training: the training's summary; `left_chance` is read.
         quality: the quality stage's summary; `warnings` and `critical_failed` are read.
+        champion: what people call the champion: "version 3".
+        comparison: comparison.json, where there is a champion.
+        labels: slice to words.
     """
     tone: Literal["passed", "refused", "open"] = "open"
-    opening = "Not judged by a gate."
+    opening = "Not judged by a gate"
     if gate is not None:
         tone = "passed" if gate["passed"] else "refused"
-        failed = [str(rule["detail"]).rstrip(".") for rule in gate["rules"] if not rule["passed"]]
-        opening = "Passed the gate." if gate["passed"] else f"Refused: {'; '.join(failed) or 'the gate said no'}."
-    return Headline(tone, f"{opening} {_comparison(metrics)}", tuple(_cautions(metrics, training, quality)))
+        failed = [
+            str(rule["detail"]).rstrip(".")
+            for rule in gate["rules"]
+            if not rule["passed"] and rule.get("required", True)
+        ]
+        opening = "Passed the gate" if gate["passed"] else f"Refused, because {'; '.join(failed) or 'the gate said no'}"
+    if comparison is None:
+        said = _against_baselines(metrics)
+    else:
+        said = _against_champion(comparison, champion or "the champion", labels or {})
+    return Headline(tone, f"{opening}: {said}", tuple(_cautions(metrics, training, quality)))
 
 
-def _comparison(metrics: Metrics) -> str:
+def regressions(comparison: Mapping[str, Any], labels: Mapping[str, str]) -> list[str]:
+    """What is surely worse than the champion beside the overall recall, as parts of a sentence, gravest first.
+
+    A slice counts when its p is below 0.05 divided by the number of slices looked at (Bonferroni).
+    """
+    parts = comparison["slices"]
+    found = []
+    reliance = parts["all"][RELIANCE]
+    if reliance is not None and reliance["difference"] < 0 and reliance["p"] <= _ALPHA:
+        before, now = 100 * reliance["champion"], 100 * reliance["candidate"]
+        words = "hardly looks at its images any more" if now <= _BLIND * before else "looks at its images less"
+        found.append(f"it {words} (shuffling them costs {now:.1f} points of recall@10, the champion {before:.1f})")
+    watched = [name for name in WATCHED if parts.get(name, {}).get("n", 0) >= _FEW_IN_SLICE]
+    worse = []
+    for name in watched:
+        change = parts[name]["recall@10"]
+        if change["difference"] < 0 and change["p"] <= _ALPHA / len(watched):
+            worse.append((change["difference"], f"{labels.get(name, name)} ({100 * change['difference']:+.1f} points)"))
+    if worse:
+        found.append(f"it is worse on {', '.join(words for _, words in sorted(worse))}")
+    return found
+
+
+def _against_champion(comparison: Mapping[str, Any], champion: str, labels: Mapping[str, str]) -> str:
+    every = comparison["slices"]["all"]["recall@10"]
+    if every is None:
+        return "there were no test queries."
+    ours, change = every["candidate"], 100 * every["difference"]
+    spread = f"95 % interval {100 * every['low']:+.1f} to {100 * every['high']:+.1f}"
+    if every["low"] > 0:
+        words = f"{change:.1f} points more than {champion} ({spread})"
+    elif every["high"] < 0:
+        words = f"{-change:.1f} points fewer than {champion} ({spread})"
+    else:
+        words = f"no clear difference from {champion} ({change:+.1f} points, {spread})"
+    worse = regressions(comparison, labels)
+    but = f", but {'; '.join(worse)}" if worse else ""
+    return f"the model finds {ours:.1%} of targets among its first 10, {words}{but}."
+
+
+def _against_baselines(metrics: Metrics) -> str:
     k = headline_k(metrics)
     name = f"recall@{k}"
     both = metrics["both"]["all"][name]
     if both is None:
-        return "There were no test queries."
-    sentence = f"With text and image the model finds {both:.1%} of targets among its first {k}"
+        return "there were no test queries."
+    sentence = f"with text and image the model finds {both:.1%} of targets among its first {k}"
     measured = {model: metrics[model]["all"][name] or 0.0 for model in GATE_BASELINES if model in metrics}
     if not measured:
         return sentence + "."

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,16 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from notellm2.evaluation.plots import DARK, recall_bars, training_curve
-from notellm2.evaluation.report import ReportInput, render
-from notellm2.evaluation.stage import evaluate, read_history, report
+from notellm2.artifacts import Artifact
+from notellm2.evaluation.comparison import compare
+from notellm2.evaluation.drawing import DARK
+from notellm2.evaluation.page import ReportInput, render
+from notellm2.evaluation.page.words import data_changes, recipe_changes
+from notellm2.evaluation.plots import recall_bars, training_curve
+from notellm2.evaluation.review import Champion, read_history, report, shown_ids
+from notellm2.evaluation.stage import evaluate
 from notellm2.evaluation.thumbnails import SIDE_PX, thumbnail, thumbnails
-from notellm2.evaluation.verdict import headline
+from notellm2.evaluation.verdict import headline, regressions
 from notellm2.recipe import EvaluationConfig, ImageLimits, Recipe, TextLimits
 from tests.unit.evaluation.small_run import MD5, SmallRun, jpeg, small_run
 
@@ -39,11 +45,13 @@ def given(run: SmallRun) -> ReportInput:
     config = EvaluationConfig(ks=(5, 10, 50), short_text_chars=40)
     evaluation = evaluate(run.store, run.dataset, MD5, run.pairs, run.vectors, config, TextLimits())
     examples = json.loads(evaluation.file("examples.json").read_text())
-    ids = {note["note_id"] for e in examples for note in (e["query"], e["target"], *e["neighbours"])}
+    ids = shown_ids(examples)
     return ReportInput(
         recipe=Recipe(name="small").model_dump(mode="json"),
         data={"md5": MD5, "name": "small"},
         metrics=json.loads(evaluation.file("metrics.json").read_text()),
+        intervals=json.loads(evaluation.file("intervals.json").read_text()),
+        space=json.loads(evaluation.file("space.json").read_text()),
         protocol=json.loads(evaluation.file("protocol.json").read_text()),
         examples=examples,
         thumbnails=thumbnails(run.dataset, ids, ImageLimits()),
@@ -106,12 +114,12 @@ def test_the_page_is_accessible(html: str) -> None:
 
 
 def test_the_page_holds_what_a_reviewer_needs(given: ReportInput, html: str) -> None:
-    assert "Passed the gate. With text and image the model finds 100.0% of targets among its first 10" in html
+    assert "Passed the gate: with text and image the model finds 100.0% of targets among its first 10" in html
     assert MD5 in html
     assert "100.0 % against 12.0 %" in html
     assert "pairs_per_batch: 64" in html
     assert "pairs per s" in html
-    assert html.count("data:image/png;base64,") == 6  # three plots, light and dark
+    assert html.count("data:image/png;base64,") == 8  # four plots, light and dark
     assert html.count('<li class="target">') == len(given.examples)
     for words in ("short query", "TF-IDF, whole text", "most popular", "chance", "dropped, test"):
         assert words in html
@@ -141,10 +149,10 @@ def test_a_run_without_gate_history_examples_or_images_still_renders(given: Repo
     bare = dataclasses.replace(given, gate=None, history=[], examples=[], thumbnails={}, pairs={}, quality={})
     html = render(bare)
     Page(html)
-    assert "Not judged by a gate." in html
-    assert html.count("data:image/png;base64,") == 4
+    assert "Not judged by a gate: " in html
+    assert html.count("data:image/png;base64,") == 6
     empty = dataclasses.replace(given, metrics=metrics_with(both=None, tfidf=None), gate=None)
-    assert "There were no test queries." in render(empty)
+    assert "there were no test queries." in render(empty)
 
 
 def test_the_stage_writes_the_page_once(run: SmallRun) -> None:
@@ -174,11 +182,155 @@ def test_the_stage_writes_the_page_once(run: SmallRun) -> None:
     assert write(None).key != artifact.key
 
 
+@dataclasses.dataclass(frozen=True)
+class Reviewed:
+    """A model's page beside a champion's figures."""
+
+    html: str
+    comparison: dict[str, Any]
+    plots: set[str]
+
+
+def reviewed(run: SmallRun, champion: Artifact, candidate: Artifact) -> Reviewed:
+    config = EvaluationConfig(ks=(5, 10, 50), short_text_chars=40, resamples=500)
+    ours, theirs = (
+        evaluate(run.store, run.dataset, MD5, run.pairs, vectors, config, TextLimits())
+        for vectors in (candidate, champion)
+    )
+    compared = compare(run.store, ours, theirs, config)
+    before = Recipe(name="small").model_dump(mode="json")
+    before["training"]["lr"] = 0.5
+    facts = run.dataset.info.model_dump(mode="json")
+    page = report(
+        run.store,
+        run.dataset,
+        MD5,
+        Recipe(name="small"),
+        evaluation=ours,
+        pairs=run.pairs,
+        training=run.training,
+        quality=run.quality,
+        gate=GATE,
+        images=ImageLimits(),
+        champion=Champion("version 7", theirs, compared, before, {"md5": "older.dir", **facts, "notes": 100}),
+    )
+    html = page.file("report.html").read_text()
+    plots = {path.stem for path in page.file("plots").glob("*.png")}
+    return Reviewed(html, json.loads(compared.file("comparison.json").read_text()), plots)
+
+
+def verdict_of(html: str) -> str:
+    found = re.search(r'<div class="verdict.*?</span>\s*(.*?)\s*</div>', html, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def test_the_champion_stands_beside_the_model(run: SmallRun) -> None:
+    found = reviewed(run, run.vectors_with("weak", both=1.2, shuffled=1.4), run.vectors)
+    page = Page(found.html)
+    assert found.plots >= {"changes", "recall_bars", "recall_curve", "training"}
+    verdict = verdict_of(found.html)
+    assert re.search(r"points more than version 7 \(95 % interval \+", verdict), verdict
+    for words in ("Changes against the champion, version 7", "Largest wins over the champion", "▲", "better"):
+        assert words in found.html
+    sides = [str(attributes.get("aria-label")) for tag, attributes in page.tags if tag == "ol"]
+    assert sides.count("Nearest notes, this model") == sides.count("Nearest notes, champion, version 7") > 4
+    assert re.search(r"training\.lr</code></th><td class=\"wrap\">0\.5</td>", found.html)
+    assert re.search(r"<th scope=\"row\">notes</th><td class=\"wrap\">100</td><td class=\"wrap\">120</td>", found.html)
+    assert "+20 (+20.0 %)" in found.html
+    assert f"quality/{run.quality.key}/data_docs/index.html" in found.html
+    assert len(found.html) < 5_000_000
+
+
+def test_a_cut_image_branch_is_called_out_in_the_verdict_although_recall_holds(run: SmallRun) -> None:
+    """The planted regression: as many targets found as by the champion, but its images could be anybody's."""
+    champion = run.vectors_with("sees", both=0.35, shuffled=1.6)
+    cut = run.vectors_with("blind", both=0.36, text=0.36, shuffled=0.36)
+    found = reviewed(run, champion, cut)
+    every = found.comparison["slices"]["all"]
+    assert abs(every["recall@10"]["difference"]) < 0.05
+    assert every["recall@10"]["low"] <= 0 <= every["recall@10"]["high"]
+    verdict = verdict_of(found.html)
+    assert "no clear difference from version 7" in verdict
+    assert "but it hardly looks at its images any more (shuffling them costs 0.0 points of recall@10" in verdict
+    fair = verdict_of(reviewed(run, champion, run.vectors_with("fair", both=0.34, shuffled=1.6)).html)
+    assert "images" not in fair
+
+
+def compared_with(**changes: tuple[float, float, int]) -> dict[str, Any]:
+    """A comparison with (difference, p, n) of recall@10 by slice, and nothing else different."""
+    same = {"candidate": 0.3, "champion": 0.3, "difference": 0.0, "low": -0.01, "high": 0.01, "p": 1.0}
+    parts = {
+        name: {"n": n, "recall@10": {**same, "difference": change, "p": p}, "visual_reliance": same}
+        for name, (change, p, n) in {"all": (0.0, 1.0, 900), **changes}.items()
+    }
+    return {"slices": parts}
+
+
+def test_a_loss_in_one_slice_is_called_out_if_it_is_sure_and_the_slice_large_enough() -> None:
+    comparison = compared_with(
+        short_query=(-0.08, 0.002, 300),
+        long_query=(-0.02, 0.04, 600),
+        new_target=(-0.3, 0.002, 8),
+        popularity_01=(-0.5, 0.002, 90),
+        old_target=(0.05, 0.002, 500),
+    )
+    (found,) = regressions(comparison, {"short_query": "short query"})
+    assert found == "it is worse on short query (-8.0 points)"
+    top = headline(metrics_with(both=0.3), None, {}, {}, champion="version 2", comparison=comparison, labels={})
+    assert top.sentence.startswith(
+        "Not judged by a gate: the model finds 30.0% of targets among its first 10, no clear"
+    )
+    assert top.sentence.endswith("but it is worse on short_query (-8.0 points).")
+
+
+def test_a_champion_whose_vectors_are_gone_leaves_one_side(run: SmallRun, tmp_path: Path) -> None:
+    other = small_run(tmp_path)
+    champion = other.vectors_with("gone", both=1.0)
+    config = EvaluationConfig(ks=(5, 10, 50), short_text_chars=40, resamples=100)
+    ours, theirs = (
+        evaluate(other.store, other.dataset, MD5, other.pairs, v, config, TextLimits())
+        for v in (other.vectors, champion)
+    )
+    compared = compare(other.store, ours, theirs, config)
+    shutil.rmtree(champion.path)
+    page = report(
+        other.store,
+        other.dataset,
+        MD5,
+        Recipe(name="small"),
+        evaluation=ours,
+        pairs=other.pairs,
+        training=other.training,
+        quality=None,
+        gate=None,
+        images=ImageLimits(),
+        champion=Champion("version 7", theirs, compared),
+    )
+    html = page.file("report.html").read_text()
+    assert "Nearest notes, this model" in html
+    assert "Nearest notes, champion" not in html
+    assert "Against the champion's" not in html
+
+
+def test_changes_of_recipe_and_data_name_what_differs_only() -> None:
+    before = {"a": {"b": 1, "gone": True}, "same": [1]}
+    now = {"a": {"b": 2.5, "new": None}, "same": [1]}
+    assert recipe_changes(before, now) == [
+        ("a.gone", "yes", "not there"),
+        ("a.b", "1", "2.5"),
+        ("a.new", "not there", "–"),
+    ]
+    assert data_changes({"notes": 200, "name": "x"}, {"notes": 150, "name": "x"}) == [
+        ("notes", "200", "150", "−50 (−25.0 %)")
+    ]
+
+
 def test_a_refusal_says_why() -> None:
     gate = {"passed": False, "rules": [{"name": "r", "passed": False, "detail": "R@10 fell by 5 points."}]}
     top = headline(metrics_with(both=0.3, text_only=0.2, tfidf=0.1, vision=0.15), gate, {}, {})
     assert top.tone == "refused"
-    assert top.sentence.startswith("Refused: R@10 fell by 5 points. With text and image the model finds 30.0%")
+    assert top.sentence.startswith("Refused, because R@10 fell by 5 points: with text and image the model finds 30.0%")
     assert "2.0 times what the better baseline finds (vision encoder alone, 15.0%)" in top.sentence
     assert top.cautions == ()
 
@@ -211,14 +363,14 @@ def test_thumbnails_are_small_and_broken_images_left_out(run: SmallRun) -> None:
 
 
 def test_plots_are_deterministic_and_differ_by_theme(given: ReportInput) -> None:
-    light = recall_bars(given.metrics)
-    assert light == recall_bars(given.metrics)
-    assert light != recall_bars(given.metrics, DARK)
+    light = recall_bars(given.metrics, given.intervals)
+    assert light == recall_bars(given.metrics, given.intervals)
+    assert light != recall_bars(given.metrics, given.intervals, DARK)
     assert training_curve([{"step": 1, "lr": 0.1}]) is None
 
 
 def test_plots_and_page_bear_missing_values(tmp_path: Path) -> None:
-    assert recall_bars(metrics_with(both=None, vision=0.0)).startswith(b"\x89PNG")
+    assert recall_bars(metrics_with(both=None, vision=0.0), {}).startswith(b"\x89PNG")
     history = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0, "validation_recall_at_10": 0.5}]
     assert training_curve(history) is not None
 

@@ -1,0 +1,84 @@
+"""Values and their changes in words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+def show(value: Any) -> str:
+    """A value of a summary, for reading."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{str(key).replace('_', ' ')}: {show(part)}" for key, part in value.items()) or "none"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(show(part) for part in value) or "none"
+    return str(value)
+
+
+def percent(value: float | None) -> str:
+    """A share in percent."""
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def points(value: float) -> str:
+    """A difference of shares in points, signed; a true minus sign lines up with plus."""
+    return f"{100 * value:+.1f}".replace("-", "−")
+
+
+def facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """A summary as labelled lines; a mapping of mappings gets a line for each part."""
+    lines = []
+    for key, value in summary.items():
+        label = str(key).replace("_", " ")
+        if isinstance(value, Mapping) and any(isinstance(part, Mapping) for part in value.values()):
+            lines += [(f"{label}, {part}", show(inner)) for part, inner in value.items()]
+        else:
+            lines.append((label, show(value)))
+    return lines
+
+
+def flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """A tree as dotted names and values."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{above}{key}.")
+        else:
+            found[f"{above}{key}"] = value
+    return found
+
+
+def recipe_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(field, before, now) of each field of two recipes that differs; a field that one does not have is "not there"."""
+    old, new = flat(before), flat(now)
+    names = sorted(old.keys() | new.keys(), key=lambda name: (list(new).index(name) if name in new else -1, name))
+    absent = "not there"
+    return [
+        (name, show(old[name]) if name in old else absent, show(new[name]) if name in new else absent)
+        for name in names
+        if name not in old or name not in new or old[name] != new[name]
+    ]
+
+
+def data_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
+    """(fact, before, now, change) of each fact of two data versions that differs; numbers with their change."""
+    old, new = flat(before), flat(now)
+    lines = []
+    for name in (name for name in new if name in old and old[name] != new[name]):
+        a, b = old[name], new[name]
+        change = ""
+        if all(isinstance(value, int | float) and not isinstance(value, bool) for value in (a, b)):
+            difference = b - a
+            change = f"{difference:+,}" if isinstance(difference, int) else f"{difference:+.4g}"
+            if a:
+                change += f" ({100 * difference / a:+.1f} %)"
+        lines.append((name.replace("_", " ").replace(".", ", "), show(a), show(b), change.replace("-", "−")))
+    return lines
