@@ -10,29 +10,25 @@ from flows import show
 from flows.job import HOUR, MINUTE, Facts, Job, artifact, stage
 from flows.rival import measured_today, version_to_beat
 from flows.tracked import attach
-from notellm2.artifacts import Artifact
 from notellm2.notes.dataset import Dataset
 
 
 @stage("champion", timeout_s=24 * HOUR, retries=2)
-def champion(job: Job, data: Facts, mined: Facts, registered: Facts, run_id: str) -> Facts:
-    """Name the version to beat, and measure it on this run's test pairs."""
-    rival = version_to_beat(attach(job, run_id).tracking, registered["version"])
-    today = None if rival is None else measured_today(job, Dataset.open(Path(data["path"])), data, mined, rival)
-    return {"version": rival and rival.version, "evaluation": today and today.reference()}
-
-
-@stage("comparison", timeout_s=HOUR)
-def comparison(job: Job, measured: Facts, rival: Facts) -> Artifact | Facts:
-    """Compare the challenger with the champion, query by query.
-
-    Without a champion's evaluation nothing is compared, and the answer names no artifact: it has no "key".
-    """
+def champion(job: Job, data: Facts, mined: Facts, measured: Facts, registered: Facts, run_id: str) -> Facts:
+    """Name the version to beat, measure it on this run's test pairs, and compare the two query by query."""
     from notellm2.evaluation.comparison import compare
 
-    if rival["evaluation"] is None:
-        return {"compared": False}
-    return compare(job.store, artifact(measured), artifact(rival["evaluation"]), job.recipe.evaluation)
+    run = attach(job, run_id)
+    rival = version_to_beat(run.tracking, registered["version"])
+    if rival is None:
+        return {"version": None, "evaluation": None, "comparison": None}
+    today = measured_today(job, Dataset.open(Path(data["path"])), data, mined, rival)
+    compared = None
+    if today is not None:
+        compared = compare(job.store, artifact(measured), today, job.recipe.evaluation)
+        run.log_figures(compared)
+    references = {"evaluation": today and today.reference(), "comparison": compared and compared.reference()}
+    return {"version": rival.version, **references}
 
 
 @stage("gate", timeout_s=10 * MINUTE, retries=2)

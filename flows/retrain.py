@@ -57,14 +57,15 @@ def retrain(recipe: str, data: str | None = None, store: str = "store", override
         features = stages.vision_features(job, version, backbones)
         trained = stages.training(job, version, mined, backbones, features, run)
         vectors = stages.vectors(job, version, trained, features)
-        measured = stages.evaluation(job, version, mined, vectors, run)
+        variants = review.variants(job, version, mined, backbones, features)
+        measured = stages.evaluation(job, version, mined, vectors, variants, run)
+        listened = review.saliency(job, version, mined, features, trained)
         registered = stages.register(job, version, mined, trained, run, [backbones, features, vectors])
         indexed = stages.index(job, vectors)
-        rival = promotion.champion(job, version, mined, registered, run)
-        compared = promotion.comparison(job, measured, rival)
+        rival = promotion.champion(job, version, mined, measured, registered, run)
         judged = promotion.gate(job, checked, measured, indexed, registered, rival, run)
-        page = review.report(job, version, checked, mined, trained, measured, rival, compared, judged, run)
+        page = review.report(job, version, checked, mined, trained, measured, listened, rival, judged, run)
         promoted = promotion.promote(job, version, indexed, registered, judged, run)
     done = [found, version, checked, mined, backbones, features, trained, vectors]
-    done += [measured, registered, indexed, rival, compared, judged, page, promoted]
+    done += [variants, measured, listened, registered, indexed, rival, judged, page, promoted]
     return stages.summary(job, version, done)

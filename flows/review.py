@@ -1,4 +1,4 @@
-"""What a person decides by: the page of a run, as a Prefect task."""
+"""What a person decides by: variants to compare with, saliency, and the page of a run, as Prefect tasks."""
 
 from __future__ import annotations
 
@@ -17,6 +17,43 @@ if TYPE_CHECKING:
     from notellm2.registry.tracking import Tracking
 
 
+@stage("variants", timeout_s=7 * 24 * HOUR)
+def variants(job: Job, data: Facts, mined: Facts, halves: Facts, features: Facts) -> Facts:
+    """Train and embed the variants that the recipe wants to see beside the model; usually none."""
+    from notellm2.embedding.stage import embed
+    from notellm2.training.stage import train
+
+    recipe, dataset = job.recipe, Dataset.open(Path(data["path"]))
+    vectors = {}
+    for name in recipe.evaluation.variants:
+        trained = train(
+            job.store,
+            dataset,
+            data["md5"],
+            artifact(mined),
+            artifact(halves),
+            artifact(features),
+            recipe.model.variant(name),
+            recipe.training,
+            recipe.data.images,
+        )
+        vectors[name] = embed(job.store, dataset, data["md5"], trained, artifact(features)).reference()
+    return {"vectors": vectors}
+
+
+@stage("saliency", timeout_s=HOUR)
+def saliency(job: Job, data: Facts, mined: Facts, features: Facts, trained: Facts) -> Artifact | Facts:
+    """Measure what the embeddings listen to, layer by layer; without a key where the recipe asks for no pairs."""
+    from notellm2.embedding.saliency import measure_saliency
+
+    count = job.recipe.evaluation.saliency_pairs
+    if count == 0:
+        return {"layers": 0}
+    dataset = Dataset.open(Path(data["path"]))
+    given = (artifact(mined), artifact(trained), artifact(features))
+    return measure_saliency(job.store, dataset, data["md5"], *given, count=count)
+
+
 @stage("report", timeout_s=HOUR)
 def report(
     job: Job,
@@ -25,15 +62,17 @@ def report(
     mined: Facts,
     trained: Facts,
     measured: Facts,
+    listened: Facts,
     rival: Facts,
-    compared: Facts,
     judged: Facts,
     run_id: str,
 ) -> Artifact:
-    """Write the page a reviewer reads, and file it with the run."""
+    """Write the page a reviewer reads, and file it and its plots with the run."""
     from notellm2.evaluation.review import report as write
 
     run = attach(job, run_id)
+    if "key" in listened:
+        run.log_figures(artifact(listened))
     page = write(
         job.store,
         Dataset.open(Path(data["path"])),
@@ -45,7 +84,8 @@ def report(
         quality=artifact(checked),
         gate={name: judged[name] for name in ("passed", "rules", "sentence")},
         images=job.recipe.data.images,
-        champion=_champion(job, run.tracking, rival, compared) if "key" in compared else None,
+        champion=_champion(job, run.tracking, rival) if rival["comparison"] else None,
+        saliency=artifact(listened) if "key" in listened else None,
     )
     run.log_file(page.file("report.html"))
     for plot in sorted(page.file("plots").glob("*.png")):
@@ -54,7 +94,7 @@ def report(
     return page
 
 
-def _champion(job: Job, tracking: Tracking, rival: Facts, compared: Facts) -> Champion:
+def _champion(job: Job, tracking: Tracking, rival: Facts) -> Champion:
     """What the page says of the champion, its recipe and its data as far as they are known."""
     from notellm2.evaluation.review import Champion
     from notellm2.registry import versions
@@ -65,8 +105,7 @@ def _champion(job: Job, tracking: Tracking, rival: Facts, compared: Facts) -> Ch
     facts: dict[str, Any] | None = None if info is None else {"md5": version.data_md5, **info.model_dump(mode="json")}
     return Champion(
         name=f"version {version.version}",
-        evaluation=artifact(rival["evaluation"]),
-        comparison=artifact(compared),
+        comparison=artifact(rival["comparison"]),
         recipe=recipe_of(tracking, version.run_id),
         data=facts,
     )

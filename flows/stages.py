@@ -134,7 +134,7 @@ def vectors(job: Job, data: Facts, trained: Facts, features: Facts) -> Artifact:
 
 
 @stage("evaluation", timeout_s=6 * HOUR)
-def evaluation(job: Job, data: Facts, mined: Facts, embedded: Facts, run_id: str) -> Artifact:
+def evaluation(job: Job, data: Facts, mined: Facts, embedded: Facts, variants: Facts, run_id: str) -> Artifact:
     """Measure exact recall of the model and of the baselines on the whole pool."""
     from notellm2.evaluation.stage import evaluate
 
@@ -147,6 +147,7 @@ def evaluation(job: Job, data: Facts, mined: Facts, embedded: Facts, run_id: str
         artifact(embedded),
         recipe.evaluation,
         recipe.model.text,
+        variants={name: artifact(of_variant) for name, of_variant in variants["vectors"].items()},
     )
     show.metrics(measured)
     attach(job, run_id).log_evaluation(measured)

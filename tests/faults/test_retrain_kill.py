@@ -66,7 +66,7 @@ def test_killed_in_training_the_same_command_ends_as_if_nothing_had_happened(
 
     after = {a.stage: a.path.stat().st_ino for a in place.store.artifacts()}
     assert {stage: after[stage] for stage in before} == before, "earlier stages are the same directories"
-    assert "4 of 9 artifacts were there already, 5 made" in again.stdout
+    assert "4 of 10 artifacts were there already, 6 made" in again.stdout
     assert re.search(r"resum\w+ .*\b4\b", again.stderr, re.IGNORECASE), "it says that training resumed, and where"
 
     ours, theirs = place.artifact("training"), retrained.place.artifact("training")

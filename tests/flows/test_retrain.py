@@ -21,7 +21,10 @@ from notellm2.recipe import RegistryConfig
 from tests.conftest import ROOT, Retrained
 from tests.flows.running import RECIPE, Place
 
-MADE = ["quality", "pairs", "backbones", "vision-features", "training", "vectors", "evaluation", "index", "report"]
+MADE = [
+    *("quality", "pairs", "backbones", "vision-features", "training", "vectors", "evaluation"),
+    *("saliency", "index", "report"),
+]
 TASKS = [
     "ingest",
     "data version",
@@ -31,11 +34,12 @@ TASKS = [
     "vision features",
     "training",
     "vectors",
+    "variants",
     "evaluation",
+    "saliency",
     "register",
     "index",
     "champion",
-    "comparison",
     "gate",
     "report",
     "promotion",
@@ -50,13 +54,14 @@ GRAPH = {
     "features": "vision_features(version, backbones)",
     "trained": "training(version, mined, backbones, features, run)",
     "vectors": "vectors(version, trained, features)",
-    "measured": "evaluation(version, mined, vectors, run)",
+    "variants": "variants(version, mined, backbones, features)",
+    "measured": "evaluation(version, mined, vectors, variants, run)",
+    "listened": "saliency(version, mined, features, trained)",
     "registered": "register(version, mined, trained, run, [backbones, features, vectors])",
     "indexed": "index(vectors)",
-    "rival": "champion(version, mined, registered, run)",
-    "compared": "comparison(measured, rival)",
+    "rival": "champion(version, mined, measured, registered, run)",
     "judged": "gate(checked, measured, indexed, registered, rival, run)",
-    "page": "report(version, checked, mined, trained, measured, rival, compared, judged, run)",
+    "page": "report(version, checked, mined, trained, measured, listened, rival, judged, run)",
     "promoted": "promote(version, indexed, registered, judged, run)",
 }
 
@@ -148,6 +153,11 @@ def test_mlflow_has_one_finished_run_with_everything(retrained: Retrained) -> No
     assert champion is not None
     assert champion == challenger
     assert (champion.version, champion.run_id) == ("1", run.info.run_id)
+    plots = {item.path for item in tracking.client.list_artifacts(run.info.run_id, "plots")}
+    assert {"plots/recall_bars.png", "plots/recall_curve.png", "plots/saliency.png", "plots/training.png"} <= plots
+    for name in ("test.both.all.visual_reliance", "interval.both.all.mrr.low", "saliency.layer_01.text"):
+        assert name in run.data.metrics
+    assert run.data.metrics["space.both.dim"] == 16
     assert champion.metrics["test.both.all.recall_at_10"] == pytest.approx(
         json.loads(place.artifact("evaluation").file("metrics.json").read_text())["both"]["all"]["recall@10"]
     )
@@ -200,7 +210,7 @@ def test_the_index_is_published_and_answers(retrained: Retrained) -> None:
 def test_it_says_where_to_look(retrained: Retrained) -> None:
     text = retrained.output
     assert re.findall(r"^  (\S.*?) {2,}[\d.]+ s  (?:done|reused)$", text, re.MULTILINE) == TASKS[:-1]
-    assert "0 of 9 artifacts were there already, 9 made" in text
+    assert "0 of 10 artifacts were there already, 10 made" in text
     report = re.search(r"^Report: +(\S+)$", text, re.MULTILINE)
     assert report is not None
     assert Path(report[1]).read_text().lstrip().lower().startswith("<!doctype html")
@@ -219,7 +229,7 @@ def test_a_second_run_does_nothing_and_says_so(retrained: Retrained) -> None:
     pointer = (place.workspace.published / "current.json").read_bytes()
     done = place.retrain()
     assert done.returncode == 0, done.stderr[-6000:]
-    assert "9 of 9 artifacts were there already, 0 made" in done.stdout
+    assert "10 of 10 artifacts were there already, 0 made" in done.stdout
     assert {path: path.stat().st_mtime_ns for path in files(place)} == before
     assert (place.workspace.published / "current.json").read_bytes() == pointer
     tracking = Tracking.at(place.workspace, RegistryConfig())
@@ -235,6 +245,7 @@ def test_a_champion_of_another_test_set_is_measured_on_this_one(retrained: Retra
 
     from flows import promotion
     from flows.job import open_job
+    from notellm2.evaluation.stage import evaluate
     from notellm2.notes.dataset import Dataset
     from notellm2.pairs.stage import mine
     from notellm2.registry.tracking import Tracking
@@ -249,31 +260,33 @@ def test_a_champion_of_another_test_set_is_measured_on_this_one(retrained: Retra
     job = open_job(RECIPE, ("pairs.split_seed=2",), place.workspace.root)
     other = mine(job.store, dataset, data["md5"], job.recipe.pairs)
 
-    def champion(mined: Artifact, challenger: str) -> dict[str, Any]:
+    def champion(mined: Artifact, measured: Artifact, challenger: str) -> dict[str, Any]:
+        given = (data, mined.reference(), measured.reference(), {"version": challenger}, run.info.run_id)
         with disable_run_logger():
-            facts = promotion.champion.fn(job, data, mined.reference(), {"version": challenger}, run.info.run_id)
-        return {name: facts[name] for name in ("version", "evaluation")}
+            facts = promotion.champion.fn(job, *given)
+        return {name: facts[name] for name in ("version", "evaluation", "comparison")}
 
-    assert champion(same, "1") == {"version": None, "evaluation": None}, "itself, promoted when there was no other"
-    today = champion(same, "2")
-    measured = place.artifact("evaluation")
-    assert today == {"version": "1", "evaluation": measured.reference()}, "measured on these pairs already"
-    with disable_run_logger():
-        compared = promotion.comparison.fn(job, measured.reference(), today)
-        alone = promotion.comparison.fn(job, measured.reference(), {"version": None, "evaluation": None})
-    found = json.loads((Path(compared["path"]) / "comparison.json").read_text())
+    own, nothing = place.artifact("evaluation"), {"evaluation": None, "comparison": None}
+    assert champion(same, own, "1") == {"version": None, **nothing}, "itself, promoted when there was no other"
+    today = champion(same, own, "2")
+    assert (today["version"], today["evaluation"]) == ("1", own.reference()), "measured on these pairs already"
+    found = json.loads(Artifact.from_reference(today["comparison"]).file("comparison.json").read_text())
     assert found["slices"]["all"]["recall@10"]["difference"] == 0
-    assert "key" not in alone
-    again = champion(other, "2")
+    logged = tracking.client.get_run(run.info.run_id).data.metrics
+    assert logged["comparison.all.recall_at_10.difference"] == 0
+    challenger = evaluate(
+        job.store, dataset, data["md5"], other, place.artifact("vectors"), job.recipe.evaluation, job.recipe.model.text
+    )
+    again = champion(other, challenger, "2")
     assert again["version"] == "1"
     evaluation = Artifact.from_reference(again["evaluation"])
     inputs = evaluation.manifest["inputs"]
     assert inputs["pairs"] == other.key
     vectors = place.store.get(f"vectors/{inputs['vectors']}")
     assert vectors.manifest["inputs"]["training"] == place.artifact("training").key
-    assert evaluation.key != place.store.get(f"evaluation/{retrained.place.artifact('evaluation').key}").key
+    assert evaluation.key != own.key
     shutil.rmtree(place.artifact("training").path)
-    assert champion(other, "2") == {"version": "1", "evaluation": None}, "gone: the gate will say it cannot compare"
+    assert champion(other, challenger, "2") == {"version": "1", **nothing}, "gone: the gate will say it cannot compare"
 
 
 def test_a_critical_failure_of_the_data_stops_the_flow(retrained: Retrained, tmp_path: Path) -> None:

@@ -105,3 +105,10 @@ def test_every_field_says_what_it_is() -> None:
     silent = [name for name, description in every_field(Recipe).items() if not description]
     assert silent == []
     assert len(every_field(ModelConfig)) > 10
+
+
+def test_the_papers_baseline_variants_are_derived_from_any_model() -> None:
+    model = ModelConfig(dim=32)
+    assert model.variant("text") == ModelConfig(dim=32, prompt="text", late_fusion=False)
+    assert model.variant("basic") == ModelConfig(dim=32, prompt="basic", late_fusion=False)
+    assert not model.variant("text").reads_images

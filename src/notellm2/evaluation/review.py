@@ -32,14 +32,12 @@ class Champion:
 
     Attributes:
         name: what people call it: "version 3".
-        evaluation: its figures on this test.
-        comparison: of the model (candidate) with it.
+        comparison: of the model (candidate) with it, on this test.
         recipe: what it was made by, as plain data; None: not known any more.
         data: facts of the data it was trained on (`data_facts`); None: not known any more.
     """
 
     name: str
-    evaluation: Artifact
     comparison: Artifact
     recipe: Mapping[str, Any] | None = None
     data: Mapping[str, Any] | None = None
@@ -77,13 +75,17 @@ def report(
         champion: what the model is compared with.
         saliency: flow by layer, if it was measured.
 
+    Raises:
+        InputError: the champion's evaluation is not in the store any more.
+
     Returns:
         Stage "report": report.html, and plots/*.png, each plot of the page in its light form.
     """
     shown = recipe.model_dump(mode="json")
 
     def write(into: Path) -> Mapping[str, Any]:
-        gallery = _gallery(store, dataset, pairs, evaluation, champion)
+        theirs = _evaluation(store, champion) if champion else None
+        gallery = _gallery(store, dataset, pairs, evaluation, champion, theirs)
         given = ReportInput(
             recipe=shown,
             data=data_facts(dataset, data_md5),
@@ -97,7 +99,7 @@ def report(
             history=read_history(training),
             quality=quality.summary if quality else {},
             pairs=pairs.summary,
-            champion=_opponent(champion) if champion else None,
+            champion=_opponent(champion, theirs) if champion and theirs else None,
             gate=gate,
             expectations=read_json(quality, "result.json") if quality else (),
             data_docs=f"{quality.stage}/{quality.key}/{DATA_DOCS}/index.html in the store" if quality else None,
@@ -149,11 +151,16 @@ def shown_ids(gallery: list[dict[str, Any]]) -> set[str]:
     return {note["note_id"] for note in notes}
 
 
-def _opponent(champion: Champion) -> Opponent:
+def _evaluation(store: Store, champion: Champion) -> Artifact:
+    """The champion's side of the comparison."""
+    return store.get(f"evaluation/{champion.comparison.manifest['inputs']['champion']}")
+
+
+def _opponent(champion: Champion, evaluation: Artifact) -> Opponent:
     return Opponent(
         name=champion.name,
-        metrics=read_json(champion.evaluation, "metrics.json"),
-        space=read_json(champion.evaluation, "space.json"),
+        metrics=read_json(evaluation, "metrics.json"),
+        space=read_json(evaluation, "space.json"),
         comparison=read_json(champion.comparison, "comparison.json"),
         recipe=champion.recipe,
         data=champion.data,
@@ -161,14 +168,19 @@ def _opponent(champion: Champion) -> Opponent:
 
 
 def _gallery(
-    store: Store, dataset: Dataset, pairs: Artifact, evaluation: Artifact, champion: Champion | None
+    store: Store,
+    dataset: Dataset,
+    pairs: Artifact,
+    evaluation: Artifact,
+    champion: Champion | None,
+    champions: Artifact | None,
 ) -> list[dict[str, Any]]:
     """The evaluation's own examples; with a champion, its largest wins and losses, both models side by side."""
     own: list[dict[str, Any]] = read_json(evaluation, "examples.json")
     ours = _vectors(store, evaluation)
-    if champion is None or ours is None:
+    if champion is None or champions is None or ours is None:
         return own
-    theirs = _vectors(store, champion.evaluation)
+    theirs = _vectors(store, champions)
     cases = read_cases(dataset, pairs, 1)
     queries = pq.read_table(evaluation.file("queries.parquet"))
     compared = pq.read_table(champion.comparison.file("queries.parquet"))

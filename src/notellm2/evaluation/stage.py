@@ -25,6 +25,7 @@ from notellm2.recipe import EvaluationConfig, TextLimits
 EVALUATION_VERSION = 2
 
 TIE_RULE = "equal scores are in random order; figures are expectations over that order"
+_NOT_MEASURED_HERE = {"saliency_pairs", "variants"}
 _MODALITIES = {"both": "both", "text_only": "text", "image_only": "image", "shuffled": "shuffled", "vision": "vision"}
 
 
@@ -36,6 +37,7 @@ def evaluate(
     vectors: Artifact,
     config: EvaluationConfig,
     text: TextLimits,
+    variants: Mapping[str, Artifact] | None = None,
 ) -> Artifact:
     """Rank every test target in the whole pool, with the tuned model and the baselines.
 
@@ -47,6 +49,7 @@ def evaluate(
         vectors: embeddings of all notes (both.npy, text.npy, image.npy, shuffled.npy, vision.npy).
         config: cut-offs, bounds of the slices, resamples, and the text the TF-IDF baseline may read.
         text: how much text the model reads; what TF-IDF reads when `config` says nothing else.
+        variants: vectors of the variants shown beside the model, by name: "text" gives the row `variant_text`.
 
     Returns:
         Stage "evaluation": metrics.json and intervals.json (see `metrics.py`), space.json (see `space.py`),
@@ -67,7 +70,7 @@ def evaluate(
         selves, targets = cases.columns(cases.query_rows), cases.columns(cases.target_rows)
         ranks: dict[str, Ranks] = {}
         seconds: dict[str, float] = {}
-        for name, scorer in _scorers(cases, vectors, limits):
+        for name, scorer in _scorers(cases, vectors, variants or {}, limits):
             started = time.monotonic()
             ranks[name] = count_ranks(scorer, targets, selves)
             seconds[name] = round(time.monotonic() - started, 3)
@@ -108,19 +111,27 @@ def evaluate(
     return store.build(
         "evaluation",
         EVALUATION_VERSION,
-        {**config.model_dump(mode="json"), "tfidf_limits": limits.model_dump()},
-        {"data": data_md5, "pairs": pairs, "vectors": vectors},
+        {**config.model_dump(mode="json", exclude=_NOT_MEASURED_HERE), "tfidf_limits": limits.model_dump()},
+        {"data": data_md5, "pairs": pairs, "vectors": vectors, **_variant_rows(variants or {})},
         write,
     )
 
 
-def _scorers(cases: Cases, vectors: Artifact, limits: TextLimits) -> Iterator[tuple[str, Scorer]]:
+def _scorers(
+    cases: Cases, vectors: Artifact, variants: Mapping[str, Artifact], limits: TextLimits
+) -> Iterator[tuple[str, Scorer]]:
     """Every model that is ranked, one at a time: only one has its scores and vectors in memory."""
     for name in _MODALITIES:
         yield name, _cosine(cases, vectors, name)
+    for name, of_variant in _variant_rows(variants).items():
+        yield name, _cosine(cases, of_variant, "both")
     for name, cut in (("tfidf", limits), ("tfidf_full", None)):
         yield name, TfIdf(cases.texts(cases.query_rows, cut), cases.texts(cases.pool_rows, cut))
     yield "popular", Popular(len(cases.query_rows), cases.popularity)
+
+
+def _variant_rows(variants: Mapping[str, Artifact]) -> dict[str, Artifact]:
+    return {f"variant_{name}": variants[name] for name in sorted(variants, reverse=True)}
 
 
 def _cosine(cases: Cases, vectors: Artifact, name: str) -> Cosine:

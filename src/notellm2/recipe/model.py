@@ -121,6 +121,12 @@ class ModelConfig(Section):
         """Whether the vision encoder is needed at all."""
         return self.late_fusion or self.prompt == "vision" or (self.visual_tokens and self.prompt != "text")
 
+    def variant(self, name: Literal["text", "basic"]) -> ModelConfig:
+        """The same model without image (`text`) or with early fusion alone (`basic`), the paper's baselines."""
+        return ModelConfig.model_validate(
+            {**self.model_dump(), "prompt": name, "visual_tokens": True, "late_fusion": False}
+        )
+
     @model_validator(mode="after")
     def _consistent(self) -> ModelConfig:
         if self.prompt == "text" and self.late_fusion:

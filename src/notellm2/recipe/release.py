@@ -11,7 +11,7 @@ from notellm2.recipe.section import Section
 
 
 class EvaluationConfig(Section):
-    """Exact recall on the whole pool (NoteLLM-2, experimental set-up)."""
+    """Exact recall on the whole pool (NoteLLM-2, experimental set-up), and what is shown beside it."""
 
     ks: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         (10, 20, 50, 100, 1000, 10000), min_length=1, description="recall cut-offs, notes; those beyond the pool drop"
@@ -20,6 +20,10 @@ class EvaluationConfig(Section):
     new_hours: float = Field(24.0, gt=0, description="a note younger than this at the data's end is new, hours")
     categories: int = Field(12, ge=0, description="most frequent categories that get figures of their own")
     resamples: int = Field(1000, ge=100, description="bootstrap resamples behind intervals and comparisons")
+    saliency_pairs: int = Field(32, ge=0, description="test pairs behind the saliency by layer; 0: not measured")
+    variants: tuple[Literal["text", "basic"], ...] = Field(
+        (), description="variants trained and measured beside the model: text (no image), basic (early fusion)"
+    )
     tfidf_limits: TextLimits | None = Field(None, description="text the TF-IDF baseline reads; null: the model's")
 
 

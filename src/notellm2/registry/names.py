@@ -6,7 +6,9 @@ Metrics:
     own at the top of MLflow's page of a run.
     ``test.<row>.<slice>.<figure>`` is a final figure: the evaluation stage's metrics.json with dots for its levels
     and ``@`` written ``_at_`` (``test.both.all.recall_at_10``, ``test.tfidf.short_query.mrr``). Rows are both,
-    text_only, image_only (modalities of the model) and vision, tfidf, tfidf_full, popular (baselines).
+    text_only, image_only, shuffled (modalities of the model) and vision, tfidf, tfidf_full, popular (baselines).
+    ``interval.``, ``space.``, ``comparison.`` and ``saliency.`` begin the names of what goes with them:
+    docs/metrics.md lists all.
 
 Tags of runs and versions begin with ``notellm2.``; the constants below say what each holds.
 """
@@ -47,6 +49,10 @@ CHALLENGER = "challenger"
 
 TRAINING = "training/"
 TEST = "test."
+INTERVAL = "interval."
+SPACE = "space."
+COMPARISON = "comparison."
+SALIENCY = "saliency."
 
 
 def artifact_tag(stage: str) -> str:
@@ -66,7 +72,12 @@ def test_metric(row: str, part: str, figure: str) -> str:
 
 def test_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Every finite number of an evaluation's metrics.json under its MLflow name; what is undefined (null) is absent."""
-    return {TEST + ".".join(path): value for path, value in _leaves(metrics, ()) if math.isfinite(value)}
+    return figures(TEST, metrics)
+
+
+def figures(prefix: str, tree: Mapping[str, Any]) -> dict[str, float]:
+    """Every finite number of a tree under a prefix and its path, dots between the levels."""
+    return {prefix + ".".join(path): value for path, value in _leaves(tree, ()) if math.isfinite(value)}
 
 
 def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], float]]:

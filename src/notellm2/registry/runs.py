@@ -24,6 +24,7 @@ from notellm2.processes import has_ended, process_tag
 from notellm2.recipe import Recipe
 from notellm2.registry import names
 from notellm2.registry.curves import Curves
+from notellm2.registry.figures import figures_of
 from notellm2.registry.gate import Verdict
 from notellm2.registry.tracking import Tracking
 
@@ -192,21 +193,24 @@ class Run:
         self._logged(training)
 
     def log_evaluation(self, evaluation: Artifact) -> None:
-        """Log the evaluation's figures as metrics and its plots and metrics.json as files, once an artifact."""
+        """Log the evaluation's figures as metrics and its metrics.json as a file, once an artifact."""
+        if not self._has(evaluation):
+            self.log_file(evaluation.file("metrics.json"), "evaluation")
+            self.log_figures(evaluation)
+
+    def log_figures(self, artifact: Artifact) -> None:
+        """Log every number of an evaluation, a comparison or a saliency artifact as a metric, once an artifact."""
         from mlflow.entities import Metric
 
-        if self._has(evaluation):
+        if self._has(artifact):
             return
-        figures = names.test_metrics(json.loads(evaluation.file("metrics.json").read_text()))
         held = self._client.get_run(self.run_id).data.metrics
         now = _now_ms()
-        metrics = [Metric(name, value, now, 0) for name, value in figures.items() if held.get(name) != value]
+        changed = {name: value for name, value in figures_of(artifact).items() if held.get(name) != value}
+        metrics = [Metric(name, value, now, 0) for name, value in changed.items()]
         for start in range(0, len(metrics), _METRICS_PER_BATCH):
             self._client.log_batch(self.run_id, metrics=metrics[start : start + _METRICS_PER_BATCH])
-        self.log_file(evaluation.file("metrics.json"), "evaluation")
-        for plot in sorted((evaluation.path / "plots").glob("*.png")):
-            self.log_file(plot, "plots")
-        self._logged(evaluation)
+        self._logged(artifact)
 
     def log_quality(self, quality: Artifact) -> None:
         """Log the data checks' result and summary as files, once an artifact.

@@ -212,7 +212,7 @@ def reviewed(run: SmallRun, champion: Artifact, candidate: Artifact) -> Reviewed
         quality=run.quality,
         gate=GATE,
         images=ImageLimits(),
-        champion=Champion("version 7", theirs, compared, before, {"md5": "older.dir", **facts, "notes": 100}),
+        champion=Champion("version 7", compared, before, {"md5": "older.dir", **facts, "notes": 100}),
     )
     html = page.file("report.html").read_text()
     plots = {path.stem for path in page.file("plots").glob("*.png")}
@@ -305,7 +305,7 @@ def test_a_champion_whose_vectors_are_gone_leaves_one_side(run: SmallRun, tmp_pa
         quality=None,
         gate=None,
         images=ImageLimits(),
-        champion=Champion("version 7", theirs, compared),
+        champion=Champion("version 7", compared),
     )
     html = page.file("report.html").read_text()
     assert "Nearest notes, this model" in html

@@ -79,6 +79,18 @@ def test_the_space_is_described(run: SmallRun) -> None:
     assert both["duplicate_share"] == 0
 
 
+def test_variants_are_rows_of_their_own(run: SmallRun) -> None:
+    variants = {"text": run.vectors_with("text", both=0.7), "basic": run.vectors_with("basic", both=0.3)}
+    artifact = evaluate(run.store, run.dataset, MD5, run.pairs, run.vectors, CONFIG, TextLimits(), variants)
+    metrics = json.loads(artifact.file("metrics.json").read_text())
+    assert set(metrics) == set(MODELS)
+    recalls = [metrics[model]["all"]["recall@10"] for model in ("variant_text", "variant_basic", "both")]
+    assert recalls == sorted(recalls)
+    assert recalls[0] < recalls[1]
+    plain = evaluate(run.store, run.dataset, MD5, run.pairs, run.vectors, CONFIG, TextLimits())
+    assert plain.key != artifact.key
+
+
 def test_queries_carry_enough_for_a_paired_test(run: SmallRun) -> None:
     artifact = evaluate(run.store, run.dataset, MD5, run.pairs, run.vectors, CONFIG, TextLimits())
     queries = pq.read_table(artifact.file("queries.parquet"))
@@ -111,6 +123,8 @@ def test_the_key_ignores_what_does_not_change_the_figures(run: SmallRun) -> None
     first = evaluate(run.store, run.dataset, MD5, run.pairs, run.vectors, CONFIG, TextLimits())
     other_batch = CONFIG.model_copy(update={"batch": 7})
     assert evaluate(run.store, run.dataset, MD5, run.pairs, run.vectors, other_batch, TextLimits()) == first
+    elsewhere = CONFIG.model_copy(update={"saliency_pairs": 0, "variants": ("text",)})
+    assert evaluate(run.store, run.dataset, MD5, run.pairs, run.vectors, elsewhere, TextLimits()) == first
     shorter = evaluate(run.store, run.dataset, MD5, run.pairs, run.vectors, CONFIG, TextLimits(content_chars=0))
     assert shorter.key != first.key
 

@@ -53,8 +53,8 @@ def evaluation(tmp_path: Path) -> Callable[..., Artifact]:
     def make(metrics: dict[str, Any] = METRICS, **config: Any) -> Artifact:
         def write(directory: Path) -> None:
             (directory / "metrics.json").write_text(json.dumps(metrics))
-            (directory / "plots").mkdir()
-            (directory / "plots" / "recall.png").write_bytes(b"\x89PNG")
+            (directory / "intervals.json").write_text('{"both": {"all": {"mrr": {"low": 0.1, "high": 0.3}}}}')
+            (directory / "space.json").write_text('{"both": {"dim": 8, "young_share": null}}')
 
         return Store(tmp_path / "store").build("evaluation", 1, config, {}, write)
 
