@@ -11,7 +11,7 @@ from prefect import get_run_logger
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from notellm2.artifacts import Artifact
-from notellm2.evaluation.metrics import SLICES, Metrics
+from notellm2.evaluation.metrics import SLICES, Metrics, headline_k
 
 if TYPE_CHECKING:
     from notellm2.notes.dataset import DatasetInfo
@@ -85,8 +85,6 @@ def training(trained: Artifact) -> None:
 
 def metrics(measured: Artifact) -> None:
     """Recall of every model and baseline, on all pairs and on each slice."""
-    from notellm2.evaluation.plots import headline_k
-
     found: Metrics = json.loads(measured.file("metrics.json").read_text())
     figure = f"recall@{headline_k(found)}"
     rows = [(name, *(_percent(slices.get(part, {}).get(figure)) for part in SLICES)) for name, slices in found.items()]

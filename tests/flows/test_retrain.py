@@ -240,6 +240,28 @@ def test_a_second_run_does_nothing_and_says_so(retrained: Retrained) -> None:
     assert told[0] in retrained.output, "the verdict stays the one it was promoted by"
 
 
+def test_evaluate_measures_a_bundle_as_the_flow_did(retrained: Retrained) -> None:
+    place = retrained.place
+    bundle, data = place.artifact("training").file("bundle"), place.root / "data"
+    told = json.loads(
+        ask(place, "evaluate", "--bundle", str(bundle), "--data", str(data), "--recipe", str(RECIPE), "--json")
+    )
+    assert told["evaluation"]["key"] == place.artifact("evaluation").key
+    assert told["metrics"]["both"]["all"]["n"] == place.artifact("evaluation").summary["queries"]
+    shown = ask(place, "evaluate", "--bundle", str(bundle), "--data", str(data), "--recipe", str(RECIPE))
+    assert re.search(r"^both +[\d.]+ \([\d.]+ to [\d.]+\)", shown, re.MULTILINE)
+
+
+def test_report_compares_any_two_versions(retrained: Retrained, tmp_path: Path) -> None:
+    place, written = Place(tmp_path / "copy"), tmp_path / "page.html"
+    shutil.copytree(retrained.place.root, place.root)
+    told = ask(place, "report", "1", "1", "--data", str(place.root / "data"), "--out", str(written))
+    assert "version 1 against version 1" in told
+    html = written.read_text()
+    assert "no clear difference from version 1 (+0.0 points" in html
+    assert "No field differs." in html
+
+
 def test_a_champion_of_another_test_set_is_measured_on_this_one(retrained: Retrained, tmp_path: Path) -> None:
     from prefect.logging import disable_run_logger
 

@@ -37,6 +37,8 @@ COMMANDS = [
     ("export",),
     ("similar",),
     ("status",),
+    ("evaluate",),
+    ("report",),
 ]
 
 Run = Callable[..., Result]
@@ -189,6 +191,18 @@ def test_wrong_input_is_a_message_and_status_2(tmp_path: Path, arguments: tuple[
 def test_a_wrong_option_is_status_2_too(tmp_path: Path) -> None:
     assert ask("artifacts", "gc", "--keep", "none", cwd=tmp_path).returncode == 2
     assert ask("nonsense", cwd=tmp_path).returncode == 2
+
+
+def test_what_cannot_be_evaluated_or_compared_is_said_in_a_sentence(tmp_path: Path) -> None:
+    asked = ask("evaluate", "--bundle", "nowhere", "--data", "data", cwd=tmp_path)
+    assert asked.returncode == 2
+    assert "nowhere: not a model bundle" in asked.stderr
+    assert "<store>/training/<key>/bundle" in asked.stderr
+    asked = ask("evaluate", "--bundle", "nowhere", "--data", "data", "--set", "training.lr=1", cwd=tmp_path)
+    assert "--set: changes a recipe; name it with --recipe" in asked.stderr
+    asked = ask("report", "1", "2", cwd=tmp_path)
+    assert asked.returncode == 2
+    assert "store store: no such folder" in asked.stderr
 
 
 def test_sample_and_import_make_a_data_set(tmp_path: Path) -> None:

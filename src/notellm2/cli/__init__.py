@@ -13,6 +13,7 @@ from notellm2.cli.artifacts import artifact_commands
 from notellm2.cli.data import data_commands, import_, sample
 from notellm2.cli.model import export
 from notellm2.cli.release import similar, status
+from notellm2.cli.review import evaluate, report
 from notellm2.errors import InputError
 
 app = typer.Typer(
@@ -28,6 +29,8 @@ app.command(name="import")(import_)
 app.command()(export)
 app.command()(similar)
 app.command()(status)
+app.command()(evaluate)
+app.command()(report)
 app.add_typer(data_commands, name="data")
 app.add_typer(artifact_commands, name="artifacts")
 

@@ -41,6 +41,16 @@ def headline(ks: Sequence[int]) -> int:
     return 10 if 10 in ks else min(ks)
 
 
+def headline_k(metrics: Metrics) -> int:
+    """The cut-off that plots and sentences quote: 10 where it was measured, else the smallest."""
+    return headline(recall_ks(metrics))
+
+
+def recall_ks(metrics: Metrics) -> list[int]:
+    """The cut-offs that were measured, ascending."""
+    return sorted(int(name.partition("@")[2]) for name in metrics["both"]["all"] if name.startswith("recall@"))
+
+
 def per_query(ranks: Ranks, ks: Sequence[int]) -> dict[str, F64]:
     """Metric to its value for each query, f64[Q]."""
     values = {f"recall@{k}": ranks.recall(k) for k in ks}

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLocator
 
 from notellm2.evaluation.drawing import LIGHT, Theme, add_legend, new_figure, png
-from notellm2.evaluation.metrics import TUNED, Intervals, Metrics, headline
+from notellm2.evaluation.metrics import TUNED, Intervals, Metrics, headline_k, recall_ks
 from notellm2.evaluation.slices import DECILES
 
 LABELS = {
@@ -37,16 +37,6 @@ _LINES: dict[str, tuple[str | None, str, str]] = {
     "popular": ("#888888", ":", "X"),
     "random": ("#888888", "-", ""),
 }
-
-
-def headline_k(metrics: Metrics) -> int:
-    """The cut-off that plots and sentences quote: 10 where it was measured, else the smallest."""
-    return headline(recall_ks(metrics))
-
-
-def recall_ks(metrics: Metrics) -> list[int]:
-    """The cut-offs that were measured, ascending."""
-    return sorted(int(name.partition("@")[2]) for name in metrics["both"]["all"] if name.startswith("recall@"))
 
 
 def recall_bars(metrics: Metrics, intervals: Intervals, theme: Theme = LIGHT) -> bytes:

@@ -51,7 +51,7 @@ def report(
     *,
     evaluation: Artifact,
     pairs: Artifact,
-    training: Artifact,
+    training: Artifact | None,
     quality: Artifact | None,
     gate: Mapping[str, Any] | None,
     images: ImageLimits,
@@ -68,7 +68,7 @@ def report(
         recipe: the run's recipe, shown in full.
         evaluation: figures and examples.
         pairs: its summary is shown.
-        training: its summary and metrics.jsonl are shown.
+        training: its summary and metrics.jsonl are shown; None: not known any more.
         quality: its summary and result.json are shown; None: not known any more.
         gate: the verdict as plain data, {"passed": bool, "rules": [{"name", "passed", "detail"}, ...]}, or None.
         images: bounds on decoding.
@@ -95,8 +95,8 @@ def report(
             protocol=read_json(evaluation, "protocol.json"),
             examples=gallery,
             thumbnails=thumbnails(dataset, shown_ids(gallery), images),
-            training={**training.summary, "seconds_of_stage": training.manifest["seconds"]},
-            history=read_history(training),
+            training={**training.summary, "seconds_of_stage": training.manifest["seconds"]} if training else {},
+            history=read_history(training) if training else (),
             quality=quality.summary if quality else {},
             pairs=pairs.summary,
             champion=_opponent(champion, theirs) if champion and theirs else None,
@@ -121,7 +121,7 @@ def report(
         "champion": {"name": champion.name, "recipe": champion.recipe, "data": champion.data} if champion else None,
     }
     inputs: dict[str, Artifact | str] = {"data": data_md5, "evaluation": evaluation, "pairs": pairs}
-    inputs |= {"training": training}
+    inputs |= {"training": training} if training else {}
     inputs |= {"quality": quality} if quality else {}
     inputs |= {"comparison": champion.comparison} if champion else {}
     inputs |= {"saliency": saliency} if saliency else {}

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from notellm2.evaluation.metrics import RELIANCE, Metrics
-from notellm2.evaluation.plots import LABELS, headline_k
+from notellm2.evaluation.metrics import RELIANCE, Metrics, headline_k
+from notellm2.evaluation.plots import LABELS
 
 GATE_BASELINES = ("vision", "tfidf")
 WATCHED = (

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from notellm2.evaluation import plots, review_plots
 from notellm2.evaluation.drawing import DARK, LIGHT, Theme
+from notellm2.evaluation.metrics import headline_k
 from notellm2.evaluation.page.gallery import data_uri
 from notellm2.evaluation.page.given import ReportInput
 from notellm2.evaluation.page.tables import FEW, is_fine
@@ -17,7 +18,7 @@ Drawing = Callable[[Theme], bytes | None]
 def drawings(given: ReportInput) -> dict[str, tuple[str, str, Drawing]]:
     """File name (no ending) to title, words and drawing; a drawing without data gives None."""
     metrics, intervals = given.metrics, given.intervals
-    k = plots.headline_k(metrics)
+    k = headline_k(metrics)
     both = percent(metrics["both"]["all"][f"recall@{k}"])
     found: dict[str, tuple[str, str, Drawing]] = {}
     if given.champion:

@@ -9,12 +9,12 @@ import jinja2
 import yaml
 
 from notellm2.artifacts import write_atomic
+from notellm2.evaluation.metrics import headline_k
 from notellm2.evaluation.page import tables
 from notellm2.evaluation.page.gallery import gallery
 from notellm2.evaluation.page.given import ReportInput
 from notellm2.evaluation.page.pictures import pictures
 from notellm2.evaluation.page.words import data_changes, facts, recipe_changes, show
-from notellm2.evaluation.plots import headline_k
 from notellm2.evaluation.verdict import headline
 
 

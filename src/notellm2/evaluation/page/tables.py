@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from notellm2.evaluation.metrics import MODELS, RELIANCE, TUNED, Metrics
+from notellm2.evaluation.metrics import MODELS, RELIANCE, TUNED, Metrics, headline_k, recall_ks
 from notellm2.evaluation.page.given import Opponent, ReportInput
 from notellm2.evaluation.page.words import percent, points, show
-from notellm2.evaluation.plots import LABELS, headline_k, recall_ks
+from notellm2.evaluation.plots import LABELS
 
 FEW = 20
 _TABLE_KS = 4

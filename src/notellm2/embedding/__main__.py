@@ -1,0 +1,42 @@
+"""`python -m notellm2.embedding`: embed a data set with a bundle, in a process of its own that may import torch.
+
+For callers that must not (the command line, readers). Standard output gets one JSON line: the vectors' reference, or
+{"message"}. Progress and messages for people go to standard error. Exit code 2: the input is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from notellm2.artifacts import Store
+from notellm2.embedding.registered import embed_bundle
+from notellm2.errors import InputError
+from notellm2.notes.dataset import Dataset
+
+EXIT_INPUT = 2
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m notellm2.embedding", description="Embed notes with a bundle.")
+    parser.add_argument("--store", type=Path, required=True, help="the artifact store's folder")
+    parser.add_argument("--data", type=Path, required=True, help="the data set's folder")
+    parser.add_argument("--data-md5", required=True, help="its version")
+    parser.add_argument("--bundle", type=Path, required=True, help="the model bundle's folder")
+    options = parser.parse_args(arguments)
+    from notellm2.model.bundle import BundleError
+
+    try:
+        made = embed_bundle(Store(options.store), Dataset.open(options.data), options.data_md5, options.bundle)
+    except (InputError, BundleError) as error:
+        sys.stdout.write(json.dumps({"message": str(error)}) + "\n")
+        return EXIT_INPUT
+    sys.stdout.write(json.dumps(made.reference()) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
