@@ -77,7 +77,7 @@ def headline(
             for rule in gate["rules"]
             if not rule["passed"] and rule.get("required", True)
         ]
-        opening = "Passed the gate" if gate["passed"] else f"Refused, because {'; '.join(failed) or 'the gate said no'}"
+        opening = "Passed the gate" if gate["passed"] else f"Refused ({'; '.join(failed) or 'the gate said no'})"
     if comparison is None:
         said = _against_baselines(metrics)
     else:

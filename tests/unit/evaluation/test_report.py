@@ -330,7 +330,7 @@ def test_a_refusal_says_why() -> None:
     gate = {"passed": False, "rules": [{"name": "r", "passed": False, "detail": "R@10 fell by 5 points."}]}
     top = headline(metrics_with(both=0.3, text_only=0.2, tfidf=0.1, vision=0.15), gate, {}, {})
     assert top.tone == "refused"
-    assert top.sentence.startswith("Refused, because R@10 fell by 5 points: with text and image the model finds 30.0%")
+    assert top.sentence.startswith("Refused (R@10 fell by 5 points): with text and image the model finds 30.0%")
     assert "2.0 times what the better baseline finds (vision encoder alone, 15.0%)" in top.sentence
     assert top.cautions == ()
 
