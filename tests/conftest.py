@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -49,3 +51,24 @@ def retrained(tmp_path_factory: pytest.TempPathFactory) -> Retrained:
     done = place.retrain(module=True)
     assert done.returncode == 0, done.stderr[-6000:]
     return Retrained(place, done.stdout, done.stderr)
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """An S3 server on loopback with a bucket."""
+    from tests.unit.index import s3_server
+
+    with pytest.MonkeyPatch.context() as patch, s3_server.serving() as endpoint:
+        s3_server.use(patch, endpoint)
+        s3_server.client().create_bucket(Bucket=s3_server.BUCKET)
+        yield endpoint
+
+
+@pytest.fixture
+def s3_place(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of an empty place on S3."""
+    from tests.unit.index import s3_server
+
+    s3_server.use(monkeypatch, s3_endpoint)
+    monkeypatch.setenv("NOTELLM2_CACHE", str(tmp_path / "cache"))
+    return f"s3://{s3_server.BUCKET}/{uuid.uuid4().hex}"

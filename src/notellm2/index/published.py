@@ -1,8 +1,9 @@
 """The published index for its readers: notes similar to a note. Needs only numpy and faiss.
 
-    published = Published(Path("runs/_published"))
-    published.similar("n00042", k=10)     # [Neighbour(note_id="n01977", score=0.93), ...]
-    published.refresh()                   # follows the pointer if it moved
+    with Published("store/_published", follow_s=5) as published:      # or "s3://bucket/prefix"
+        published.similar("n00042", k=10)     # [Neighbour(note_id="n01977", score=0.93), ...]
+        version = published.current           # answers of one version, whatever is published meanwhile
+        version.publication.model_version, version.similar("n00042")
 
 An opened version never changes: its files are immutable and stay readable even when retention removes them, because
 an open mapping keeps them. A refresh opens and checks the new version beside the old and then swaps one reference;
@@ -11,9 +12,10 @@ when the new one is damaged the old keeps serving.
 
 from __future__ import annotations
 
+import logging
 import threading
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +25,8 @@ from notellm2.index.layout import INDEX, NoteIds, damage
 from notellm2.index.location import Location
 from notellm2.index.pointer import Publication, PublicationDamaged, read_pointer
 from notellm2.index.search import open_index, search_rows, similar_rows
+
+logger = logging.getLogger(__name__)
 
 _ATTEMPTS = 5
 
@@ -128,22 +132,52 @@ class OpenVersion:
 
 
 class Published:
-    """The version that the pointer names, followed by `refresh`. Safe to share between threads.
+    """The version that the pointer names, followed by `refresh` or by itself. Safe to share between threads.
 
     Args:
         location: what holds current.json: a folder, or an ``s3://bucket/prefix`` URL (needs boto3).
         verify: compare checksums at every opening.
+        follow_s: seconds between two looks at the pointer by a background thread; None: only `refresh` looks. What
+            keeps it from following is logged and kept as `problem`, and the version served so far stays.
 
     Raises:
         NothingPublished: nothing is published there.
         PublicationDamaged: the pointer or a file it names is missing or damaged; names it.
+        OSError: the place does not answer.
     """
 
-    def __init__(self, location: Location | Path | str, *, verify: bool = True) -> None:
+    def __init__(
+        self, location: Location | Path | str, *, verify: bool = True, follow_s: float | None = None
+    ) -> None:
+        if follow_s is not None and not follow_s > 0:
+            raise InputError(f"follow_s {follow_s}: expected seconds above 0, or None")
         self.location = Location.at(location)
         self._verify = verify
         self._refreshing = threading.Lock()
+        self._problem: Exception | None = None
         self._current = self._open(read_pointer(self.location))
+        self._closed = threading.Event()
+        self._follower: threading.Thread | None = None
+        if follow_s is not None:
+            self._follower = threading.Thread(target=self._follow, args=(follow_s,), name="follow-index", daemon=True)
+            self._follower.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End following, after a swap in progress; what is open goes on answering for as long as it is held."""
+        self._closed.set()
+        if self._follower is not None:
+            self._follower.join()
+
+    @property
+    def problem(self) -> Exception | None:
+        """Why the last look at the pointer, by `refresh` or in the background, found nothing to serve; None: it did."""
+        return self._problem
 
     @property
     def current(self) -> OpenVersion:
@@ -186,14 +220,31 @@ class Published:
             Whether another publication is served now.
 
         Raises:
-            NothingPublished, PublicationDamaged: as at opening; the version served so far stays.
+            NothingPublished, PublicationDamaged, OSError: as at opening; the version served so far stays.
         """
         with self._refreshing:
-            pointer = read_pointer(self.location)
-            if pointer == self.publication:
-                return False
-            self._current = self._open(pointer)
-            return True
+            try:
+                pointer = read_pointer(self.location)
+                moved = pointer != self.publication
+                if moved:
+                    self._current = self._open(pointer)
+            except Exception as error:
+                self._problem = error
+                raise
+            self._problem = None
+            return moved
+
+    def _follow(self, every_s: float) -> None:
+        told = None
+        while not self._closed.wait(every_s):
+            try:
+                self.refresh()
+                told = None
+            except Exception as error:
+                # Whatever it is, the thread must live to see it mended. A fault that stays is logged once.
+                if str(error) != told:
+                    logger.warning("still serving version %s: %s", self.publication.version, error)
+                told = str(error)
 
     def _open(self, pointer: Publication) -> OpenVersion:
         for _ in range(_ATTEMPTS - 1):

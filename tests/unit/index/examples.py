@@ -46,12 +46,19 @@ def vectors_artifact(
         (directory / "note_ids.json").write_text(json.dumps(ids))
         return {"notes": len(ids), "bundle": bundle}
 
-    content = {"sum": float(np.nansum(vectors[:, 0])), "rows": len(vectors), "ids": ids[:1], "bundle": bundle}
+    content = {"sum": float(np.nansum(vectors[:, 0])), "rows": len(vectors), "ids": ids[:2], "bundle": bundle}
     return store.build("vectors", 1, content, {"data": data_md5, "training": "5eed" * 5}, write)
 
 
-def index_artifact(store: Store, vectors: npt.NDArray[np.float32], config: IndexConfig | None = None) -> Artifact:
+def index_artifact(
+    store: Store,
+    vectors: npt.NDArray[np.float32],
+    config: IndexConfig | None = None,
+    ids: Sequence[str] | None = None,
+    data_md5: str = DATA_MD5,
+) -> Artifact:
     """The index of these vectors, built in this process even when other tests have brought torch into it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delitem(sys.modules, "torch", raising=False)
-        return build_index(store, vectors_artifact(store, vectors), config or IndexConfig(sample=20), threads=1)
+        origin = vectors_artifact(store, vectors, ids, data_md5)
+        return build_index(store, origin, config or IndexConfig(sample=20), threads=1)
