@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from flows import environment
 from notellm2.errors import InputError
 from notellm2.recipe import load_recipe
 from notellm2.workspace import Workspace
+
+Facts = dict[str, Any]
 
 EXAMPLE = "example: python -m flows.retrain --recipe recipes/sample.yaml --set training.steps=200"
 
@@ -59,6 +62,32 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(given: argparse.Namespace, workspace: Workspace) -> int:
+    def start() -> Facts:
+        from flows.retrain import retrain
+
+        return retrain(
+            recipe=str(given.recipe),
+            data=None if given.data is None else str(given.data),
+            store=str(workspace.root),
+            overrides=list(given.overrides),
+        )
+
+    return in_prefect(workspace, start)
+
+
+def in_prefect(workspace: Workspace, start: Callable[[], Facts]) -> int:
+    """Run a flow with Prefect at home in a workspace, and print its ``text``.
+
+    Args:
+        workspace: whose Prefect home is used where the user names no server.
+        start: imports the flow and runs it; Prefect must not be imported before.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        InputError: from the flow.
+    """
     embedded = environment.prepare(workspace)
     if embedded:
         ended = environment.end_stale_server(workspace.prefect_home)
@@ -69,19 +98,13 @@ def _run(given: argparse.Namespace, workspace: Workspace) -> int:
         from prefect import tags
 
         from flows import recovery
-        from flows.retrain import retrain
 
         if embedded:
             for name in recovery.crash_orphaned_runs():
                 sys.stderr.write(f"marked run {name} of a killed process as crashed\n")
         try:
             with tags(recovery.run_tag()):
-                outcome = retrain(
-                    recipe=str(given.recipe),
-                    data=None if given.data is None else str(given.data),
-                    store=str(workspace.root),
-                    overrides=list(given.overrides),
-                )
+                outcome = start()
         except InputError:
             raise
         except Exception as error:  # the flow's own log has the traceback; here the cause in one line

@@ -128,8 +128,10 @@ def training(job: Job, data: Facts, mined: Facts, halves: Facts, features: Facts
 @stage("vectors", timeout_s=24 * HOUR)
 def vectors(job: Job, data: Facts, trained: Facts, features: Facts) -> Artifact:
     """Embed every note: with both inputs, without its image, without its text."""
+    from notellm2.embedding.refresh import note_digests
     from notellm2.embedding.stage import embed
 
+    note_digests(job.store, _dataset(data), data["md5"])  # What an index refresh will compare later notes with.
     return embed(job.store, _dataset(data), data["md5"], artifact(trained), artifact(features))
 
 

@@ -32,6 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
     build = commands.add_parser("build", help="build and validate the index of a vectors artifact")
     build.add_argument("--store", type=Path, required=True, help="the artifact store's folder")
     build.add_argument("--vectors", required=True, metavar="STAGE/KEY", help="the vectors artifact")
+    build.add_argument("--base", metavar="STAGE/KEY", help="an earlier index whose training is kept")
     build.add_argument("--config", default="{}", metavar="JSON", help="the recipe's section `index`")
     build.add_argument("--provenance", default="{}", metavar="JSON", help="facts for the manifest")
     build.add_argument("--threads", type=int, default=None, help="most threads used")
@@ -60,11 +61,17 @@ def _build(options: argparse.Namespace) -> Artifact:
     except ValueError as error:
         raise InputError(f"--provenance {options.provenance}: not JSON: {error}") from None
     store = Store(options.store, provenance)
-    vectors = store.get(options.vectors)
-    problems = store.problems(vectors)
+    vectors = _sound(store, options.vectors)
+    base = None if options.base is None else _sound(store, options.base)
+    return build_index(store, vectors, config, base=base, threads=options.threads)
+
+
+def _sound(store: Store, address: str) -> Artifact:
+    artifact = store.get(address)
+    problems = store.problems(artifact)
     if problems:
-        raise InputError(f"{options.vectors} is damaged, make it again: " + "; ".join(problems))
-    return build_index(store, vectors, config, threads=options.threads)
+        raise InputError(f"{address} is damaged, make it again: " + "; ".join(problems))
+    return artifact
 
 
 def _answer(value: dict[str, str]) -> None:

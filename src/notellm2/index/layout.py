@@ -8,6 +8,7 @@ An index directory holds
     ids.order.npy                     int64[N]: rows in the order of their ids' bytes
     meta.json                         kind, factory, dimension, metric, count, parameters, bundle, origin, checksums
     validation.json                   what was measured before it was let out
+    semantic_ids.parquet, semantic_codebooks.npy      where the recipe asks for them, see `semantic`
 
 Ids are strings of any characters, so no separator is safe: offsets are. Three plain arrays instead of one list
 because they can be memory-mapped: nothing is parsed at opening, whatever the number of notes, an id is found by
@@ -36,6 +37,10 @@ IDS = (IDS_BYTES, IDS_OFFSETS, IDS_ORDER)
 META = "meta.json"
 VALIDATION = "validation.json"
 FILES = (INDEX, *IDS, META, VALIDATION)
+SEMANTIC_IDS = "semantic_ids.parquet"
+SEMANTIC_CODEBOOKS = "semantic_codebooks.npy"
+EXTRA_FILES = (SEMANTIC_IDS, SEMANTIC_CODEBOOKS)
+"""Published with an index where the recipe asks for them; readers of the index do not need them."""
 
 
 class IndexInvalid(InputError):

@@ -46,7 +46,7 @@ class Publication:
         bundle: digest of that version's bundle, as the vectors carry it.
         data_md5: data version the notes are from.
         index_key: key of the index artifact.
-        kind: of the index: "flat", "ivf-sq8", "hnsw".
+        kind: of the index: "flat", "ivf-fp16", "ivf-sq8", "hnsw".
         dimension: width of a vector.
         count: notes.
         published: when the pointer moved to it (in a version's own record: when it was stored), ISO 8601, UTC.

@@ -24,6 +24,7 @@ def build_index_in_subprocess(
     vectors: Artifact,
     config: IndexConfig,
     *,
+    base: Artifact | None = None,
     threads: int | None = None,
     timeout_s: float | None = None,
 ) -> Artifact:
@@ -34,8 +35,9 @@ def build_index_in_subprocess(
 
     Args:
         store: where the artifact goes; the child gets its root and provenance.
-        vectors: artifact of stage "vectors", in that store.
+        vectors: artifact with vectors, in that store.
         config: the recipe's section.
+        base: an earlier index to build on, in that store; see `stage.build_index`.
         threads: most threads the child uses.
         timeout_s: seconds until the child is killed; None: no limit.
 
@@ -44,12 +46,14 @@ def build_index_in_subprocess(
         TimeoutError: it took longer than `timeout_s`.
         RuntimeError: the child failed otherwise; carries the end of what it said.
     """
-    found = find_index(store, vectors, config)
+    found = find_index(store, vectors, config, base=base)
     if found is not None:
         return found
     command = [sys.executable, "-m", "notellm2.index", "build", "--exit-with-parent"]
     command += ["--store", str(store.root), "--vectors", f"{vectors.stage}/{vectors.key}"]
     command += ["--config", config.model_dump_json(), "--provenance", json.dumps(dict(store.provenance))]
+    if base is not None:
+        command += ["--base", f"{base.stage}/{base.key}"]
     if threads is not None:
         command += ["--threads", str(threads)]
     code, output, complaint = _run(command, timeout_s)

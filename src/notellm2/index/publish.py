@@ -27,7 +27,7 @@ from datetime import UTC, datetime, timedelta
 
 from notellm2.artifacts import Artifact, digest_json
 from notellm2.errors import InputError
-from notellm2.index.layout import FILES, META, FileEntry
+from notellm2.index.layout import EXTRA_FILES, FILES, META, FileEntry
 from notellm2.index.location import Location, Moved
 from notellm2.index.pointer import (
     POINTER,
@@ -244,7 +244,8 @@ def _describe(index: Artifact, model_name: str, model_version: str, data_md5: st
     try:
         meta = json.loads(index.file(META).read_text())
         entries = index.manifest["files"]
-        files = {name: FileEntry(entries[name]["sha256"], entries[name]["bytes"]) for name in FILES}
+        names = (*FILES, *(name for name in EXTRA_FILES if name in entries))
+        files = {name: FileEntry(entries[name]["sha256"], entries[name]["bytes"]) for name in names}
         made_from, kind, dimension, count = meta["data_md5"], meta["kind"], meta["dimension"], meta["count"]
         bundle = meta["bundle"]
     except (OSError, RuntimeError, ValueError, KeyError) as error:

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from notellm2.errors import InputError
-from notellm2.index.layout import INDEX, NoteIds, damage
+from notellm2.index.layout import FILES, INDEX, NoteIds, damage
 from notellm2.index.location import Location
 from notellm2.index.pointer import Publication, PublicationDamaged, read_pointer
 from notellm2.index.search import open_index, search_rows, similar_rows
@@ -62,8 +62,9 @@ class OpenVersion:
 
     def __init__(self, location: Location, publication: Publication, *, verify: bool = True) -> None:
         self.publication = publication
-        directory = location.fetch(publication.folder, publication.files)
-        problems = damage(directory, publication.files) if verify else []
+        files = {name: publication.files[name] for name in FILES}
+        directory = location.fetch(publication.folder, files)
+        problems = damage(directory, files) if verify else []
         if problems:
             raise PublicationDamaged(
                 f"the published index {publication.version} is damaged, publish it again: " + "; ".join(problems)
@@ -146,9 +147,7 @@ class Published:
         OSError: the place does not answer.
     """
 
-    def __init__(
-        self, location: Location | Path | str, *, verify: bool = True, follow_s: float | None = None
-    ) -> None:
+    def __init__(self, location: Location | Path | str, *, verify: bool = True, follow_s: float | None = None) -> None:
         if follow_s is not None and not follow_s > 0:
             raise InputError(f"follow_s {follow_s}: expected seconds above 0, or None")
         self.location = Location.at(location)

@@ -38,11 +38,15 @@ class GateConfig(Section):
 class IndexConfig(Section):
     """The published FAISS index."""
 
-    kind: Literal["auto", "flat", "ivf-sq8", "hnsw"] = Field("auto", description="auto: flat below 20,000 notes")
+    kind: Literal["auto", "flat", "ivf-fp16", "ivf-sq8", "hnsw"] = Field(
+        "auto", description="auto: by the number of notes, see docs/index.md"
+    )
     nprobe: int = Field(64, ge=1, description="IVF lists searched a query")
     min_recall: float = Field(0.95, ge=0, le=1, description="least recall@100 against exact search at validation")
     sample: int = Field(500, ge=1, description="queries of the validation")
     keep: int = Field(5, ge=1, description="published versions kept for rollback")
+    semantic_levels: int = Field(0, ge=0, le=8, description="codes of a note's semantic id; 0: none are made")
+    semantic_codes: int = Field(256, ge=2, le=4096, description="size of each level's codebook, a power of two")
 
 
 class RegistryConfig(Section):

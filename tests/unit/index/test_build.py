@@ -8,17 +8,18 @@ import faiss
 import numpy as np
 import pytest
 
-from notellm2.index.build import FLAT_BELOW, list_count, plan_index, write_index
+from notellm2.index.build import COMPACT_FROM, FLAT_BELOW, list_count, plan_index, write_index
 from notellm2.index.search import open_index, search_rows, similar_rows
 from tests.unit.index.examples import clustered
 
-KINDS = ["flat", "ivf-sq8", "hnsw"]
+KINDS = ["flat", "ivf-fp16", "ivf-sq8", "hnsw"]
 
 
 def test_automatic_choice_by_size() -> None:
     assert plan_index("auto", FLAT_BELOW - 1, 64).factory == "Flat"
-    assert plan_index("auto", FLAT_BELOW, 64).factory == "IVF128,SQ8"
-    assert plan_index("auto", 530_000, 64).factory == "IVF4096,SQ8"
+    assert plan_index("auto", FLAT_BELOW, 64).factory == "IVF128,SQfp16"
+    assert plan_index("auto", 530_000, 64).factory == "IVF4096,SQfp16"
+    assert plan_index("auto", COMPACT_FROM, 64).factory == "IVF8192,SQ8"
     assert plan_index("hnsw", 10, 64).factory == "HNSW32,Flat"
     with pytest.raises(ValueError, match="'pq'"):
         plan_index("pq", 10, 64)
@@ -61,6 +62,43 @@ def test_every_kind_gives_vectors_back_and_finds_neighbours(tmp_path: Path, kind
         assert len(set(rows) & set(expected)) >= 19
         assert np.all(np.diff(scores) <= 0)
         assert scores == pytest.approx(exact[rows], abs=0.02)
+
+
+@pytest.mark.parametrize("kind", ["ivf-fp16", "ivf-sq8"])
+def test_lists_are_kept_and_filled_anew(tmp_path: Path, kind: str) -> None:
+    everything = clustered(1700)
+    old, new = everything[:1500], everything[100:]
+    plan = plan_index(kind, len(old), 64)
+    write_index(old, plan, tmp_path / "old", threads=1)
+    assert write_index(new, plan, tmp_path / "new", former=tmp_path / "old", threads=1) == "trained before"
+    index, before = open_index(tmp_path / "new"), open_index(tmp_path / "old")
+    assert index.ntotal == 1600
+    lists = [faiss.downcast_index(i.quantizer).reconstruct_n(0, i.nlist) for i in (index, before)]
+    assert np.array_equal(*lists)
+    for row in (0, 1599):
+        assert index.reconstruct(row) == pytest.approx(new[row], abs=0.05)
+        exact = np.argsort(-(new @ new[row]))[1:21]
+        assert len(set(similar_rows(index, row, 20)[1]) & set(exact)) >= 18
+
+
+def test_a_graph_grows_only_where_its_vectors_are_the_first_of_the_new_ones(tmp_path: Path) -> None:
+    old = clustered(300)
+    grown = np.concatenate([old, clustered(50, seed=1)])
+    plan = plan_index("hnsw", len(old), 64)
+    write_index(old, plan, tmp_path / "old")
+    assert write_index(grown, plan, tmp_path / "new", former=tmp_path / "old") == "appended to"
+    index = open_index(tmp_path / "new")
+    assert index.ntotal == 350
+    assert index.hnsw.efSearch == plan.parameters["search_effort"]
+    for row in (0, 349):
+        exact = np.argsort(-(grown @ grown[row]))[1:11]
+        assert len(set(similar_rows(index, row, 10)[1]) & set(exact)) >= 9
+    changed = grown.copy()
+    changed[7] = grown[8]
+    for other in (changed, old[:200]):
+        assert write_index(other, plan, tmp_path / "other", former=tmp_path / "old") == "built"
+        write_index(other, plan, tmp_path / "anew")
+        assert (tmp_path / "other").read_bytes() == (tmp_path / "anew").read_bytes()
 
 
 def test_lists_that_hold_too_few_notes_are_made_up_for(tmp_path: Path) -> None:

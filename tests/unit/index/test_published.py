@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -183,3 +186,47 @@ def test_counts_that_disagree_with_the_pointer_are_refused_even_unverified(
     (tmp_path / "current.json").write_text(json.dumps({**pointer, "count": 119}))
     with pytest.raises(PublicationDamaged, match=r"\(120, 120, 16\), the pointer says \(119, 119, 16\)"):
         OpenVersion(Location.at(tmp_path), read_pointer(tmp_path), verify=False)
+
+
+def test_an_embedded_reader_imports_numpy_and_faiss_and_nothing_else_that_is_heavy(
+    tmp_path: Path, built: list[Artifact]
+) -> None:
+    put(tmp_path, built[0])
+    probe = f"""
+import sys
+before = set(sys.modules)
+from notellm2.index import Published
+with Published({str(tmp_path)!r}, follow_s=60) as published:
+    published.similar("n00001")
+    published.refresh()
+print(*sorted({{name.split(".")[0] for name in set(sys.modules) - before}} - set(sys.stdlib_module_names)))
+"""
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, timeout=60)
+    found = {name for name in done.stdout.split() if not name.startswith("swig_runtime")}
+    assert found <= {"notellm2", "numpy", "faiss", "packaging"}  # faiss asks packaging which numpy it has
+
+
+def test_a_follower_needs_a_pace(tmp_path: Path, built: list[Artifact]) -> None:
+    put(tmp_path, built[0])
+    with pytest.raises(InputError, match="follow_s 0: expected seconds above 0"):
+        Published(tmp_path, follow_s=0)
+
+
+def test_a_follower_swaps_by_itself_and_ends_with_its_block(tmp_path: Path, built: list[Artifact]) -> None:
+    put(tmp_path, built[0], "1")
+    before = threading.active_count()
+    with Published(tmp_path, follow_s=0.001) as published:
+        swapped = threading.Event()
+        opened = OpenVersion.__init__
+
+        def noticed(self: OpenVersion, *arguments: Any, **options: Any) -> None:
+            opened(self, *arguments, **options)
+            swapped.set()
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(OpenVersion, "__init__", noticed)
+            put(tmp_path, built[1], "2")
+            assert swapped.wait(timeout=60)
+    assert published.model_version == "2", "a swap in progress is finished before closing returns"
+    assert threading.active_count() == before
+    assert [n.note_id for n in published.similar("n00007", 5)] == exact(1, 7, 5), "what is open goes on answering"

@@ -11,10 +11,10 @@ import pytest
 
 from notellm2.artifacts import Store
 from notellm2.errors import InputError
-from notellm2.index.layout import FILES, IndexInvalid
-from notellm2.index.stage import build_index, find_index
+from notellm2.index.layout import EXTRA_FILES, FILES, INDEX, IndexInvalid
+from notellm2.index.stage import build_index, find_index, same_settings, vectors_of
 from notellm2.recipe import IndexConfig
-from tests.unit.index.examples import DATA_MD5, clustered, index_artifact, vectors_artifact
+from tests.unit.index.examples import BUNDLE, DATA_MD5, clustered, index_artifact, vectors_artifact
 
 
 def test_the_artifact_holds_the_index_and_says_what_it_is(store: Store) -> None:
@@ -26,7 +26,13 @@ def test_the_artifact_holds_the_index_and_says_what_it_is(store: Store) -> None:
     assert (meta["kind"], meta["factory"], meta["metric"]) == ("flat", "Flat", "inner_product")
     assert (meta["count"], meta["dimension"], meta["data_md5"]) == (300, 16, DATA_MD5)
     vectors = vectors_artifact(store, clustered(300))
-    assert meta["vectors"] == {"key": vectors.key, "inputs": {"data": DATA_MD5, "training": "5eed" * 5}}
+    assert meta["vectors"] == {
+        "stage": "vectors", "key": vectors.key, "inputs": {"data": DATA_MD5, "training": "5eed" * 5}
+    }  # fmt: skip
+    assert (meta["bundle"], meta["made"], meta["base"]) == (BUNDLE, "built", None)
+    assert vectors_of(store, index) == vectors
+    assert same_settings(index, IndexConfig(sample=20, keep=9))
+    assert not same_settings(index, IndexConfig(sample=21))
     assert {name: entry["sha256"] for name, entry in meta["files"].items()}.items() <= {
         name: entry["sha256"] for name, entry in index.manifest["files"].items()
     }.items()
@@ -73,3 +79,54 @@ def test_vectors_without_proper_ids_are_refused(store: Store, monkeypatch: pytes
     origin.file("both.npy").write_bytes(b"not an array")
     with pytest.raises(InputError, match="not an artifact with vectors"):
         build_index(store, origin, IndexConfig())
+
+
+def test_an_index_is_built_on_an_earlier_one_of_the_same_bundle_only(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    config = IndexConfig(kind="ivf-sq8", sample=30)
+    base = index_artifact(store, clustered(1500), config)
+    grown = vectors_artifact(store, clustered(1600))
+    index = build_index(store, grown, config, base=base, threads=1)
+    assert index.summary["made"] == "trained before"
+    assert json.loads(index.file("meta.json").read_text())["base"] == base.key
+    assert find_index(store, grown, config, base=base) == index
+    assert find_index(store, grown, config) is None, "built alone it would be another one"
+    other = vectors_artifact(store, clustered(1600, seed=3), bundle="07be2" * 4)
+    with pytest.raises(InputError, match=f"bundle {BUNDLE}, asked to build on it with vectors of bundle 07be2"):
+        build_index(store, other, config, base=base)
+    unnamed = vectors_artifact(store, clustered(1600, seed=4), bundle="")
+    with pytest.raises(InputError, match="names no bundle"):
+        build_index(store, unnamed, config)
+
+
+def test_what_is_not_valid_on_an_earlier_index_is_built_anew(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    config = IndexConfig(kind="ivf-sq8", sample=50)
+    # All notes of the earlier data lie close together: its 8-bit codes do not reach as far as the new vectors.
+    narrow = clustered(1500) * 0.02 + np.eye(16, dtype=np.float32)[0]
+    narrow /= np.linalg.norm(narrow, axis=1, keepdims=True)
+    base = index_artifact(store, narrow, config)
+    vectors = vectors_artifact(store, clustered(1500, seed=2))
+    on_base = build_index(store, vectors, config, base=base, threads=1)
+    anew = build_index(store, vectors, config, threads=1)
+    assert on_base.key != anew.key
+    assert on_base.summary["made"] == "built"
+    assert on_base.file(INDEX).read_bytes() == anew.file(INDEX).read_bytes()
+
+
+def test_another_number_of_lists_is_built_anew(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    config = IndexConfig(kind="ivf-sq8", sample=20)
+    base = index_artifact(store, clustered(1500), config)
+    index = build_index(store, vectors_artifact(store, clustered(3000)), config, base=base, threads=1)
+    assert index.summary["made"] == "built"
+
+
+def test_semantic_ids_are_part_of_the_artifact_where_asked_for(store: Store) -> None:
+    assert not set(EXTRA_FILES) & set(index_artifact(store, clustered(300)).manifest["files"])
+    config = IndexConfig(sample=20, semantic_levels=2, semantic_codes=8)
+    index = index_artifact(store, clustered(300), config)
+    assert set(EXTRA_FILES) < set(index.manifest["files"])
+    assert index.summary["semantic_ids"]["levels"] == 2
