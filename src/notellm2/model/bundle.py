@@ -42,6 +42,7 @@ from notellm2.model.backbones import (
     load_vision_encoder,
 )
 from notellm2.model.network import NoteLLM2
+from notellm2.model.prefix import check_width, prefixes
 from notellm2.model.prompt import encode_texts, layout
 from notellm2.model.source import Modality, NoteSource, embed_rows
 from notellm2.notes.images import ImageProblem, decode_image
@@ -132,20 +133,34 @@ class Bundle:
             bundle.undecodable = 0
         return bundle
 
-    def embed(self, notes: Sequence[Note], *, batch: int = 64, modality: Modality = "both") -> NDArray[np.float32]:
+    def embed(
+        self, notes: Sequence[Note], *, batch: int = 64, modality: Modality = "both", width: int | None = None
+    ) -> NDArray[np.float32]:
         """Embed notes.
 
         A note whose image does not decode is embedded without it, counted in `undecodable` and logged.
 
+        Args:
+            notes: any number.
+            batch: notes a forward pass.
+            modality: what is withheld.
+            width: of the embeddings, one that the model was trained for (``model.matryoshka``); None: D.
+
         Returns:
-            float32[len(notes), D], L2-normalised.
+            float32[len(notes), width], L2-normalised.
+
+        Raises:
+            InputError: the model does not serve that width.
         """
+        width = self.dim if width is None else width
+        check_width(width, self.dim, self.config.model.matryoshka)
         if not notes:
-            return np.zeros((0, self.dim), np.float32)
+            return np.zeros((0, width), np.float32)
         texts = encode_texts(self.tokenizer, notes, self.config.model)
         features = self.vision_features(notes) if self.vision is not None else None
         source = NoteSource(self.network.layout, texts, features)
-        return embed_rows(self.network, source, np.arange(len(notes)), size=batch, modality=modality)
+        embedded = embed_rows(self.network, source, np.arange(len(notes)), size=batch, modality=modality)
+        return embedded if width == self.dim else prefixes(embedded, width)
 
     def vision_features(self, notes: Sequence[Note]) -> NDArray[np.float16]:
         """Frozen features of the notes' images, float16[n, P, V]; zeros where there is none that decodes."""

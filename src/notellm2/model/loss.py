@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -32,6 +33,26 @@ def pair_loss(x_2BD: Tensor, log_scale: Tensor, mask_22: Tensor | None = None, r
     excluded = _excluded(none if mask_22 is None else mask_22, index)
     logits = (judged @ x_2BD.T).float() * log_scale.exp()
     return functional.cross_entropy(logits.masked_fill(excluded, -math.inf), index ^ 1)
+
+
+def matryoshka_loss(
+    x_2BD: Tensor,
+    log_scale: Tensor,
+    widths: Sequence[int],
+    mask_22: Tensor | None = None,
+    rows: slice | None = None,
+) -> Tensor:
+    """Mean pair loss of the whole embedding and of its prefixes, each made length 1 again (arXiv 2205.13147).
+
+    Args:
+        x_2BD: as in `pair_loss`.
+        log_scale: τ, one for all widths.
+        widths: of the prefixes; none: `pair_loss` alone.
+        mask_22: as in `pair_loss`.
+        rows: as in `pair_loss`.
+    """
+    prefixes = [functional.normalize(x_2BD[:, :width], dim=-1) for width in widths]
+    return torch.stack([pair_loss(x, log_scale, mask_22, rows) for x in (*prefixes, x_2BD)]).mean()
 
 
 def weighted_loss(multimodal: Tensor, visual: Tensor | None, weight_multimodal: float, weight_visual: float) -> Tensor:

@@ -87,6 +87,9 @@ class NoteLLM2(nn.Module):
         config: variant, widths, start.
         vision_width: V; 0 when the variant reads no image.
 
+    Attributes:
+        matryoshka: widths below D at which a prefix of the embedding serves too.
+
     Raises:
         InputError: prompt and text can be longer than the LLM reads.
     """
@@ -103,6 +106,7 @@ class NoteLLM2(nn.Module):
                 f"the LLM reads {limit}; lower it"
             )
         self.layout = layout
+        self.matryoshka = tuple(config.matryoshka)
         self.llm = llm
         embeddings = None if llm is None else _token_embeddings(llm)
         width = vision_width if embeddings is None else embeddings.weight.shape[1]

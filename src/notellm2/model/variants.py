@@ -37,6 +37,7 @@ _ZERO_SHOT = (
     "model.head=none",
     "model.start=random",
     "model.log_scale=3.0",
+    "model.matryoshka=[]",
 )
 
 

@@ -97,6 +97,9 @@ class ModelConfig(Section):
     text: TextLimits = TextLimits()
     connector: ConnectorConfig = ConnectorConfig()
     dim: int = Field(64, ge=2, description="width of the embedding, numbers; without head that of the LLM")
+    matryoshka: tuple[int, ...] = Field(
+        (), description="smaller widths at which a prefix of the embedding shall serve too, numbers, rising; none: ()"
+    )
     head: Literal["linear", "none"] = Field(
         "linear", description="linear: a map to `dim`; none: the hidden state itself, for zero-shot baselines"
     )
@@ -139,6 +142,14 @@ class ModelConfig(Section):
             raise ValueError("a random start cannot fit log_scale: give a number (3.0 in the paper)")
         if self.head == "none" and self.start == "fitted":
             raise ValueError("without head there is nothing to fit: set start to random")
+        if any(not 2 <= width < self.dim for width in self.matryoshka) or list(self.matryoshka) != sorted(
+            set(self.matryoshka)
+        ):
+            raise ValueError(
+                f"matryoshka {list(self.matryoshka)}: expected rising widths of 2 to below dim ({self.dim})"
+            )
+        if self.head == "none" and self.matryoshka:
+            raise ValueError("without head there is nothing to order: set matryoshka to []")
         if self.base_weights != "fp32" and self.tuning == "full":
             raise ValueError(
                 f"{self.base_weights} weights cannot be tuned whole, small updates would be rounded away: set "

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from notellm2.model.loss import pair_loss
+from notellm2.model.loss import matryoshka_loss
 from notellm2.model.network import Embeddings, NoteLLM2
 from notellm2.model.source import Flags, NoteSource, Rows
 from notellm2.model.start import mean_cosine
@@ -170,13 +170,17 @@ def take_step(
     if embedded.visual_CD is not None and config.weight_visual > 0 and seen.sum() > 2:
         both = config.weight_multimodal + config.weight_visual
         shares = {"multimodal": config.weight_multimodal / both, "visual": config.weight_visual / both}
-    losses = {"multimodal": compare(embedded.multimodal_CD, network.log_scale, others, shares["multimodal"])}
+    losses = {
+        "multimodal": compare(
+            embedded.multimodal_CD, network.log_scale, others, shares["multimodal"], network.matryoshka
+        )
+    }
     chances = {"multimodal": others.chance()}
     if "visual" in shares and embedded.visual_CD is not None:
         shown = torch.from_numpy(seen).to(embedded.visual_CD.device)
         visual_VD = embedded.visual_CD.detach()[shown].requires_grad_()
         others = order.excluded(rows[seen], known_positives=config.mask_positives)
-        losses["visual"] = compare(visual_VD, network.log_scale, others, shares["visual"])
+        losses["visual"] = compare(visual_VD, network.log_scale, others, shares["visual"], network.matryoshka)
         chances["visual"] = others.chance()
         embedded.visual_CD.grad = torch.zeros_like(embedded.visual_CD)
         embedded.visual_CD.grad[shown] = cast(Tensor, visual_VD.grad)
@@ -201,15 +205,19 @@ def take_step(
     }
 
 
-def compare(x_CD: Tensor, log_scale: Tensor, others: NotNegatives, share: float = 1.0) -> float:
+def compare(
+    x_CD: Tensor, log_scale: Tensor, others: NotNegatives, share: float = 1.0, widths: tuple[int, ...] = ()
+) -> float:
     """The pair loss of a batch; its gradient, times `share`, is added to that of `x_CD` and of the scale.
+
+    With `widths` it is the mean over prefixes of those widths and the whole (`matryoshka_loss`).
 
     The similarity matrix is computed a block of rows at a time, and its gradient at once: never whole in memory.
     """
     total = 0.0
     for rows in _blocks(len(x_CD)):
         mask = torch.from_numpy(others.block(rows)).to(x_CD.device)
-        loss = pair_loss(x_CD, log_scale, mask, rows) * ((rows.stop - rows.start) / len(x_CD))
+        loss = matryoshka_loss(x_CD, log_scale, widths, mask, rows) * ((rows.stop - rows.start) / len(x_CD))
         (loss * share).backward()
         total += float(loss.detach())
     return total

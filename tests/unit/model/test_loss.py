@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from notellm2.model.loss import chance_loss, pair_loss, weighted_loss
+from notellm2.model.loss import chance_loss, matryoshka_loss, pair_loss, weighted_loss
 
 PAIRS, DIM = 5, 7
 
@@ -94,3 +94,22 @@ def test_the_rows_of_the_loss_add_up_to_the_whole(cut: int) -> None:
     parts = [pair_loss(x, scale, mask[rows], rows) for rows in (slice(0, cut), slice(cut, 2 * PAIRS))]
     added = (cut * parts[0] + (2 * PAIRS - cut) * parts[1]) / (2 * PAIRS)
     assert float(added) == pytest.approx(loss_by_loops(x.numpy(), 1.0, mask.numpy()), rel=1e-6)
+
+
+@pytest.mark.parametrize("widths", [(), (3,), (2, 5)])
+def test_matryoshka_loss_is_the_mean_over_renormalised_prefixes(widths: tuple[int, ...]) -> None:
+    x = embeddings().requires_grad_()
+    log_scale = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
+    mask = torch.rand(len(x), len(x), generator=torch.Generator().manual_seed(3)) < 0.3
+    values = x.detach().numpy()
+    expected = []
+    for width in (*widths, DIM):
+        prefix = values[:, :width]
+        expected.append(loss_by_loops(prefix / np.linalg.norm(prefix, axis=1, keepdims=True), 1.0, mask.numpy()))
+    loss = matryoshka_loss(x, log_scale, widths, mask)
+    assert float(loss) == pytest.approx(np.mean(expected), rel=1e-6)
+    assert torch.autograd.gradcheck(
+        lambda x, s: matryoshka_loss(x, s, widths, mask), (x, log_scale), atol=1e-3, rtol=1e-2, eps=1e-3
+    )
+    if not widths:
+        assert loss.equal(pair_loss(x, log_scale, mask))
