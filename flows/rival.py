@@ -43,7 +43,9 @@ def measured_today(job: Job, dataset: Dataset, data: Facts, mined: Facts, versio
     store, recipe = job.store, job.recipe
     try:
         trained, halves = (store.get(f"{stage}/{version.artifacts.get(stage)}") for stage in ("training", "backbones"))
-        features = vision_features(store, dataset, data["md5"], halves, recipe.data.images)
+        features = vision_features(
+            store, dataset, data["md5"], halves, recipe.data.images, cache_gb=recipe.data.feature_cache_gb
+        )
         vectors = embed(store, dataset, data["md5"], trained, features)
         return evaluate(store, dataset, data["md5"], artifact(mined), vectors, recipe.evaluation, recipe.model.text)
     except (InputError, ArtifactError, BundleError) as error:

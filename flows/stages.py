@@ -98,7 +98,14 @@ def vision_features(job: Job, data: Facts, halves: Facts) -> Artifact:
     from notellm2.embedding.stage import vision_features as compute
 
     recipe = job.recipe
-    return compute(job.store, _dataset(data), data["md5"], artifact(halves), recipe.data.images)
+    return compute(
+        job.store,
+        _dataset(data),
+        data["md5"],
+        artifact(halves),
+        recipe.data.images,
+        cache_gb=recipe.data.feature_cache_gb,
+    )
 
 
 @stage("training", timeout_s=7 * 24 * HOUR)

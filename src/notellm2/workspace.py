@@ -94,6 +94,11 @@ class Workspace:
         return self.root / "_prefect"
 
     @property
+    def vision_cache(self) -> Path:
+        """Frozen vision features by image and encoder, shared by all runs."""
+        return self.root / "_vision"
+
+    @property
     def published(self) -> Path:
         """Published indexes and the pointer ``current.json`` that readers follow."""
         return self.root / "_published"

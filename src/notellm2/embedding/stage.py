@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
 
-from notellm2.artifacts import KEY_LENGTH, Artifact, Store, digest_tree
+from notellm2.artifacts import KEY_LENGTH, Artifact, Store, digest_json, digest_tree
 from notellm2.errors import InputError
 from notellm2.notes.dataset import Dataset
+from notellm2.notes.schema import Note
 from notellm2.recipe import ImageLimits
+from notellm2.workspace import Workspace
+
+if TYPE_CHECKING:
+    from notellm2.embedding.cache import FeatureCache
+    from notellm2.model.backbones import VisionEncoder
+    from notellm2.model.stage import Backbones
 
 FEATURES_STAGE, FEATURES_VERSION = "vision-features", 1
 VECTORS_STAGE, VECTORS_VERSION = "vectors", 3
@@ -20,12 +33,20 @@ _BATCH = 64
 
 
 def vision_features(
-    store: Store, dataset: Dataset, data_md5: str, backbones: Artifact, images: ImageLimits
+    store: Store, dataset: Dataset, data_md5: str, backbones: Artifact, images: ImageLimits, *, cache_gb: float = 10.0
 ) -> Artifact:
-    """Run every image once through the frozen vision encoder.
+    """Run every image once through the frozen vision encoder, unless the store's cache knows it already.
 
     Files: ``features.npy`` float16[N, P, V] in data set order (index 0 the summary, zeros without image) and
-    ``has_image.npy`` bool[N]. The summary counts the images that do not decode.
+    ``has_image.npy`` bool[N]. The summary counts the images that do not decode, and those that were encoded.
+
+    Args:
+        store: where the artifact and the cache (`notellm2.embedding.cache`) are.
+        dataset: the notes.
+        data_md5: its version.
+        backbones: names the encoder.
+        images: bounds of decoding.
+        cache_gb: disk space the cache may keep, GB; 0: no cache.
 
     Raises:
         InputError: the encoder's folder changed since it was named.
@@ -33,39 +54,98 @@ def vision_features(
     from notellm2.model.stage import Backbones
 
     named = Backbones.of(backbones)
+    inputs = {"data": data_md5, "vision": named.vision_digest}
 
     def write(folder: Path) -> dict[str, Any]:
-        from rich.console import Console
-        from rich.progress import Progress
+        encoder = _Encoder(named, images)
+        if not cache_gb:
+            return _features(folder, dataset, encoder, None)
+        from notellm2.embedding.cache import FeatureCache
 
+        what = {"vision": named.vision_digest, "images": images.model_dump(mode="json"), "version": FEATURES_VERSION}
+        with FeatureCache(
+            Workspace.at(store.root).vision_cache, digest_json(what)[:KEY_LENGTH], int(cache_gb * 1e9)
+        ) as cache:
+            return _features(folder, dataset, encoder, cache)
+
+    return store.build(FEATURES_STAGE, FEATURES_VERSION, images, inputs, write)
+
+
+class _Encoder:
+    """The frozen encoder, loaded when the first image needs it."""
+
+    def __init__(self, named: Backbones, images: ImageLimits) -> None:
+        from notellm2.model.backbones import backbone_digest
+
+        self._named, self._images = named, images
+        if Path(named.vision).is_dir() and backbone_digest(named.vision, named.revision) != named.vision_digest:
+            raise InputError(f"backbone {named.vision}: changed since this run began; start the run again")
+        self.encoded = 0
+        self.failed: dict[str, int] = {}
+
+    @cached_property
+    def model(self) -> VisionEncoder:
         from notellm2.model.backbones import load_vision_encoder
+
+        return load_vision_encoder(self._named.vision, self._named.revision)
+
+    def __call__(self, notes: Sequence[Note]) -> NDArray[np.float16]:
+        """float16[n, P, V], zeros where an image does not decode; counts both."""
         from notellm2.model.bundle import encode_images
 
-        vision = load_vision_encoder(named.vision, named.revision)
-        if Path(named.vision).is_dir() and vision.digest != named.vision_digest:
-            raise InputError(f"backbone {named.vision}: changed since this run began; start the run again")
-        shape = (dataset.info.notes, vision.tokens, vision.width)
-        features = np.lib.format.open_memmap(folder / "features.npy", "w+", np.float16, shape)
-        has_image = np.zeros(shape[0], np.bool_)
-        failed: dict[str, int] = {}
-        row = 0
-        console = Console(stderr=True)
-        with Progress(console=console, disable=not console.is_terminal) as bar:
-            task = bar.add_task("vision features", total=shape[0])
-            for notes in dataset.batches(_BATCH):
-                encoded, problems = encode_images(vision, notes, images)
-                features[row : row + len(notes)] = encoded
-                has_image[row : row + len(notes)] = encoded[:, 0].any(1)
-                for _, reason in problems:
-                    failed[reason] = failed.get(reason, 0) + 1
-                row += len(notes)
-                bar.update(task, advance=len(notes))
-        features.flush()
-        np.save(folder / "has_image.npy", has_image)
-        return {"notes": row, "images": int(has_image.sum()), "tokens": shape[1], "width": shape[2], "failed": failed}
+        features, problems = encode_images(self.model, notes, self._images)
+        self.encoded += len(notes) - len(problems)
+        for _, reason in problems:
+            self.failed[reason] = self.failed.get(reason, 0) + 1
+        return features
 
-    inputs = {"data": data_md5, "vision": named.vision_digest}
-    return store.build(FEATURES_STAGE, FEATURES_VERSION, images, inputs, write)
+
+def _features(folder: Path, dataset: Dataset, encoder: _Encoder, cache: FeatureCache | None) -> dict[str, Any]:
+    """Write ``features.npy`` and ``has_image.npy``, batch by batch."""
+    features: np.memmap[Any, Any] | None = None
+    has_image = np.zeros(dataset.info.notes, np.bool_)
+    row = 0
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("vision features", total=len(has_image))
+        for notes in dataset.batches(_BATCH):
+            found = _batch_features(notes, encoder, cache)
+            if found and features is None:
+                shape = (len(has_image), *next(iter(found.values())).shape)
+                features = np.lib.format.open_memmap(folder / "features.npy", "w+", np.float16, shape)
+            for at, one in found.items():
+                features[row + at] = one  # type: ignore[index]
+                has_image[row + at] = one[0].any()
+            row += len(notes)
+            bar.update(task, advance=len(notes))
+    if features is None:
+        shape = (len(has_image), encoder.model.tokens, encoder.model.width)
+        features = np.lib.format.open_memmap(folder / "features.npy", "w+", np.float16, shape)
+    features.flush()
+    np.save(folder / "has_image.npy", has_image)
+    return {
+        "notes": row,
+        "images": int(has_image.sum()),
+        "encoded": encoder.encoded,
+        "tokens": features.shape[1],
+        "width": features.shape[2],
+        "failed": encoder.failed,
+    }
+
+
+def _batch_features(
+    notes: Sequence[Note], encoder: _Encoder, cache: FeatureCache | None
+) -> dict[int, NDArray[np.float16]]:
+    """Features float16[P, V] of the notes with an image, by position; zeros where it does not decode."""
+    keys = {at: sha256(note.image).digest() for at, note in enumerate(notes) if note.image is not None}
+    known = {} if cache is None else {at: one for at, key in keys.items() if (one := cache.get(key)) is not None}
+    missing = [at for at in keys if at not in known]
+    if missing:
+        for at, one in zip(missing, encoder([notes[at] for at in missing]), strict=True):
+            known[at] = one
+            if cache is not None and one[0].any():
+                cache.put(keys[at], one)
+    return known
 
 
 def embed(store: Store, dataset: Dataset, data_md5: str, training: Artifact, features: Artifact) -> Artifact:

@@ -32,6 +32,11 @@ class DataConfig(Section):
     export: Path | None = Field(None, description="plain export to import into `dir`; null: `dir` is there already")
     sample: SampleConfig | None = Field(None, description="make `dir` from the generated sample when it is missing")
     images: ImageLimits = ImageLimits()
+    feature_cache_gb: float = Field(
+        10.0,
+        ge=0,
+        description="disk the store's cache of vision features may use, GB; 0: no cache",
+    )
 
 
 class QualityConfig(Section):

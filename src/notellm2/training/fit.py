@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file
 
@@ -95,10 +94,10 @@ def fit(
         raise InputError(f"backbone {named.llm}: changed since this run began; start the run again")
     notes = dataset.texts()
     row_of = {note.note_id: row for row, note in enumerate(notes)}
-    train_pairs = _rows(pairs, "train.parquet", row_of)
+    train_pairs = pair_rows(pairs, "train.parquet", row_of)
     if not len(train_pairs):
         raise InputError(f"{pairs.file('train.parquet')}: no pairs to train on; loosen the recipe's section pairs")
-    validation_pairs = _rows(pairs, "validation.parquet", row_of)
+    validation_pairs = pair_rows(pairs, "validation.parquet", row_of)
     features = Artifact.from_reference(given.features)
     vision = np.load(features.file("features.npy"), mmap_mode="r") if model.reads_images else None
     if vision is not None and len(vision) != len(notes):
@@ -157,7 +156,12 @@ def _start(network: NoteLLM2, source: NoteSource, pairs: Rows, given: Assignment
     return start
 
 
-def _rows(pairs: Artifact, name: str, row_of: Mapping[str, int]) -> NDArray[np.int64]:
+def pair_rows(pairs: Artifact, name: str, row_of: Mapping[str, int]) -> Rows:
+    """int64[M, 2]: the pairs of one file of a pairs artifact, as rows of the data set.
+
+    Raises:
+        InputError: a note is not in the data set.
+    """
     table = pq.read_table(pairs.file(name), columns=["query_id", "target_id"])
     try:
         columns = [[row_of[note_id] for note_id in column.to_pylist()] for column in table.columns]

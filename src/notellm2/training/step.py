@@ -17,12 +17,14 @@ from __future__ import annotations
 
 import contextlib
 import math
+import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from notellm2.model.loss import matryoshka_loss
@@ -123,6 +125,7 @@ class BatchEmbedding:
     def _embed(self, positions: Rows) -> Embeddings:
         imageless = None if self._imageless is None else self._imageless[positions]
         batch = self._source.batch(self._distinct[positions], imageless=imageless)
+        _forget_pages(self._source.vision)
         self._real += int(batch.last_B.sum()) + len(positions)
         self._total += batch.tokens_BL.numel()
         with precision(self._config, self._device):
@@ -235,6 +238,13 @@ def _blocks(rows: int) -> Iterator[slice]:
     # An even number: partners lie side by side.
     for first in range(0, rows, _BLOCK):
         yield slice(first, min(first + _BLOCK, rows))
+
+
+def _forget_pages(vision: NDArray[np.float16] | None) -> None:
+    """Let a memory-mapped file's pages, copied by now, count as the system's and not as ours; they stay cached."""
+    mapped = getattr(vision, "_mmap", None)
+    if mapped is not None:
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _send(chunk: Embeddings, positions: Rows, multimodal_UD: Tensor | None, visual_UD: Tensor | None) -> None:

@@ -1,19 +1,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from notellm2.artifacts import Artifact
+from notellm2.artifacts import Artifact, Store
 from notellm2.embedding import stage
 from notellm2.errors import InputError
 from notellm2.model.backbones import load_vision_encoder
 from notellm2.model.bundle import Bundle, encode_images
 from notellm2.model.stage import Backbones
+from notellm2.notes.dataset import Dataset
 from notellm2.notes.schema import Note
 from notellm2.recipe import ImageLimits
+from tests.unit.model.tiny import png
 from tests.unit.training.small_run import BARE, BROKEN, COUNT, MD5, Stages, vectors
 
 
@@ -45,6 +49,58 @@ def test_features_are_those_of_each_notes_image(stages: Stages) -> None:
     assert not features[~has_image].any()
     assert stages.features.summary["failed"] == {"not-an-image": 1}
     assert stages.features.summary["images"] == int(has_image.sum())
+
+
+def test_features_are_the_same_with_and_without_the_cache(
+    stages: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Made without a cache, by filling one, and by reading it, when the encoder is not even loaded."""
+    from notellm2.model import backbones
+
+    def made(root: str, md5: str, cache_gb: float) -> Artifact:
+        return stage.vision_features(
+            Store(tmp_path / root), stages.dataset, md5, stages.backbones, ImageLimits(), cache_gb=cache_gb
+        )
+
+    plain, filling = made("plain", MD5, 0.0), made("cached", MD5, 1.0)
+    assert plain.summary["encoded"] == filling.summary["encoded"] == plain.summary["images"]
+    assert not (tmp_path / "plain" / "_vision").exists()
+    real = backbones.load_vision_encoder
+    monkeypatch.setattr(backbones, "load_vision_encoder", lambda *a: pytest.fail("the encoder was loaded"))
+    monkeypatch.setattr(stages.dataset.__class__, "batches", without(BROKEN, stages.dataset))
+    reading = made("cached", "another version of the data", 1.0)
+    monkeypatch.setattr(backbones, "load_vision_encoder", real)
+    assert reading.summary["encoded"] == 0
+    for name in ("features.npy", "has_image.npy"):
+        assert plain.file(name).read_bytes() == filling.file(name).read_bytes() == reading.file(name).read_bytes()
+
+
+def without(row: int, dataset: Dataset) -> Callable[..., Iterator[list[Note]]]:
+    """A data set's batches, one note's image taken away."""
+    batches = [[replace(n, image=None) if n.note_id == f"n{row:03d}" else n for n in b] for b in dataset.batches(64)]
+    return lambda self, rows=256: iter(batches)
+
+
+def test_a_new_data_version_encodes_only_its_new_images(
+    stages: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    first = stage.vision_features(store, stages.dataset, MD5, stages.backbones, ImageLimits())
+    changed = next(note for note in notes(stages)[20:] if note.image is not None)
+    batches = [
+        [replace(n, image=png((1, 2, 3))) if n.note_id == changed.note_id else n for n in batch]
+        for batch in stages.dataset.batches(64)
+    ]
+    monkeypatch.setattr(stages.dataset.__class__, "batches", lambda self, rows=256: iter(batches))
+    second = stage.vision_features(store, stages.dataset, "a second version", stages.backbones, ImageLimits())
+    assert second.summary["encoded"] == 1
+    row = int(changed.note_id[1:])
+    before, after = (np.load(artifact.file("features.npy")) for artifact in (first, second))
+    others = np.arange(COUNT) != row
+    np.testing.assert_array_equal(after[others], before[others])
+    vision = load_vision_encoder(Backbones.of(stages.backbones).vision)
+    expected, _ = encode_images(vision, [replace(changed, image=png((1, 2, 3)))], ImageLimits())
+    np.testing.assert_allclose(after[row].astype(np.float32), expected[0].astype(np.float32), atol=5e-3)
 
 
 def test_vectors_are_what_the_bundle_gives_one_by_one(stages: Stages, trained: Artifact, embedded: Artifact) -> None:
