@@ -49,7 +49,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a retraining; returns the exit status."""
     given = parser().parse_args(argv)
     try:
-        load_recipe(given.recipe, tuple(given.overrides))  # Wrong arguments should not cost a server's start.
+        recipe = load_recipe(given.recipe, tuple(given.overrides))  # Wrong arguments should not cost a server's start.
+        if recipe.gate.mode == "approval" and environment.uses_embedded_server():
+            raise InputError(
+                "gate.mode is approval, and there is no Prefect server where a person could approve: set "
+                "PREFECT_API_URL, or use gate.mode=manual and `notellm2 promote`"
+            )
         workspace = Workspace.at(given.store)
         with workspace.exclusive("a retraining"):
             return _run(given, workspace)

@@ -59,13 +59,18 @@ _STARTUP_S = 130.0
 _POLL_S = 0.1
 
 
+def uses_embedded_server() -> bool:
+    """Whether the user names no server by ``PREFECT_API_URL``, so that one lives as long as the flow."""
+    return not os.environ.get("PREFECT_API_URL")
+
+
 def prepare(workspace: Workspace) -> bool:
     """Set the environment for Prefect and the quiet switches of everything else.
 
     Returns:
         True when the embedded server will be used: the user names no server by ``PREFECT_API_URL``.
     """
-    embedded = not os.environ.get("PREFECT_API_URL")
+    embedded = uses_embedded_server()
     for name, value in {**QUIET, **RUNS, **(EMBEDDED if embedded else {})}.items():
         os.environ.setdefault(name, value)
     if embedded:

@@ -1,23 +1,27 @@
-"""From a registered challenger to champion: what it is compared with, the gate, and the promotion, as Prefect tasks."""
+"""From a registered challenger to champion: what it is compared with, the gate, who decides, and the promotion."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows import show
 from flows.job import HOUR, MINUTE, Facts, Job, artifact, stage
 from flows.rival import measured_today, version_to_beat
-from flows.tracked import attach
+from flows.tracked import attach, tracking
 from notellm2.notes.dataset import Dataset
+
+if TYPE_CHECKING:
+    from notellm2.registry.promotion import Promoter
 
 
 @stage("champion", timeout_s=24 * HOUR, retries=2)
 def champion(job: Job, data: Facts, mined: Facts, measured: Facts, registered: Facts, run_id: str) -> Facts:
-    """Name the version to beat, measure it on this run's test pairs, and compare the two query by query."""
+    """Settle what a killed promotion left, name the version to beat, and compare with it query by query."""
     from notellm2.evaluation.comparison import compare
 
+    _promoter(job).recover()
     run = attach(job, run_id)
     rival = version_to_beat(run.tracking, registered["version"])
     if rival is None:
@@ -31,64 +35,117 @@ def champion(job: Job, data: Facts, mined: Facts, measured: Facts, registered: F
     return {"version": rival.version, **references}
 
 
+@stage("canary", timeout_s=HOUR, retries=2)
+def canary(job: Job, registered: Facts) -> Facts:
+    """Load the bundle as it lies in the registry and see that it gives its canary embeddings again; once a version."""
+    from notellm2.errors import InputError
+    from notellm2.model.bundle import Bundle, BundleError
+    from notellm2.registry import versions
+
+    registry, version = tracking(job), registered["version"]
+    if versions.get_version(registry, version).canary:
+        return {"outcome": "passed", "reused": True}
+    try:
+        Bundle.load(versions.bundle_path(registry, version, job.workspace.root / "_mlflow" / "download"))
+    except (BundleError, InputError) as error:
+        return {"outcome": str(error)}
+    versions.record_canary(registry, version)
+    return {"outcome": "passed"}
+
+
 @stage("gate", timeout_s=10 * MINUTE, retries=2)
 def gate(
-    job: Job, checked: Facts, measured: Facts, indexed: Facts, registered: Facts, rival: Facts, run_id: str
+    job: Job,
+    checked: Facts,
+    measured: Facts,
+    indexed: Facts,
+    registered: Facts,
+    rival: Facts,
+    loaded: Facts,
+    run_id: str,
 ) -> Facts:
-    """Judge the challenger against the baselines and the champion it would replace."""
-    from notellm2.registry import versions
-    from notellm2.registry.gate import Scored, judge
+    """Judge the challenger by the recipe's rules, and keep the verdict with the run and with the version."""
+    from notellm2.registry import names, versions
+    from notellm2.registry.gate import Evidence, judge
+    from notellm2.registry.ledger import Ledger, rolled_back
 
-    run = attach(job, run_id)
-    challenger = versions.get_version(run.tracking, registered["version"])
-    run.log_stage(artifact(indexed))
-    champion = None
-    if rival["version"] is not None:
-        stored = versions.get_version(run.tracking, rival["version"])
-        champion = Scored(metrics=stored.nested_metrics(), test_set=stored.test_set, name=f"version {stored.version}")
-        if rival["evaluation"] is not None:
-            again = {"metrics": _metrics(rival["evaluation"]), "test_set": challenger.test_set}
-            champion = champion.model_copy(update=again)
+    run, number = attach(job, run_id), registered["version"]
+    challenger = versions.get_version(run.tracking, number)
+    index = artifact(indexed)
+    run.log_stage(index)
+    versions.add_artifact(run.tracking, number, index)
+    undone = rolled_back(Ledger(_promoter(job).location).entries(), number)
     verdict = judge(
-        Scored(metrics=_metrics(measured), test_set=challenger.test_set, name=f"version {challenger.version}"),
-        champion,
+        Evidence(
+            name=f"version {number}",
+            metrics=_json(measured, "metrics.json"),
+            space=_json(measured, "space.json"),
+            champion=rival["version"] and f"version {rival['version']}",
+            comparison=rival["comparison"] and _json(rival["comparison"], "comparison.json"),
+            quality=artifact(checked).summary,
+            index=index.summary,
+            index_bundle=_json(indexed, "meta.json")["bundle"],
+            bundle=challenger.bundle,
+            canary=loaded["outcome"],
+            rolled_back=undone and f"on {undone.at} by {undone.by}: {undone.reason}",
+        ),
         job.recipe.gate,
-        quality_passed=bool(artifact(checked).summary["success"]),
-        index_valid=True,  # An index artifact exists only if its validation passed.
     )
     run.log_verdict(verdict)
+    versions.record_verdict(run.tracking, number, verdict, rival["version"])
     show.verdict(verdict)
     return {
         "passed": verdict.passed,
         "sentence": verdict.sentence,
         "rules": [rule.model_dump() for rule in verdict.rules],
         "champion": rival["version"],
+        "rolled_back": undone is not None,
+        "in_use": versions.alias_version(run.tracking, names.CHAMPION) == number,
     }
 
 
 @stage("promotion", timeout_s=HOUR, retries=2)
-def promote(job: Job, data: Facts, indexed: Facts, registered: Facts, judged: Facts, run_id: str) -> Facts:
-    """If the gate passed: make the challenger champion and publish its index."""
-    if not judged["passed"]:
-        show.warn(f"not promoted: {judged['sentence']}")
-        return {"promoted": False}
-    from notellm2.index.publish import publish
-    from notellm2.registry import versions
+def promote(
+    job: Job, data: Facts, indexed: Facts, registered: Facts, judged: Facts, decided: Facts, run_id: str
+) -> Facts:
+    """If it was so decided: make the challenger champion and its index the published one, together."""
+    if not decided["promote"]:
+        show.warn(f"not promoted: {decided['reason']}")
+        return {"promoted": False, "reason": decided["reason"]}
+    from notellm2.registry.promotion import Why
 
-    run = attach(job, run_id)
-    champion = versions.set_champion(
-        run.tracking, registered["version"], expected=judged["champion"], reason=judged["sentence"]
-    )
-    publication = publish(
-        job.workspace.published,
+    done = _promoter(job).promote(
+        registered["version"],
         artifact(indexed),
-        model_name=champion.name,
-        model_version=champion.version,
+        expected=judged["champion"],
         data_md5=data["md5"],
-        keep=job.recipe.index.keep,
+        why=Why(
+            by=decided["by"],
+            reason=decided["reason"],
+            mode=job.recipe.gate.mode,
+            verdict=judged["sentence"],
+            compared_with=judged["champion"],
+        ),
     )
-    return {"promoted": True, "version": champion.version, "published": publication.published}
+    if done.entry is not None:
+        attach(job, run_id).log_tags({"notellm2.ledger": done.entry.line().decode().strip()})
+        show.promotion(done.entry)
+    return {"promoted": True, "version": done.publication.model_version, "published": done.publication.published}
 
 
-def _metrics(measured: Facts) -> Any:
-    return json.loads(artifact(measured).file("metrics.json").read_text())
+def _promoter(job: Job) -> Promoter:
+    from notellm2.index.location import Location
+    from notellm2.registry.promotion import Promoter
+
+    registry, recipe = tracking(job), job.recipe
+    return Promoter(
+        registry,
+        Location.at(job.workspace.published),
+        keep=recipe.index.keep,
+        lease_s=recipe.registry.lease_s,
+        wait_s=recipe.registry.lease_wait_s,
+    )
+
+
+def _json(facts: Facts, name: str) -> Any:
+    return json.loads(artifact(facts).file(name).read_text())

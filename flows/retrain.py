@@ -22,6 +22,7 @@ from prefect import flow
 from prefect.runtime import flow_run
 
 from flows import promotion, review, stages
+from flows.approval import decide
 from flows.job import Facts, git_commit, open_job
 from flows.tracked import tracked_run
 
@@ -63,9 +64,11 @@ def retrain(recipe: str, data: str | None = None, store: str = "store", override
         registered = stages.register(job, version, mined, trained, run, [backbones, features, vectors])
         indexed = stages.index(job, vectors)
         rival = promotion.champion(job, version, mined, measured, registered, run)
-        judged = promotion.gate(job, checked, measured, indexed, registered, rival, run)
+        loaded = promotion.canary(job, registered)
+        judged = promotion.gate(job, checked, measured, indexed, registered, rival, loaded, run)
         page = review.report(job, version, checked, mined, trained, measured, listened, rival, judged, run)
-        promoted = promotion.promote(job, version, indexed, registered, judged, run)
+        decided = decide(job, registered, judged, page)
+        promoted = promotion.promote(job, version, indexed, registered, judged, decided, run)
     done = [found, version, checked, mined, backbones, features, trained, vectors]
-    done += [variants, measured, listened, registered, indexed, rival, judged, page, promoted]
+    done += [variants, measured, listened, registered, indexed, rival, loaded, judged, page, promoted]
     return stages.summary(job, version, done)

@@ -34,7 +34,7 @@ def version_to_beat(tracking: Tracking, challenger: str) -> Version | None:
 def measured_today(job: Job, dataset: Dataset, data: Facts, mined: Facts, version: Version) -> Artifact | None:
     """A version's evaluation on these test pairs; None, with a warning, where what it was made of is gone or damaged.
 
-    The gate then has only stored figures, and refuses the challenger if those are of another test set.
+    The gate then has nothing to compare with, and refuses the challenger.
     """
     from notellm2.embedding.stage import embed, vision_features
     from notellm2.evaluation.stage import evaluate

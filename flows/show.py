@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefect import get_run_logger
@@ -14,8 +15,10 @@ from notellm2.artifacts import Artifact
 from notellm2.evaluation.metrics import SLICES, Metrics, headline_k
 
 if TYPE_CHECKING:
+    from flows.job import Facts
     from notellm2.notes.dataset import DatasetInfo
     from notellm2.registry.gate import Verdict
+    from notellm2.registry.ledger import Entry
     from notellm2.registry.runs import Run
 
 
@@ -98,9 +101,49 @@ def verdict(judged: Verdict) -> None:
     for rule in judged.warnings:
         warn(f"gate: {rule.name}: {rule.detail}")
     _log("gate: %s", judged.sentence)
+    text = _rules(judged.sentence, [rule.model_dump() for rule in judged.rules])
+    _markdown("gate", text, "Promotion gate")
+
+
+def question(version: str, judged: Facts, page: Facts) -> str:
+    """What a person reads who is to approve a version: the verdict, every rule, and where the report is."""
+    over = f"version {judged['champion']}" if judged["champion"] else "no champion so far"
+    report = Path(page["path"]) / "report.html"
+    return (
+        f"## Promote version {version} over {over}?\n\n{_rules(judged['sentence'], judged['rules'])}\n\n"
+        f"Report: [{report}]({report.as_uri()}); the artifacts `report` and `mlflow-run` of this run are links."
+    )
+
+
+def waiting(version: str, timeout_s: int) -> None:
+    """That a person is asked now, and where."""
+    from prefect.runtime import flow_run
+    from prefect.utilities.urls import url_for
+
+    number = flow_run.get_id()
+    where = (number and url_for("flow-run", obj_id=number)) or "Prefect's page of this run"
+    warn(f"version {version} waits for approval, at most {timeout_s} s: {where}")
+
+
+def promotion(entry: Entry) -> None:
+    """What is in use now, in place of what."""
+    rows = [
+        ("version", entry.to.version),
+        ("index", entry.to.publication),
+        ("in the place of", entry.over.version or "nothing"),
+        ("compared with", entry.compared_with or "nothing"),
+        ("decided by", f"{entry.by} ({entry.mode})"),
+        ("because", entry.reason),
+        ("ledger line", entry.sequence),
+    ]
+    _log("promoted: version %s with index %s", entry.to.version, entry.to.publication)
+    _markdown("promotion", _table(("", ""), rows), "Promotion")
+
+
+def _rules(sentence: str, rules: Iterable[dict[str, Any]]) -> str:
     marks = {(True, True): "passed", (True, False): "passed", (False, True): "**REFUSED**", (False, False): "warning"}
-    rows = [(rule.name, marks[rule.passed, rule.required], rule.detail) for rule in judged.rules]
-    _markdown("gate", f"{judged.sentence}\n\n" + _table(("rule", "outcome", "compared"), rows), "Promotion gate")
+    rows = [(rule["name"], marks[rule["passed"], rule["required"]], rule["detail"]) for rule in rules]
+    return f"{sentence}\n\n" + _table(("rule", "outcome", "compared"), rows)
 
 
 def links(page: Artifact, run: Run) -> None:

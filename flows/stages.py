@@ -196,7 +196,11 @@ def summary(job: Job, data: Facts, done: list[Facts]) -> Facts:
     lines.append(f"Model:   {by_name['gate']['sentence']}")
     lines.append(f"Report:  {Path(by_name['report']['path']) / 'report.html'}")
     lines.append(f"MLflow:  make ui STORE={job.root}  (then http://127.0.0.1:5000)")
-    lines += examples(job, _dataset(data)) if by_name["promotion"]["promoted"] else ["Nothing was published."]
+    promoted = by_name["promotion"]
+    if promoted["promoted"]:
+        lines += examples(job, _dataset(data))
+    else:
+        lines.append(f"Nothing was published: {promoted['reason']}")
     return {"text": "\n".join(lines)}
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from prefect.exceptions import Pause
 from prefect.runtime import flow_run
 
 from flows.job import Facts, Job
@@ -22,12 +23,14 @@ if TYPE_CHECKING:
 def tracked_run(job: Job, data: Facts) -> Iterator[str]:
     """One MLflow run for a recipe, a data version and the stages' versions; yields its id.
 
-    It ends FINISHED, FAILED or KILLED with the block. The same job again, or resumed, continues the same run. Another
-    version of a stage starts another run: a run's curves can be added to, never replaced.
+    It ends FINISHED, FAILED or KILLED with the block, and is SCHEDULED while the flow run is suspended until a person
+    decides. The same job again, or resumed, continues the same run. Another version of a stage starts another run: a
+    run's curves can be added to, never replaced.
     """
     from notellm2.registry.runs import Run
 
-    with Run.open(_tracking(job), run_key(job, data["md5"]), name=job.recipe.name) as run:
+    with contextlib.ExitStack() as stack:
+        run = stack.enter_context(Run.open(tracking(job), run_key(job, data["md5"]), name=job.recipe.name))
         run.log_origin(
             recipe=job.recipe.name,
             data_md5=data["md5"],
@@ -36,7 +39,12 @@ def tracked_run(job: Job, data: Facts) -> Iterator[str]:
         )
         run.log_recipe(job.recipe)
         run.log_dataset(Dataset.open(Path(data["path"])), data["md5"])
-        yield run.run_id
+        try:
+            yield run.run_id
+        except Pause:
+            stack.pop_all()  # It has not ended.
+            run.suspend()
+            raise
 
 
 def run_key(job: Job, md5: str) -> str:
@@ -62,10 +70,11 @@ def attach(job: Job, run_id: str) -> Run:
     """The open run, for a task."""
     from notellm2.registry.runs import Run
 
-    return Run.attach(_tracking(job), run_id)
+    return Run.attach(tracking(job), run_id)
 
 
-def _tracking(job: Job) -> Tracking:
+def tracking(job: Job) -> Tracking:
+    """Where runs and versions are recorded."""
     from notellm2.registry.tracking import Tracking
 
     return Tracking.at(job.workspace, job.recipe.registry)

@@ -40,6 +40,7 @@ TASKS = [
     "register",
     "index",
     "champion",
+    "canary",
     "gate",
     "report",
     "promotion",
@@ -60,9 +61,10 @@ GRAPH = {
     "registered": "register(version, mined, trained, run, [backbones, features, vectors])",
     "indexed": "index(vectors)",
     "rival": "champion(version, mined, measured, registered, run)",
-    "judged": "gate(checked, measured, indexed, registered, rival, run)",
+    "loaded": "canary(registered)",
+    "judged": "gate(checked, measured, indexed, registered, rival, loaded, run)",
     "page": "report(version, checked, mined, trained, measured, listened, rival, judged, run)",
-    "promoted": "promote(version, indexed, registered, judged, run)",
+    "promoted": "promote(version, indexed, registered, judged, decided, run)",
 }
 
 

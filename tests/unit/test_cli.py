@@ -39,6 +39,9 @@ COMMANDS = [
     ("status",),
     ("evaluate",),
     ("report",),
+    ("promote",),
+    ("rollback",),
+    ("history",),
 ]
 
 Run = Callable[..., Result]
@@ -141,7 +144,7 @@ def test_gc_keeps_what_the_champion_was_made_from(
 
     facts = {"version": "1", "run_id": "r", "data_md5": "d", "test_set": "t", "created": "2026-01-01T00:00:00Z"}
     champion = status.VersionFacts.model_validate(
-        facts | {"promoted_at": None, "metrics": {}, "artifacts": {"pairs": made.key}}
+        facts | {"promoted_at": None, "gate": None, "metrics": {}, "artifacts": {"pairs": made.key}}
     )
     found = status.collect_status(Workspace.at(tmp_path / "store")).model_copy(update={"champion": champion})
     monkeypatch.setattr(status, "collect_status", lambda workspace: found)
@@ -176,6 +179,9 @@ def test_gc_leaves_a_store_alone_that_a_retraining_holds(made: Artifact, tmp_pat
         (("data", "pin", "nowhere"), "nowhere: no such folder"),
         (("data", "pull", "nowhere"), "nowhere: never pinned"),
         (("status",), "store store: no such folder"),
+        (("promote", "1"), "store store: no such folder"),
+        (("rollback",), "store store: no such folder"),
+        (("history",), "store store: no such folder"),
     ],
 )
 def test_wrong_input_is_a_message_and_status_2(tmp_path: Path, arguments: tuple[str, ...], expected: str) -> None:

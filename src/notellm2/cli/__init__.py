@@ -12,12 +12,14 @@ import typer
 from notellm2.cli.artifacts import artifact_commands
 from notellm2.cli.data import data_commands, import_, sample
 from notellm2.cli.model import export
+from notellm2.cli.promotion import history, promote, rollback
 from notellm2.cli.release import similar, status
 from notellm2.cli.review import evaluate, report
 from notellm2.errors import InputError
 
 app = typer.Typer(
-    help="Multimodal item-to-item recommendation: sample data, imports, data versions, artifacts, similar notes.\n\n"
+    help="Multimodal item-to-item recommendation: sample data, imports, data versions, artifacts, similar notes, "
+    "promotion and rollback.\n\n"
     "The retraining itself is `python -m flows.retrain --recipe recipes/sample.yaml`.",
     no_args_is_help=True,
     add_completion=False,
@@ -31,6 +33,9 @@ app.command()(similar)
 app.command()(status)
 app.command()(evaluate)
 app.command()(report)
+app.command()(promote)
+app.command()(rollback)
+app.command()(history)
 app.add_typer(data_commands, name="data")
 app.add_typer(artifact_commands, name="artifacts")
 

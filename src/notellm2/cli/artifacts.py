@@ -115,12 +115,16 @@ def gc(
 
 
 def _in_use(workspace: Workspace) -> set[tuple[str, str]]:
-    """Artifacts of champion and challenger: without them no later version could be compared on new test pairs."""
-    from notellm2.registry.status import collect_status
+    """Artifacts of champion, challenger and every version a rollback can go to.
+
+    Without them a version could be brought back, but not compared with on new test pairs.
+    """
+    from notellm2.registry.status import collect_status, reachable_versions
 
     found = collect_status(workspace)
     versions = [version for version in (found.champion, found.challenger) if version is not None]
-    return {address for version in versions for address in version.artifacts.items()}
+    addresses = {address for version in versions for address in version.artifacts.items()}
+    return addresses | {address for version in reachable_versions(workspace) for address in version.artifacts.items()}
 
 
 def _row(artifact: Artifact) -> dict[str, Any]:

@@ -28,11 +28,27 @@ class EvaluationConfig(Section):
 
 
 class GateConfig(Section):
-    """When a challenger may become champion."""
+    """When a challenger may become champion, and who decides; see docs/promotion.md."""
 
+    mode: Literal["automatic", "approval", "manual"] = Field(
+        "automatic", description="who promotes what passed: the flow, a person in Prefect, or `notellm2 promote`"
+    )
+    approval_timeout_s: int = Field(86_400, ge=1, description="wait for approval, then refuse, seconds")
     min_recall_at_10: float = Field(0.0, ge=0, le=1, description="least R@10 with both inputs")
     beat_baselines: bool = Field(True, description="R@10 must exceed both baselines'")
-    max_drop: float = Field(0.02, ge=0, le=1, description="largest loss of R@10 against the champion, same test set")
+    min_visual_reliance: float | None = Field(
+        0.0, ge=-1, le=1, description="R@10 must fall by more when images are shuffled; null: not judged"
+    )
+    max_drop: float = Field(0.02, ge=0, le=1, description="largest loss of R@10 against the champion, all queries")
+    max_drop_by_slice: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
+        {}, description="the same for single slices, such as {short_query: 0.05}"
+    )
+    drop_judged_by: Literal["difference", "low"] = Field(
+        "difference", description="what a drop is held against: the paired difference, or its 95 % interval's low end"
+    )
+    max_unreachable: float = Field(0.5, ge=0, le=1, description="largest share of notes that no list of 100 holds")
+    max_duplicates: float = Field(0.2, ge=0, le=1, description="largest share of notes with an equal embedding")
+    min_effective_rank: float = Field(2.0, ge=0, description="least effective rank of the embeddings, dimensions")
 
 
 class IndexConfig(Section):
@@ -50,7 +66,9 @@ class IndexConfig(Section):
 
 
 class RegistryConfig(Section):
-    """Where runs and versions are recorded."""
+    """Where runs and versions are recorded, and how promotions take turns."""
 
     experiment: str = Field("notellm2", min_length=1, description="MLflow experiment")
     model_name: str = Field("notellm2", min_length=1, description="MLflow registered model")
+    lease_s: float = Field(60.0, ge=1, description="a promotion that says nothing is given up after, seconds")
+    lease_wait_s: float = Field(90.0, ge=0, description="wait for another promotion, then refuse, seconds")

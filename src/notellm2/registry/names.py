@@ -42,7 +42,12 @@ ARTIFACTS = PREFIX + "artifacts"
 """JSON: stage to key of what the version was made from."""
 PROMOTED_AT = PREFIX + "promoted_at"
 PROMOTED_BECAUSE = PREFIX + "promoted_because"
+PROMOTED_BY = PREFIX + "promoted_by"
 PROMOTED_OVER = PREFIX + "promoted_over"
+COMPARED_WITH = GATE + ".compared_with"
+"""On a version: the champion its verdict was reached against, ``none`` if there was none."""
+CANARY = PREFIX + "canary"
+"""On a version: ``passed`` once the registered bundle was loaded and gave its canary embeddings again."""
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
@@ -53,6 +58,16 @@ INTERVAL = "interval."
 SPACE = "space."
 COMPARISON = "comparison."
 SALIENCY = "saliency."
+
+
+def ledger_tag(sequence: int) -> str:
+    """Tag of a version that holds the ledger's line with this number, JSON."""
+    return f"{PREFIX}ledger.{sequence:06d}"
+
+
+def rule_tag(rule: str) -> str:
+    """Tag that holds what the gate's rule said."""
+    return f"{GATE}.rule.{rule}"
 
 
 def artifact_tag(stage: str) -> str:

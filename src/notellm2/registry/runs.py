@@ -107,6 +107,10 @@ class Run:
             self._curves.flush()
         self._client.set_terminated(self.run_id, status)
 
+    def suspend(self) -> None:
+        """Say that the run goes on later: a person is to decide first."""
+        self._client.update_run(self.run_id, status="SCHEDULED")
+
     def log_origin(
         self, *, recipe: str, data_md5: str, git_commit: str | None = None, flow_run: str | None = None
     ) -> None:
@@ -225,9 +229,13 @@ class Run:
         self._logged(quality)
 
     def log_verdict(self, verdict: Verdict) -> None:
-        """Record the gate's verdict: a tag with the sentence, and ``gate.json`` with every rule."""
+        """Record the gate's verdict: tags with the sentence and with what each rule said, and ``gate.json``."""
         word = "passed" if verdict.passed else "refused"
-        self.log_tags({names.GATE: word, f"{names.GATE}.sentence": verdict.sentence})
+        tags = {names.GATE: word, f"{names.GATE}.sentence": verdict.sentence}
+        for rule in verdict.rules:
+            outcome = "passed" if rule.passed else "refused" if rule.required else "warning"
+            tags[names.rule_tag(rule.name)] = f"{outcome}: {rule.detail}"
+        self.log_tags(tags)
         self._client.log_text(self.run_id, verdict.model_dump_json(indent=2) + "\n", "gate.json")
 
     def log_file(self, path: Path, folder: str | None = None) -> None:

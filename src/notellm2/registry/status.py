@@ -5,17 +5,22 @@ Reads only. Where nothing has been recorded yet it makes no store and says what 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from itertools import chain
 
 from pydantic import BaseModel, ConfigDict
 
+from notellm2.errors import InputError
 from notellm2.evaluation.metrics import MODELS, SLICES
+from notellm2.index import publish
+from notellm2.index.location import Location
 from notellm2.index.pointer import NothingPublished, Publication, PublicationDamaged, read_pointer
 from notellm2.recipe import RegistryConfig
+from notellm2.registry.journal import read_intent
 from notellm2.registry.tracking import Tracking
-from notellm2.registry.versions import Version, challenger, champion
+from notellm2.registry.versions import Version, challenger, champion, get_version
 from notellm2.workspace import Workspace
 
 _START = "start with: python -m flows.retrain --recipe recipes/sample.yaml"
@@ -31,6 +36,7 @@ class VersionFacts(BaseModel):
         test_set: what its figures were measured on.
         created: when it was registered, UTC.
         promoted_at: when it became champion, ISO 8601, UTC.
+        gate: "passed" or "refused"; None if no gate has judged it.
         metrics: row (modality or baseline), slice, figure.
         artifacts: stage to key of everything it was made from.
     """
@@ -43,6 +49,7 @@ class VersionFacts(BaseModel):
     test_set: str
     created: datetime
     promoted_at: str | None
+    gate: str | None
     metrics: Mapping[str, Mapping[str, Mapping[str, float]]]
     artifacts: Mapping[str, str]
 
@@ -98,17 +105,7 @@ def collect_status(workspace: Workspace, config: RegistryConfig | None = None) -
         config = RegistryConfig(model_name=published.model_name)
     tracking = Tracking.at(workspace, config)
     best, candidate = _facts(champion(tracking)), _facts(challenger(tracking))
-    if best is None and candidate is None:
-        problems.append(f"no version of model {tracking.model_name!r} in {tracking.shown_uri}; {_START}")
-    elif best is None:
-        problems.append("there is a challenger but no champion: the gate refused it; its run holds gate.json")
-    if published is not None and best is not None and published.model_version != best.version:
-        problems.append(
-            f"the published index is of model version {published.model_version}, the champion is {best.version}: "
-            "run the retraining again, it finishes the publication"
-        )
-    if best is not None and published is None:
-        problems.append("there is a champion but no published index: run the retraining again, it publishes it")
+    problems += _problems(tracking, workspace, best, candidate, published)
     return Status(
         workspace=str(workspace.root),
         tracking_uri=tracking.shown_uri,
@@ -120,6 +117,16 @@ def collect_status(workspace: Workspace, config: RegistryConfig | None = None) -
         else PublishedFacts(**{name: getattr(published, name) for name in PublishedFacts.model_fields}),
         problems=tuple(problems),
     )
+
+
+def reachable_versions(workspace: Workspace) -> list[Version]:
+    """The versions of which an index is kept at the published place: the one in use, and those a rollback can go to."""
+    found = {(p.model_name, p.model_version) for p in publish.versions(workspace.published).values()}
+    reachable = []
+    for model, version in sorted(found):
+        with contextlib.suppress(InputError):  # A registry that was begun anew does not have it.
+            reachable.append(get_version(Tracking.at(workspace, RegistryConfig(model_name=model)), version))
+    return reachable
 
 
 def render(status: Status) -> str:
@@ -145,6 +152,38 @@ def render(status: Status) -> str:
     return "\n".join(lines)
 
 
+def _problems(
+    tracking: Tracking,
+    workspace: Workspace,
+    best: VersionFacts | None,
+    candidate: VersionFacts | None,
+    published: Publication | None,
+) -> Iterator[str]:
+    intent = read_intent(Location.at(workspace.published))
+    if intent is not None:
+        yield (
+            f"a change to version {intent.to.version} ({intent.action}) began at {intent.at} and has not ended: if its "
+            "process has died, the next promotion, rollback or retraining finishes or undoes it"
+        )
+    if best is None and candidate is None:
+        yield f"no version of model {tracking.model_name!r} in {tracking.shown_uri}; {_START}"
+    elif candidate is not None and best != candidate:
+        if candidate.gate == "passed":
+            yield f"version {candidate.version} passed the gate and is not in use: notellm2 promote {candidate.version}"
+        elif candidate.gate == "refused":
+            yield f"the gate refused version {candidate.version}; its run holds gate.json"
+        elif best is None:
+            yield f"no gate has judged version {candidate.version}: run the retraining again"
+    if published is not None and published.model_version != (best and best.version) and intent is None:
+        yield (
+            f"the published index is of model version {published.model_version}, the champion is "
+            f"{best.version if best else 'none'}: readers follow the index; the next promotion, rollback or retraining "
+            "puts the champion there"
+        )
+    if best is not None and published is None:
+        yield "there is a champion but no published index: run the retraining again, it publishes it"
+
+
 def _published(workspace: Workspace) -> tuple[Publication | None, list[str]]:
     try:
         return read_pointer(workspace.published), []
@@ -164,6 +203,7 @@ def _facts(version: Version | None) -> VersionFacts | None:
         test_set=version.test_set,
         created=version.created,
         promoted_at=version.promoted_at,
+        gate=version.gate,
         metrics=version.nested_metrics(),
         artifacts=version.artifacts,
     )

@@ -3,8 +3,8 @@
 A version is a model bundle that one run registered, with the figures it was judged by. The alias `challenger` names
 the candidate last put forward, `champion` the version in use; one version may carry both.
 
-MLflow moves an alias for whoever comes last, so the champion changes only by compare-and-set under a lock:
-`set_champion` names the champion that the caller compared with and is refused when that has changed meanwhile.
+MLflow moves an alias for whoever comes last, so the champion changes only by the transaction of
+`notellm2.registry.promotion`, which moves the published pointer with it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
 
-from notellm2.artifacts import KEY_LENGTH, digest_tree
+from notellm2.artifacts import KEY_LENGTH, Artifact, digest_tree
 from notellm2.errors import InputError
 from notellm2.registry import names
 from notellm2.registry.models import log_model
@@ -27,9 +27,8 @@ from notellm2.registry.tracking import Tracking
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
-
-class ChampionMoved(RuntimeError):
-    """The champion is not the one the caller compared with; nothing was changed."""
+    from notellm2.registry.gate import Verdict
+    from notellm2.registry.ledger import Entry
 
 
 class Version(BaseModel):
@@ -45,6 +44,10 @@ class Version(BaseModel):
         created: when it was registered, UTC.
         promoted_at: when it became champion, UTC, ISO; None if it never did.
         promoted_over: the champion it replaced; "none" if there was none; None if it never became champion.
+        gate: "passed" or "refused"; None if no gate has judged it.
+        verdict: the gate's sentence; empty if no gate has judged it.
+        compared_with: the champion its verdict was reached against; None if there was none, or no gate has judged it.
+        canary: whether its registered bundle was loaded and gave its canary embeddings again.
         metrics: test figures by MLflow name (`names.test_metric`).
         artifacts: stage to key of everything it was made from.
     """
@@ -60,6 +63,10 @@ class Version(BaseModel):
     created: datetime
     promoted_at: str | None
     promoted_over: str | None
+    gate: str | None
+    verdict: str
+    compared_with: str | None
+    canary: bool
     metrics: Mapping[str, float]
     artifacts: Mapping[str, str]
 
@@ -117,8 +124,7 @@ def register(run: Run, bundle: Path, *, data_md5: str, test_set: str, descriptio
             if found.tags.get(key) != value:
                 client.set_model_version_tag(tracking.model_name, number, key, value)
     with tracking.lock("aliases"):
-        if _alias(tracking, names.CHALLENGER) != number:
-            client.set_registered_model_alias(tracking.model_name, names.CHALLENGER, number)
+        move_alias(tracking, names.CHALLENGER, number)
     return get_version(tracking, number)
 
 
@@ -151,41 +157,66 @@ def get_version(tracking: Tracking, version: str) -> Version:
         ) from None
 
 
-def set_champion(tracking: Tracking, version: str, *, expected: str | None, reason: str) -> Version:
-    """Make a version champion if the champion is still the one it was compared with.
+def alias_version(tracking: Tracking, alias: str) -> str | None:
+    """Number of the version an alias names; None where nothing carries it."""
+    found = _version_by_alias(tracking, alias) if tracking.exists else None
+    return None if found is None else str(found.version)
 
-    Args:
-        tracking: the store.
-        version: the new champion's number.
-        expected: number of the champion compared with; None: there was none.
-        reason: why, for the record (the gate's sentence, or a person's words).
 
-    Returns:
-        The new champion. A version that is champion already is returned, whatever was expected.
+def move_alias(tracking: Tracking, alias: str, version: str | None) -> None:
+    """Let an alias name a version, or nothing.
 
-    Raises:
-        ChampionMoved: the champion is another one than expected; nothing was changed.
-        InputError: there is no such version.
+    MLflow moves it for whoever comes last. The alias `champion` is moved by the promotion's transaction alone
+    (`notellm2.registry.promotion`), which holds a lease.
     """
-    client, name = tracking.client, tracking.model_name
-    with tracking.lock("aliases"):
-        target = get_version(tracking, version)
-        current = _alias(tracking, names.CHAMPION)
-        if current != version:
-            if current != expected:
-                raise ChampionMoved(
-                    f"version {version} was compared with {_named(expected)}, but by now there is {_named(current)}; "
-                    "nothing was changed: run the retraining again to compare with the present champion"
-                )
-            client.set_registered_model_alias(name, names.CHAMPION, version)
-        if current != version or target.promoted_at is None:
-            # After the alias: tags on a version that is no champion would be a lie, and a repeat fills them in.
-            now = datetime.now(UTC).isoformat(timespec="seconds")
-            over = "none" if expected is None else expected
-            record = {names.PROMOTED_BECAUSE: reason, names.PROMOTED_OVER: over, names.PROMOTED_AT: now}
-            for key, value in record.items():
-                client.set_model_version_tag(name, version, key, value)
-    return get_version(tracking, version)
+    if alias_version(tracking, alias) == version:
+        return
+    if version is None:
+        tracking.client.delete_registered_model_alias(tracking.model_name, alias)
+    else:
+        tracking.client.set_registered_model_alias(tracking.model_name, alias, version)
+
+
+def record_change(tracking: Tracking, entry: Entry) -> None:
+    """Tag the version that a line of the ledger brought into use; again, it changes nothing."""
+    version = str(entry.to.version)
+    tags = {names.ledger_tag(entry.sequence): entry.line().decode().strip()}
+    if entry.action == "promote":
+        tags |= {
+            names.PROMOTED_BECAUSE: entry.reason,
+            names.PROMOTED_BY: f"{entry.by} ({entry.mode})",
+            names.PROMOTED_OVER: entry.over.version or "none",
+            # Last: what has a time has been recorded whole.
+            names.PROMOTED_AT: entry.at,
+        }
+    for key, value in tags.items():
+        tracking.client.set_model_version_tag(tracking.model_name, version, key, value)
+
+
+def record_verdict(tracking: Tracking, version: str, verdict: Verdict, compared_with: str | None) -> None:
+    """Keep on a version what the gate said of it, and against which champion: what a later promotion rests on."""
+    tags = {
+        f"{names.GATE}.sentence": verdict.sentence,
+        names.COMPARED_WITH: compared_with or "none",
+        names.GATE: "passed" if verdict.passed else "refused",
+    }
+    for key, value in tags.items():
+        tracking.client.set_model_version_tag(tracking.model_name, version, key, value)
+
+
+def record_canary(tracking: Tracking, version: str) -> None:
+    """Keep on a version that its registered bundle gave its canary embeddings again."""
+    tracking.client.set_model_version_tag(tracking.model_name, version, names.CANARY, "passed")
+
+
+def add_artifact(tracking: Tracking, version: str, artifact: Artifact) -> None:
+    """Keep on a version the key of another artifact that belongs to it (its index)."""
+    found = get_version(tracking, version)
+    if found.artifacts.get(artifact.stage) == artifact.key:
+        return
+    keys = {**found.artifacts, artifact.stage: artifact.key}
+    value = json.dumps(keys, sort_keys=True)
+    tracking.client.set_model_version_tag(tracking.model_name, version, names.ARTIFACTS, value)
 
 
 def bundle_path(tracking: Tracking, version: str, into: Path) -> Path:
@@ -227,11 +258,6 @@ def _ensure_registered_model(tracking: Tracking) -> None:
             raise
 
 
-def _alias(tracking: Tracking, alias: str) -> str | None:
-    found = _version_by_alias(tracking, alias)
-    return None if found is None else str(found.version)
-
-
 def _by_alias(tracking: Tracking, alias: str) -> Version | None:
     found = _version_by_alias(tracking, alias) if tracking.exists else None
     return None if found is None else _version(found)
@@ -255,16 +281,21 @@ def _version_by_alias(tracking: Tracking, alias: str) -> ModelVersion | None:
 
 def _version(found: ModelVersion) -> Version:
     tags = found.tags
+    compared = tags.get(names.COMPARED_WITH)
     return Version(
         name=found.name,
         version=str(found.version),
-        run_id=found.run_id,
+        run_id=found.run_id or "",
         bundle=tags.get(names.BUNDLE, ""),
         data_md5=tags.get(names.DATA_MD5, ""),
         test_set=tags.get(names.TEST_SET, ""),
         created=datetime.fromtimestamp(found.creation_timestamp / 1000, UTC),
         promoted_at=tags.get(names.PROMOTED_AT),
         promoted_over=tags.get(names.PROMOTED_OVER),
+        gate=tags.get(names.GATE),
+        verdict=tags.get(f"{names.GATE}.sentence", ""),
+        compared_with=None if compared == "none" else compared,
+        canary=tags.get(names.CANARY) == "passed",
         metrics=json.loads(tags.get(names.FIGURES, "{}")),
         artifacts=json.loads(tags.get(names.ARTIFACTS, "{}")),
     )
@@ -280,7 +311,3 @@ def _facts(run: Run) -> dict[str, str]:
         names.FIGURES: json.dumps(figures, sort_keys=True),
         names.ARTIFACTS: json.dumps(artifacts, sort_keys=True),
     }
-
-
-def _named(version: str | None) -> str:
-    return "no champion" if version is None else f"champion version {version}"

@@ -10,7 +10,8 @@ from notellm2.artifacts import Artifact
 from notellm2.index.layout import FILES, FileEntry
 from notellm2.index.pointer import POINTER, Publication
 from notellm2.recipe import RegistryConfig
-from notellm2.registry import versions
+from notellm2.registry import names, versions
+from notellm2.registry.gate import Verdict
 from notellm2.registry.runs import Run
 from notellm2.registry.status import Status, collect_status, render
 from notellm2.registry.tracking import URI_VARIABLE, Tracking
@@ -55,9 +56,14 @@ def test_champion_challenger_and_publication(
     refused = collect_status(workspace, config)
     assert refused.champion is None
     assert refused.challenger is not None
-    assert "no champion" in refused.problems[0]
+    assert refused.problems == ("no gate has judged version 1: run the retraining again",)
+    verdict = Verdict(passed=False, rules=(), sentence="too weak")
+    versions.record_verdict(tracking, "1", verdict, None)
+    assert "the gate refused version 1" in collect_status(workspace, config).problems[0]
+    versions.record_verdict(tracking, "1", verdict.model_copy(update={"passed": True}), None)
+    assert "notellm2 promote 1" in collect_status(workspace, config).problems[0]
 
-    versions.set_champion(tracking, "1", expected=None, reason="passes")
+    versions.move_alias(tracking, names.CHAMPION, "1")
     assert "no published index" in collect_status(workspace, config).problems[0]
 
     publish(workspace, tracking.model_name, "1")

@@ -4,7 +4,6 @@ import base64
 import sys
 import types
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,10 @@ from notellm2.artifacts import Artifact
 from notellm2.errors import InputError
 from notellm2.notes.schema import Note
 from notellm2.registry import models, names, versions
+from notellm2.registry.gate import Verdict
 from notellm2.registry.runs import Run
 from notellm2.registry.tracking import Tracking
-from notellm2.registry.versions import ChampionMoved, Version
+from notellm2.registry.versions import Version
 
 MD5 = "0123456789abcdef0123456789abcdef.dir"
 
@@ -182,47 +182,38 @@ def test_the_model_serves_what_its_signature_says(
     assert [note.image for note in embedder.asked] == [b"bytes", None]
 
 
-def test_the_champion_is_set_only_over_the_one_expected(tracking: Tracking, bundle: Path) -> None:
-    for key in ("one", "two", "three"):
+def test_an_alias_moves_to_a_version_and_away(tracking: Tracking, bundle: Path) -> None:
+    for key in ("one", "two"):
         registered(tracking, bundle, key=key)
-    first = versions.set_champion(tracking, "1", expected=None, reason="passes")
-    assert versions.champion(tracking) == first
-    assert first.promoted_at is not None
-    tags = tracking.client.get_model_version(tracking.model_name, "1").tags
-    assert (tags[names.PROMOTED_BECAUSE], tags[names.PROMOTED_OVER]) == ("passes", "none")
-
-    # The same again changes nothing, whatever was expected: a resumed flow may ask twice.
-    assert versions.set_champion(tracking, "1", expected=None, reason="passes again") == first
-    assert versions.set_champion(tracking, "1", expected="9", reason="passes again") == first
-
-    for wrong in (None, "3"):
-        with pytest.raises(ChampionMoved, match="champion version 1"):
-            versions.set_champion(tracking, "2", expected=wrong, reason="late")
-    assert versions.champion(tracking) == first
-    assert versions.get_version(tracking, "2").promoted_at is None
-
-    second = versions.set_champion(tracking, "2", expected="1", reason="better")
-    assert (second.version, second.promoted_over) == ("2", "1")
-    assert versions.champion(tracking) == second
+    assert versions.alias_version(tracking, names.CHAMPION) is None
+    versions.move_alias(tracking, names.CHAMPION, None)
+    for version in ("1", "2", "2", None):
+        versions.move_alias(tracking, names.CHAMPION, version)
+        assert versions.alias_version(tracking, names.CHAMPION) == version
+    assert versions.champion(tracking) is None
 
 
-def test_of_many_promoters_at_once_one_wins(tracking: Tracking, bundle: Path) -> None:
-    keys = [str(n) for n in range(4)]
-    numbers = [registered(tracking, bundle, key=key).version for key in keys]
+def test_a_version_keeps_what_the_gate_said_of_it(tracking: Tracking, bundle: Path) -> None:
+    before = registered(tracking, bundle)
+    assert (before.gate, before.verdict, before.compared_with, before.canary) == (None, "", None, False)
+    verdict = Verdict(passed=True, rules=(), sentence="version 1 passes")
+    versions.record_verdict(tracking, "1", verdict, None)
+    versions.record_canary(tracking, "1")
+    found = versions.get_version(tracking, "1")
+    assert (found.gate, found.verdict, found.compared_with, found.canary) == ("passed", "version 1 passes", None, True)
+    versions.record_verdict(tracking, "1", verdict.model_copy(update={"passed": False}), "7")
+    found = versions.get_version(tracking, "1")
+    assert (found.gate, found.compared_with) == ("refused", "7")
 
-    def promote(version: str) -> str | None:
-        try:
-            return versions.set_champion(tracking, version, expected=None, reason="race").version
-        except ChampionMoved:
-            return None
 
-    with ThreadPoolExecutor(len(numbers)) as pool:
-        winners = [winner for winner in pool.map(promote, numbers) if winner]
-    champion = versions.champion(tracking)
-    assert champion is not None
-    assert winners == [champion.version]
-    promoted = [versions.get_version(tracking, number).promoted_at for number in numbers]
-    assert sum(at is not None for at in promoted) == 1
+def test_a_version_keeps_the_key_of_its_index(
+    tracking: Tracking, bundle: Path, evaluation: Callable[..., Artifact]
+) -> None:
+    registered(tracking, bundle)
+    artifact = evaluation()
+    for _ in range(2):
+        versions.add_artifact(tracking, "1", artifact)
+        assert versions.get_version(tracking, "1").artifacts == {"evaluation": artifact.key}
 
 
 def test_an_unknown_version_is_an_input_error(tracking: Tracking, bundle: Path) -> None:
@@ -231,5 +222,4 @@ def test_an_unknown_version_is_an_input_error(tracking: Tracking, bundle: Path) 
     registered(tracking, bundle)
     for version in ("7", "latest"):
         with pytest.raises(InputError, match="notellm2 status"):
-            versions.set_champion(tracking, version, expected=None, reason="typo")
-    assert versions.champion(tracking) is None
+            versions.get_version(tracking, version)

@@ -1,0 +1,157 @@
+"""Commands that change what is in use, and the record of it.
+
+Status 0: done. 1: refused, or another promotion was under way; nothing was changed. 2: something given is wrong.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from notellm2.cli.options import STORE, JsonOption, StoreOption, open_store, print_json
+from notellm2.errors import InputError
+
+if TYPE_CHECKING:
+    from notellm2.registry.ledger import Entry
+    from notellm2.registry.promotion import Promoter
+
+ModelOption = Annotated[
+    str | None, typer.Option("--model", help="Registered model; the published one's name when not given.")
+]
+ReasonOption = Annotated[str, typer.Option("--reason", help="Why, for the ledger.")]
+
+
+def promote(
+    version: Annotated[str, typer.Argument(help="Number of a registered version that passed the gate.")],
+    expect_champion: Annotated[
+        str | None,
+        typer.Option(help="Champion it may replace, or 'none'; the one the gate compared with when not given."),
+    ] = None,
+    reason: ReasonOption = "",
+    model: ModelOption = None,
+    store: StoreOption = STORE,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a version champion and publish its index, together; refused if the champion has changed.
+
+    Example: notellm2 promote 3 --reason "reads the new categories"
+    """
+    from notellm2.registry.promotion import Why, this_actor
+    from notellm2.registry.versions import get_version
+
+    promoter = _promoter(store, model)
+    found = get_version(promoter.tracking, version)
+    if found.gate != "passed":
+        said = found.verdict or "no gate has judged it: run the retraining to its end"
+        raise InputError(f"version {version} has not passed the gate: {said}")
+    key = found.artifacts.get("index")
+    if key is None:
+        raise InputError(f"version {version} names no index: run its retraining again, it builds one")
+    expected = found.compared_with if expect_champion is None else _champion(expect_champion)
+    why = Why(
+        by=this_actor(),
+        reason=reason or "promoted by hand",
+        mode="manual",
+        verdict=found.verdict,
+        compared_with=found.compared_with,
+    )
+    with _outcomes():
+        index = open_store(store).get(f"index/{key}")
+        done = promoter.promote(version, index, expected=expected, data_md5=found.data_md5, why=why)
+    _tell(done.entry, f"version {version} is champion already, its index published", as_json)
+
+
+def rollback(
+    to: Annotated[
+        str | None, typer.Option(help="Version, or name of a published index; the pair before when not given.")
+    ] = None,
+    reason: ReasonOption = "",
+    model: ModelOption = None,
+    store: StoreOption = STORE,
+    as_json: JsonOption = False,
+) -> None:
+    """Put model and index back to the pair before, together, in seconds; again, one further back.
+
+    Example: notellm2 rollback --reason "clicks fell"
+    """
+    from notellm2.registry.promotion import Why, this_actor
+
+    promoter = _promoter(store, model)
+    why = Why(by=this_actor(), reason=reason or "rolled back by hand", mode="manual")
+    with _outcomes():
+        done = promoter.rollback(why, to=to)
+    _tell(done.entry, "nothing to do", as_json)
+
+
+def history(store: StoreOption = STORE, as_json: JsonOption = False) -> None:
+    """Print the ledger: what was promoted and rolled back, when, by whom, against what and why.
+
+    Example: notellm2 history
+    """
+    from notellm2.index.location import Location
+    from notellm2.registry.history import render
+    from notellm2.registry.ledger import Ledger
+    from notellm2.workspace import Workspace
+
+    open_store(store)
+    entries = Ledger(Location.at(Workspace.at(store).published)).entries()
+    if as_json:
+        print_json([entry.model_dump() for entry in entries])
+    else:
+        typer.echo(render(entries))
+
+
+def _promoter(store: Path, model: str | None) -> Promoter:
+    from notellm2.index.location import Location
+    from notellm2.index.pointer import NothingPublished, PublicationDamaged, read_pointer
+    from notellm2.recipe import RegistryConfig
+    from notellm2.registry.promotion import Promoter
+    from notellm2.registry.tracking import Tracking
+    from notellm2.workspace import Workspace
+
+    open_store(store)
+    workspace = Workspace.at(store)
+    location = Location.at(workspace.published)
+    if model is None:
+        with contextlib.suppress(NothingPublished, PublicationDamaged):
+            model = read_pointer(location).model_name
+    config = RegistryConfig() if model is None else RegistryConfig(model_name=model)
+    tracking = Tracking.at(workspace, config)
+    if not tracking.exists:
+        raise InputError(f"nothing is registered in {tracking.shown_uri}: run a retraining first")
+    return Promoter(tracking, location, lease_s=config.lease_s, wait_s=config.lease_wait_s)
+
+
+@contextlib.contextmanager
+def _outcomes() -> Iterator[None]:
+    """A refusal and a place that does not answer become a message and status 1."""
+    from notellm2.index.publish import PointerMoved, PublishFailed
+    from notellm2.registry.journal import LeaseLost, LeaseTaken
+    from notellm2.registry.promotion import Refused
+
+    try:
+        yield
+    except (Refused, LeaseTaken, LeaseLost, PointerMoved) as refused:
+        typer.echo(f"refused: {refused}", err=True)
+        raise typer.Exit(1) from None
+    except (PublishFailed, OSError) as error:
+        typer.echo(f"failed: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+def _champion(given: str) -> str | None:
+    return None if given == "none" else given
+
+
+def _tell(entry: Entry | None, otherwise: str, as_json: bool) -> None:
+    if as_json:
+        print_json(None if entry is None else entry.model_dump())
+    elif entry is None:
+        typer.echo(otherwise)
+    else:
+        before = "no champion" if entry.over.version is None else f"version {entry.over.version}"
+        typer.echo(f"version {entry.to.version} is in use with index {entry.to.publication}, in the place of {before}")

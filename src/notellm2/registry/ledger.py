@@ -1,0 +1,193 @@
+"""The ledger: what was promoted, rolled back or mended, by whom, why and against what. Append-only JSON lines.
+
+It lies beside the pointer as ``ledger.jsonl`` and is replaced by compare-and-swap, so two writers cannot lose each
+other's line. Each line carries the digest of the line before it: a line that was changed, removed or slipped in later
+shows. The same line is a tag of the version it is about.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from notellm2.errors import InputError
+from notellm2.index.location import Location, Moved
+
+LEDGER = "ledger.jsonl"
+Action = Literal["promote", "refresh", "rollback", "mend"]
+Mode = Literal["automatic", "approval", "manual"]
+_CHAIN_CHARS = 16
+
+
+class LedgerDamaged(InputError):
+    """A line of the ledger is no entry, or not the one that was written; names the line."""
+
+
+class Pair(BaseModel):
+    """What alias and pointer name together.
+
+    Attributes:
+        version: number of the registered version; None: no alias was set.
+        publication: name of the published index; None: there was no pointer.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    version: str | None
+    publication: str | None
+
+
+class Entry(BaseModel):
+    """One line.
+
+    Attributes:
+        format: of the line.
+        sequence: 1 for the first line.
+        id: of the change; the same in the intent it was written from.
+        at: when the change began, ISO 8601, UTC.
+        action: promote: a version became champion. refresh: another index of the champion. rollback: an earlier pair.
+            mend: the alias had left the pointer and was put back.
+        model: name of the registered model.
+        to: the pair in use since.
+        over: the pair in use before.
+        bundle: digest of the model bundle of `to`.
+        compared_with: the champion that the gate compared with; None: there was none, or no gate was asked.
+        mode: how it was decided.
+        by: who decided.
+        reason: why.
+        verdict: the gate's sentence; empty where no gate was asked.
+        recovered: whether a later start finished it after its process had died.
+        previous: digest of the line before; empty in the first.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    sequence: int = 0
+    id: str
+    at: str
+    action: Action
+    model: str
+    to: Pair
+    over: Pair
+    bundle: str
+    compared_with: str | None
+    mode: Mode
+    by: str
+    reason: str
+    verdict: str = ""
+    recovered: bool = False
+    previous: str = ""
+
+    def line(self) -> bytes:
+        """The entry as its line of the file."""
+        return self.model_dump_json().encode() + b"\n"
+
+
+class Ledger:
+    """The ledger of a location.
+
+    Args:
+        location: the published place it lies in.
+    """
+
+    def __init__(self, location: Location) -> None:
+        self._location = location
+
+    def entries(self) -> tuple[Entry, ...]:
+        """All entries, oldest first.
+
+        Raises:
+            LedgerDamaged: a line is no entry or does not follow from the one before; names it.
+        """
+        return self._read()[0]
+
+    def append(self, entry: Entry) -> Entry:
+        """Add an entry at the end, with its number and its link to the line before; one that is there stays as it is.
+
+        Returns:
+            The entry as it stands in the file.
+
+        Raises:
+            LedgerDamaged: see `entries`.
+            OSError: the place refused; nothing was written.
+        """
+        while True:
+            entries, data, tag = self._read()
+            for known in entries:
+                if known.id == entry.id:
+                    return known
+            previous = _digest(entries[-1].line()) if entries else ""
+            numbered = entry.model_copy(update={"sequence": len(entries) + 1, "previous": previous})
+            try:
+                self._location.swap(LEDGER, data + numbered.line(), tag)
+            except Moved:
+                continue
+            return numbered
+
+    def _read(self) -> tuple[tuple[Entry, ...], bytes, str | None]:
+        stored = self._location.read(LEDGER)
+        if stored is None:
+            return (), b"", None
+        return _parse(stored.data, f"{self._location}/{LEDGER}"), stored.data, stored.tag
+
+
+def _parse(data: bytes, origin: str) -> tuple[Entry, ...]:
+    entries: list[Entry] = []
+    previous = ""
+    for number, line in enumerate(data.splitlines(keepends=True), start=1):
+        try:
+            entry = Entry.model_validate_json(line)
+        except ValidationError as error:
+            raise LedgerDamaged(_damage(origin, number, error.errors()[0]["msg"])) from None
+        if (entry.sequence, entry.previous) != (number, previous) or line != entry.line():
+            raise LedgerDamaged(_damage(origin, number, "it was changed, or a line before it was changed or removed"))
+        entries.append(entry)
+        previous = _digest(line)
+    return tuple(entries)
+
+
+def _damage(origin: str, number: int, what: str) -> str:
+    return (
+        f"{origin} line {number}: {what}; restore the file from a backup, or move it aside to begin a new one "
+        "(alias, pointer and published indexes do not depend on it)"
+    )
+
+
+def _digest(line: bytes) -> str:
+    return hashlib.sha256(line).hexdigest()[:_CHAIN_CHARS]
+
+
+def pairs_in_use(entries: Iterable[Entry]) -> tuple[Pair, ...]:
+    """The pairs a rollback goes back through, the present one last.
+
+    A promotion or a refresh adds a pair; a rollback takes pairs off until the one it went to is the last. So a second
+    rollback goes one further back, and never forward to what was rolled back. A pair that is back in use counts once.
+    """
+    stack: list[Pair] = []
+    for entry in entries:
+        if entry.action == "mend" or entry.to.publication is None:
+            continue
+        if entry.action == "rollback" and entry.to in stack:
+            del stack[stack.index(entry.to) + 1 :]
+            continue
+        if not stack and entry.over.publication is not None:
+            stack.append(entry.over)
+        if entry.to in stack:
+            stack.remove(entry.to)
+        stack.append(entry.to)
+    return tuple(stack)
+
+
+def rolled_back(entries: Sequence[Entry], version: str) -> Entry | None:
+    """The rollback that took a version out of use, if nothing has brought it back since."""
+    found = None
+    for entry in entries:
+        if entry.action == "rollback" and entry.over.version == version != entry.to.version:
+            found = entry
+        elif entry.to.version == version:
+            found = None
+    return found
