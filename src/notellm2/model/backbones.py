@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from notellm2.artifacts import digest_tree
 from notellm2.errors import InputError
+from notellm2.model.multimodal import VisionHalf, is_multimodal, language_half
 from notellm2.model.vision import has_class_token, summary_and_patches
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class VisionEncoder:
         self.processor = processor
         self.digest = digest
         self._class_token = has_class_token(model)
+        self._half = model if isinstance(model, VisionHalf) else None
         # Depthwise convolutions run about twice as fast on a CPU with channels last.
         self._channels_last = any(isinstance(m, nn.Conv2d) and m.groups > 1 for m in model.modules())
         if self._channels_last:
@@ -75,6 +77,8 @@ class VisionEncoder:
     @torch.inference_mode()
     def features(self, images: Sequence[Image]) -> Tensor:
         """Encode RGB images: -> float32[B, P, V], index 0 the summary."""
+        if self._half is not None:
+            return self._half.read(self.processor, images).float().cpu()
         device = next(self.model.parameters()).device
         pixels = self.processor(list(images), return_tensors="pt")["pixel_values"].to(device)
         if self._channels_last:
@@ -85,7 +89,7 @@ class VisionEncoder:
 def load_language_model(
     name: str, revision: str | None = None, *, weights: Weights = "fp32", tokenizer: str | None = None
 ) -> LanguageModel:
-    """Load a causal LLM and its tokenizer.
+    """Load a causal LLM and its tokenizer; of a multimodal LLM the language half.
 
     Args:
         name: a local folder in Hugging Face format, or a hub name, ``name@revision`` to pin it.
@@ -97,9 +101,11 @@ def load_language_model(
         InputError: the folder is missing or not a causal LLM, a weight is missing or unexpected (each is named), or
             4-bit weights are asked for without bitsandbytes; or the tokenizer knows words that the LLM does not.
     """
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoTokenizer
 
-    model, digest = _load(AutoModel, name, revision, **_held_in(weights))
+    model, digest = _load(name, revision, **_held_in(weights))
+    if is_multimodal(model.config):
+        model = language_half(model)
     if not _is_causal(model):
         raise InputError(f"LLM {name!r}: a {type(model).__name__} is no causal language model; name one that is")
     source, commit = _located(tokenizer or name, revision)
@@ -117,16 +123,19 @@ def load_tokenizer(name: str, digest: str, revision: str | None = None) -> Langu
 
 
 def load_vision_encoder(name: str, revision: str | None = None) -> VisionEncoder:
-    """Load a vision encoder and its image processor; of a two-tower model (CLIP, SigLIP) the vision tower.
+    """Load a vision encoder and its image processor; of a two-tower model (CLIP, SigLIP) the vision tower, of a
+    multimodal LLM tower and projector.
 
     Raises:
         InputError: as `load_language_model`.
     """
-    from transformers import AutoImageProcessor, AutoModel
+    from transformers import AutoImageProcessor
 
-    model, digest = _load(AutoModel, name, revision, dtype=torch.float32)
+    model, digest = _load(name, revision, dtype=torch.float32)
     source, commit = _located(name, revision)
     processor = AutoImageProcessor.from_pretrained(source, revision=commit)
+    if is_multimodal(model.config):
+        return VisionEncoder(VisionHalf(model), processor, digest)
     return VisionEncoder(getattr(model, "vision_model", model), processor, digest)
 
 
@@ -183,10 +192,14 @@ def _held_in(weights: Weights) -> dict[str, Any]:
     return {"dtype": torch.bfloat16, "quantization_config": quantised}
 
 
-def _load(auto: Any, name: str, revision: str | None, **options: Any) -> tuple[nn.Module, str]:
+def _load(name: str, revision: str | None, **options: Any) -> tuple[Any, str]:
+    from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText
+
     digest = backbone_digest(name, revision)
     source, commit = _located(name, revision)
     try:
+        config = AutoConfig.from_pretrained(source, revision=commit)
+        auto: Any = AutoModelForImageTextToText if is_multimodal(config) else AutoModel
         with quiet():
             model, report = auto.from_pretrained(source, revision=commit, output_loading_info=True, **options)
     except (OSError, ValueError, SafetensorError) as error:

@@ -122,7 +122,10 @@ class Bundle:
         language = _load_llm(folder, config)
         vision = None
         if config.model.reads_images:
-            vision = load_vision_encoder(_base(folder, "vision", config.vision, config.vision_digest), config.revision)
+            # A multimodal LLM is both halves, and is kept once.
+            both = config.vision_digest == config.llm_digest and not (folder / "base" / "vision").is_dir()
+            eyes = _base(folder, "llm" if both else "vision", config.vision, config.vision_digest)
+            vision = load_vision_encoder(eyes, config.revision)
         network = NoteLLM2(
             language.model, layout(language.tokenizer, config.model), config.model, vision.width if vision else 0
         )
@@ -236,7 +239,8 @@ def save_bundle(
     language.tokenizer.save_pretrained(folder / "tokenizer")
     if config.model.reads_text and config.model.tuning != "full" and Path(config.llm).is_dir():
         shutil.copytree(config.llm, folder / "base" / "llm", copy_function=shutil.copyfile)
-    if config.model.reads_images and Path(config.vision).is_dir():
+    both = config.vision_digest == config.llm_digest and (folder / "base" / "llm").is_dir()
+    if config.model.reads_images and Path(config.vision).is_dir() and not both:
         shutil.copytree(config.vision, folder / "base" / "vision", copy_function=shutil.copyfile)
     digests = {name: digest_file(folder / name) for name in _own_files(folder)}
     (folder / _FILES).write_text(json.dumps(digests, indent=1, sort_keys=True) + "\n")

@@ -13,12 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from notellm2.model.multimodal import PretrainedConnector
+
 if TYPE_CHECKING:
     from notellm2.recipe import ConnectorConfig
 
 
 def build_connector(config: ConnectorConfig, vision_width: int, llm_width: int) -> nn.Module:
     """The connector of a recipe: a module from [B, P, V] to [B, Q, H]."""
+    if config.kind == "none":
+        return PretrainedConnector(config.queries, vision_width, llm_width)
     kind = PatchMLP if config.kind == "mlp" else QueryConnector
     return kind(config, vision_width, llm_width)
 

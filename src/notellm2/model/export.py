@@ -20,7 +20,7 @@ import torch
 
 from notellm2 import errors
 from notellm2.errors import InputError
-from notellm2.model import connector, exported, fusion, network, prompt, vision
+from notellm2.model import connector, exported, fusion, multimodal, network, prompt, vision
 from notellm2.model.adapters import merged
 from notellm2.model.backbones import quiet
 from notellm2.model.bundle import CANARY_TOLERANCE, NARROW_TOLERANCE, Bundle, BundleError, load_canaries
@@ -40,6 +40,7 @@ _SOURCES: dict[str, Any] = {
     "connector": connector,
     "errors": errors,
     "fusion": fusion,
+    "multimodal": multimodal,
     "network": network,
     "prompt": prompt,
     "vision": vision,
@@ -73,6 +74,8 @@ def export_bundle(
     loaded = Bundle.load(bundle)
     if loaded.config.model.base_weights == "nf4":
         raise InputError(f"{bundle}: its LLM is held in 4 bits, which no plain folder keeps; train with bf16 to export")
+    if loaded.config.model.connector.kind == "none":
+        raise InputError(f"{bundle}: built on a multimodal LLM, which is not exported")
     canaries, expected = load_canaries(bundle)
     notes = [_mapping(note, loaded) for note in canaries]
     tolerance = CANARY_TOLERANCE if loaded.config.model.base_weights == "fp32" else NARROW_TOLERANCE

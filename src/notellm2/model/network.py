@@ -21,6 +21,7 @@ from torch.nn import functional
 from notellm2.errors import InputError
 from notellm2.model.connector import build_connector
 from notellm2.model.fusion import LateFusion
+from notellm2.model.multimodal import grid_positions, reads_grids
 from notellm2.model.prompt import IMAGE_WORD, Layout
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ class NoteLLM2(nn.Module):
         self.layout = layout
         self.matryoshka = tuple(config.matryoshka)
         self.llm = llm
+        self._reads_grids = llm is not None and reads_grids(llm)
         embeddings = None if llm is None else _token_embeddings(llm)
         width = vision_width if embeddings is None else embeddings.weight.shape[1]
         self.connector = build_connector(config.connector, vision_width, width) if len(layout.visual_slots) else None
@@ -137,7 +139,11 @@ class NoteLLM2(nn.Module):
             word = torch.from_numpy(np.flatnonzero(self.layout.head == IMAGE_WORD))
             x_BLH = x_BLH if self.connector is not None else x_BLH.clone()
             x_BLH[:, word] = self.image_word.to(x_BLH.dtype)
-        h_BLH = self.llm(inputs_embeds=x_BLH, use_cache=False).last_hidden_state
+        where = {}
+        if self._reads_grids:
+            positions = grid_positions(slots, x_BLH.shape[1]).to(x_BLH.device)
+            where["position_ids"] = positions.expand(-1, x_BLH.shape[0], -1)
+        h_BLH = self.llm(inputs_embeds=x_BLH, use_cache=False, **where).last_hidden_state
         # Heads are float32 whatever the LLM is held in.
         n_m = h_BLH[torch.arange(h_BLH.shape[0], device=h_BLH.device), batch.last_B].float()
         n_v = None if self.layout.visual_position is None else h_BLH[:, self.layout.visual_position].float()

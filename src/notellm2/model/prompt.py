@@ -35,6 +35,12 @@ IMAGE_WORD = -2
 """Stands in token ids for ``<IMG_EMB>``."""
 
 
+_IMAGE_MARKS = (
+    (("<|vision_start|>",), ("<|vision_end|>",)),  # Qwen2-VL and after
+    (("<fake_token_around_image>", "<global-img>"), ("<fake_token_around_image>",)),  # Idefics3, SmolVLM
+)
+
+
 @dataclass(frozen=True)
 class Wording:
     """The literal texts of a prompt in one language."""
@@ -148,6 +154,9 @@ def layout(tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> Layout:
     words = WORDINGS[config.language]
     bos = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
     visual = [VISUAL_SLOT] * config.connector.queries if config.visual_tokens and config.prompt != "text" else []
+    if visual and config.connector.kind == "none":
+        before, after = _around_images(tokenizer)
+        visual = [*before, *visual, *after]
     visual_position = None
     if config.prompt == "micl":
         seen = bos + _ids(tokenizer, words.opening + words.image) + visual + _ids(tokenizer, words.compressed)
@@ -186,6 +195,15 @@ def encode_texts(
     offsets = np.zeros(len(rows) + 1, np.int64)
     np.cumsum([len(row) for row in rows], out=offsets[1:])
     return EncodedTexts(np.concatenate([np.zeros(0, np.int32), *rows]), offsets, truncated)
+
+
+def _around_images(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
+    """What a pretrained multimodal LLM is used to see before and after an image: nothing where it has no such words."""
+    known = tokenizer.get_vocab()
+    for before, after in _IMAGE_MARKS:
+        if all(word in known for word in (*before, *after)):
+            return [known[word] for word in before], [known[word] for word in after]
+    return [], []
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -43,8 +43,23 @@ class BackbonesConfig(Section):
     vision: str | TinyVisionConfig = Field(
         TinyVisionConfig(), description="hub name (name@revision pins it), local folder, or a tiny one to build"
     )
+    mllm: str | None = Field(
+        None,
+        description="hub name or local folder of a pretrained multimodal LLM that is both halves at once; goes with "
+        "model.connector.kind none and as many queries as it has visual tokens for 224 x 224 pixels",
+    )
     revision: str | None = Field(None, description="hub revision of names that pin none; null: the newest")
     seed: int = Field(0, ge=0, description="seed of the tiny ones' training")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _both_halves(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or given.get("mllm") is None:
+            return given
+        name = given["mllm"]
+        if any(given.get(half, name) != name for half in ("llm", "vision")):
+            raise ValueError("mllm is both halves: name either it, or llm and vision")
+        return {**given, "llm": name, "vision": name}
 
 
 class TextLimits(Section):
@@ -60,10 +75,11 @@ class TextLimits(Section):
 class ConnectorConfig(Section):
     """Vision features to visual tokens (NoteLLM-2, the connector)."""
 
-    kind: Literal["qformer", "perceiver", "mlp"] = Field(
+    kind: Literal["qformer", "perceiver", "mlp", "none"] = Field(
         "qformer",
         description="qformer: queries attend to themselves, then to the features; perceiver: to both at once (a "
-        "resampler); mlp: on each patch, then averaged over a grid of `queries` cells",
+        "resampler); mlp: on each patch, then averaged over a grid of `queries` cells; none: the encoder's tokens "
+        "are the LLM's already (a multimodal LLM)",
     )
     queries: int = Field(16, ge=1, description="visual tokens")
     layers: int = Field(6, ge=1, description="layers of the Q-Former or resampler, hidden layers of the mlp")

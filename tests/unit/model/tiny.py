@@ -173,6 +173,61 @@ def save_mobilenet(folder: Path) -> None:
     _save(folder, MobileNetV2Model(config), processor)
 
 
+def save_qwen2_vl(folder: Path) -> None:
+    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    words = tokenizer(bos=False)
+    marks = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+    words.add_special_tokens({"additional_special_tokens": marks})
+    start, end, image, video = words.convert_tokens_to_ids(marks)
+    config = Qwen2VLConfig(
+        text_config={
+            "vocab_size": len(words) + 8,
+            "hidden_size": 2 * WIDTH,
+            "intermediate_size": 48,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 1,
+            "max_position_embeddings": 512,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "mrope_section": [2, 3, 3]},
+        },
+        vision_config={"depth": 1, "embed_dim": WIDTH, "hidden_size": 2 * WIDTH, "num_heads": 2, "mlp_ratio": 2},
+        image_token_id=image,
+        video_token_id=video,
+        vision_start_token_id=start,
+        vision_end_token_id=end,
+    )
+    _save(folder, Qwen2VLForConditionalGeneration(config), words)
+    Qwen2VLImageProcessorPil().save_pretrained(folder)
+
+
+def save_smolvlm(folder: Path) -> None:
+    from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
+    from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
+
+    words = tokenizer()
+    marks = ["<fake_token_around_image>", "<global-img>", "<image>"]
+    words.add_special_tokens({"additional_special_tokens": marks})
+    config = SmolVLMConfig(
+        text_config={
+            "model_type": "llama",
+            "vocab_size": len(words),
+            "hidden_size": WIDTH,
+            "intermediate_size": 32,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "max_position_embeddings": 512,
+            "pad_token_id": 0,
+        },
+        vision_config={"image_size": 64, "patch_size": 16, **_sizes()},
+        image_token_id=words.convert_tokens_to_ids("<image>"),
+        scale_factor=2,
+    )
+    _save(folder, SmolVLMForConditionalGeneration(config), words)
+    SmolVLMImageProcessorPil(size={"longest_edge": 64}, max_image_size={"longest_edge": 64}).save_pretrained(folder)
+
+
 SAVE: dict[str, Callable[[Path], None]] = {
     "llama": save_llama,
     "llama-64": lambda folder: save_llama(folder, 64),
@@ -180,6 +235,8 @@ SAVE: dict[str, Callable[[Path], None]] = {
     "qwen3": save_qwen3,
     "gpt2": save_gpt2,
     "bert": save_bert,
+    "qwen2-vl": save_qwen2_vl,
+    "smolvlm": save_smolvlm,
     "vit": save_vit,
     "clip": save_clip,
     "siglip": save_siglip,
