@@ -23,12 +23,18 @@ EXAMPLE = "example: python -m flows.retrain --recipe recipes/sample.yaml --set t
 
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
-    arguments = argparse.ArgumentParser(
-        prog="python -m flows.retrain",
-        description="Turn notes and behaviour into a registered model and a published index. Finished stages are "
-        "reused: the same command continues a killed run, and does nothing twice.",
-        epilog=EXAMPLE,
+    return with_job(
+        argparse.ArgumentParser(
+            prog="python -m flows.retrain",
+            description="Turn notes and behaviour into a registered model and a published index. Finished stages are "
+            "reused: the same command continues a killed run, and does nothing twice.",
+            epilog=EXAMPLE,
+        )
     )
+
+
+def with_job(arguments: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add what every flow is told: recipe, data, store and overrides."""
     arguments.add_argument("--recipe", type=Path, required=True, help="YAML file, such as recipes/sample.yaml")
     arguments.add_argument(
         "--data", type=Path, help="a data set, or a plain export to import first (default: what the recipe says)"

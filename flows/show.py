@@ -96,6 +96,11 @@ def metrics(measured: Artifact) -> None:
     _markdown("metrics", _table((f"{figure}, %", *SLICES), rows), "Evaluation")
 
 
+def backtest(made: Artifact) -> None:
+    """The backtest's table."""
+    _markdown("backtest", made.file("backtest.md").read_text(), "Backtest")
+
+
 def verdict(judged: Verdict) -> None:
     """The gate's rules, and what each compared."""
     for rule in judged.warnings:

@@ -70,28 +70,29 @@ def saliency(layers: Sequence[Mapping[str, float]], theme: Theme = LIGHT) -> byt
 
 
 def aging(rows: Sequence[Mapping[str, Any]], theme: Theme = LIGHT) -> bytes:
-    """Recall by week of the test: a model trained up to it, the first model, and TF-IDF.
+    """Recall by window of time: a model trained up to it, the first model, and TF-IDF.
 
     Args:
-        rows: of backtest.json: {"week", "fresh", "first", "tfidf"}, recalls in [0, 1], `low` and `high` of `fresh`.
+        rows: of backtest.json: "window", "metric", and recalls in [0, 1]: "fresh" with "low" and "high", "first",
+            "tfidf".
         theme: colours.
     """
     figure, (axes,) = new_figure(theme, height=3.6)
-    weeks = [row["week"] for row in rows]
+    windows = [row["window"] for row in rows]
     lines = (
-        ("fresh", "trained up to the week before", theme.tuned, "-", "o"),
+        ("fresh", "trained up to the window", theme.tuned, "-", "o"),
         ("first", "the first model, not retrained", "#d55e00", "--", "s"),
         ("tfidf", "TF-IDF", "#888888", ":", "v"),
     )
     for key, label, colour, style, marker in lines:
-        values = [float("nan") if row.get(key) is None else 100 * row[key] for row in rows]
-        axes.plot(weeks, values, color=colour, linestyle=style, marker=marker, markersize=5, label=label)
+        values = [100 * row[key] for row in rows]
+        axes.plot(windows, values, color=colour, linestyle=style, marker=marker, markersize=5, label=label)
     low, high = ([100 * row[end] for row in rows] for end in ("low", "high"))
-    axes.fill_between(weeks, low, high, color=theme.tuned, alpha=0.18)
+    axes.fill_between(windows, low, high, color=theme.tuned, alpha=0.18)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(bottom=0)
     axes.set_xlabel("window of the test")
-    axes.set_ylabel("recall@10, %")
+    axes.set_ylabel(f"{rows[0]['metric']}, %")
     axes.grid(axis="y", color=theme.quiet, alpha=0.25)
     add_legend(figure, axes, theme, columns=1)
     return png(figure)

@@ -59,7 +59,7 @@ def mine(store: Store, dataset: Dataset, data_md5: str, config: PairsConfig) -> 
     return store.build(
         stage="pairs",
         version=VERSION,
-        config=config,
+        config=bounds_where_set(config),
         inputs={"data": data_md5},
         write=lambda directory: write_pairs(directory, dataset, config),
     )
@@ -116,6 +116,12 @@ def write_pairs(directory: Path, dataset: Dataset, config: PairsConfig) -> dict[
     }
 
 
+def bounds_where_set(config: PairsConfig) -> dict[str, Any]:
+    """The section as it enters the key: bounds in time count where they are set, and change no key where not."""
+    unset = {name for name in ("cut_at", "until") if getattr(config, name) is None}
+    return config.model_dump(mode="json", exclude=unset)
+
+
 @dataclass(frozen=True)
 class _Behaviour:
     """What each side may see (the same object where behaviour is not cut), and counts for the summary."""
@@ -134,6 +140,8 @@ def _behaviour(dataset: Dataset, note_ids: pa.Array, config: PairsConfig) -> _Be
         source=() if symmetric else config.source_events,
         target=config.target_events,
     )
+    if config.until is not None:
+        events = events.where(events.time < _micros(config.until))
     counts: dict[str, Any] = {
         "events": len(events.user),
         "events_of_unknown_notes": events.unknown_notes,
@@ -143,13 +151,17 @@ def _behaviour(dataset: Dataset, note_ids: pa.Array, config: PairsConfig) -> _Be
     if config.behaviour == "whole":
         training = held_out = build_histories(events, cap=config.history_cap, symmetric=symmetric)
     else:
-        cut = cut_time(events.time, config.cut_share)
+        cut = cut_time(events.time, config.cut_share) if config.cut_at is None else _micros(config.cut_at)
         counts["cut"] = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=cut)).isoformat()
         counts["events_before_cut"] = int(np.count_nonzero(events.time < cut))
         training = build_histories(events.where(events.time < cut), cap=config.history_cap, symmetric=symmetric)
         held_out = build_histories(events.where(events.time >= cut), cap=config.history_cap, symmetric=symmetric)
     counts["users_capped"] = {"training": training.capped, "held_out": held_out.capped}
     return _Behaviour(training, held_out, counts)
+
+
+def _micros(moment: datetime) -> int:
+    return round(moment.timestamp() * 1e6)
 
 
 def _require_pairs(name: str, notes: int, pairs: Mined, config: PairsConfig) -> None:

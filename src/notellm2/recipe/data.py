@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import AwareDatetime, Field, model_validator
 
 from notellm2.recipe.section import Section
 
@@ -101,6 +101,12 @@ class PairsConfig(Section):
         "and validation and test none before it",
     )
     cut_share: float = Field(0.7, gt=0, lt=1, description="before-after: share of the behaviour before the cut")
+    cut_at: AwareDatetime | None = Field(
+        None, description="before-after: cut at this moment instead (ISO 8601 with zone); null: by cut_share"
+    )
+    until: AwareDatetime | None = Field(
+        None, description="behaviour from this moment on is not read (ISO 8601 with zone); null: all is read"
+    )
     validation_share: float = Field(0.1, ge=0, lt=1, description="share of notes held out for validation")
     test_share: float = Field(0.2, gt=0, lt=1, description="share of notes held out for the test")
     split_seed: int = Field(1, ge=0, description="seed of the random assignment")
@@ -114,6 +120,10 @@ class PairsConfig(Section):
     def _bounds(self) -> PairsConfig:
         if self.lower > self.upper:
             raise ValueError(f"lower ({self.lower}) is above upper ({self.upper})")
+        if self.cut_at is not None and self.behaviour != "before-after":
+            raise ValueError("cut_at cuts behaviour: set behaviour to before-after")
+        if self.cut_at is not None and self.until is not None and self.cut_at >= self.until:
+            raise ValueError(f"cut_at ({self.cut_at}) leaves nothing before until ({self.until})")
         if self.validation_share + self.test_share >= 1:
             raise ValueError("validation_share + test_share leave no notes to train on")
         return self

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -14,7 +15,7 @@ from notellm2.artifacts import Artifact, Store
 from notellm2.errors import InputError
 from notellm2.notes.dataset import Dataset
 from notellm2.notes.schema import INTERACTIONS, NOTES, PAIRS
-from notellm2.pairs.stage import mine
+from notellm2.pairs.stage import VERSION, bounds_where_set, mine
 from notellm2.recipe import PairsConfig
 from tests.unit.pairs import naive
 from tests.unit.pairs.conftest import START, Row, behaviour, note_table
@@ -202,3 +203,45 @@ def test_fair_protocol_of_the_film_data(write_dataset: Write, tmp_path: Path, sh
     assert (summary["pairs"]["train"], summary["pool"], summary["pairs"]["test"]) == (20_280, 867, 867)
     assert summary["notes"]["test"] == 3039
     assert summary["users_capped"] == {"training": 0, "held_out": 0}
+
+
+def test_bounds_in_time_give_what_data_within_them_gives(write_dataset: Write, tmp_path: Path, rows: list[Row]) -> None:
+    cut, until = START + timedelta(seconds=2500), START + timedelta(seconds=4000)
+    bounded = {"behaviour": "before-after", "cut_at": cut, "until": until, "top_t": 4}
+    whole = run(write_dataset(note_table(IDS), behaviour(rows)), tmp_path, **bounded)
+    assert whole.summary["cut"] == cut.isoformat()
+    assert whole.summary["events"] == sum(seconds < 4000 for *_, seconds in rows)
+    assert whole.summary["events_before_cut"] == sum(seconds < 2500 for *_, seconds in rows)
+    elsewhere = tmp_path / "cut off"
+    elsewhere.mkdir()
+    shutil.move(tmp_path / "data", elsewhere / "data")
+    shorter = write_dataset(note_table(IDS), behaviour([row for row in rows if row[3] < 4000]))
+    apart = run(shorter, elsewhere, **(bounded | {"until": None}))
+    for name in SPLITS:
+        assert read(apart, name) == read(whole, name)
+
+
+def test_bounds_count_in_the_key_only_where_they_are_set() -> None:
+    store = Store(Path("nowhere"))
+
+    def key(**changes: object) -> str:
+        config = PairsConfig.model_validate(changes)
+        return store.key("pairs", VERSION, bounds_where_set(config), {"data": "md5"})
+
+    named = PairsConfig().model_dump(mode="json")
+    del named["cut_at"], named["until"]
+    assert key() == store.key("pairs", VERSION, named, {"data": "md5"})
+    assert key(until=START) != key() != key(until=START + timedelta(days=1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cut_at": START}, "set behaviour to before-after"),
+        ({"behaviour": "before-after", "cut_at": START, "until": START}, "leaves nothing before until"),
+        ({"until": "2026-01-01T00:00:00"}, "timezone"),
+    ],
+)
+def test_bounds_that_mean_nothing_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        PairsConfig.model_validate(changes)

@@ -1,0 +1,63 @@
+"""The command line of ``python -m flows.backtest``; its exit statuses are those of `flows.command`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from flows.command import in_prefect, with_job
+from notellm2.errors import InputError
+from notellm2.recipe import load_recipe
+from notellm2.workspace import Workspace
+
+if TYPE_CHECKING:
+    from flows.job import Facts
+
+EXAMPLE = "example: python -m flows.backtest --recipe recipes/sample.yaml --days 1 --windows 3"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments."""
+    arguments = with_job(
+        argparse.ArgumentParser(
+            prog="python -m flows.backtest",
+            description="Train on all behaviour up to a window of time, test on that window, and slide: how good the "
+            "recipe would have been week by week, and how a model ages that is not retrained. Finished stages are "
+            "reused. Nothing is registered or published.",
+            epilog=EXAMPLE,
+        )
+    )
+    arguments.add_argument("--days", type=float, default=7.0, help="length of a window, days (default: 7)")
+    arguments.add_argument("--windows", type=int, default=4, help="windows tested, the latest ones (default: 4)")
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a backtest; returns the exit status."""
+    given = parser().parse_args(argv)
+    try:
+        load_recipe(given.recipe, tuple(given.overrides))
+        workspace = Workspace.at(given.store)
+        with workspace.exclusive("a backtest"):
+            return in_prefect(workspace, lambda: _backtest(given, workspace))
+    except InputError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command continues where it was\n")
+        return 130
+
+
+def _backtest(given: argparse.Namespace, workspace: Workspace) -> Facts:
+    from flows.backtest import backtest
+
+    return backtest(
+        recipe=str(given.recipe),
+        data=None if given.data is None else str(given.data),
+        store=str(workspace.root),
+        overrides=list(given.overrides),
+        days=given.days,
+        windows=given.windows,
+    )
