@@ -48,13 +48,19 @@ def retrieval_tests(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, np.ndarray
     return np.array(queries, np.float32), pool, np.array(targets), np.array(selves)
 
 
-@settings(max_examples=150, deadline=None)
-@given(retrieval_tests(), st.sampled_from([(1, 1), (2, 3), (5, 7), (512, 4096)]))
+@settings(max_examples=200, deadline=None)
+@given(
+    retrieval_tests(),
+    st.sampled_from([(1, 1), (2, 3), (3, 8), (5, 16), (512, 4096)]),
+    st.sampled_from([0, 64, 10**9]),
+)
 def test_counts_equal_the_full_matrix(
-    case: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], blocks: tuple[int, int]
+    case: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray], blocks: tuple[int, int], sparse: int
 ) -> None:
+    """With blocks counted hit by hit always (0), where it pays (64) and never; k up to beyond the pool."""
     queries, pool, targets, selves = case
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_SPARSE", sparse)
         patch.setattr(module, "QUERY_BLOCK", blocks[0])
         patch.setattr(module, "POOL_BLOCK", blocks[1])
         ranks = count_ranks(Cosine(queries, pool), targets, selves)
@@ -62,6 +68,23 @@ def test_counts_equal_the_full_matrix(
     assert ranks.above.tolist() == above
     assert ranks.ties.tolist() == ties
     assert ranks.candidates.tolist() == [len(pool) - (own != NOT_IN_POOL) for own in selves]
+    for k in (1, 3, len(pool), len(pool) + 7):
+        chances = [sum(place < k for place in range(a, a + t + 1)) / (t + 1) for a, t in zip(above, ties, strict=True)]
+        assert ranks.recall(k).tolist() == pytest.approx(chances)
+    assert ranks.recall(len(pool)).tolist() == [1.0] * len(queries)
+
+
+def test_near_targets_are_counted_hit_by_hit_with_their_copies() -> None:
+    rng = np.random.default_rng(5)
+    pool = rng.standard_normal((8200, 24), dtype=np.float32)  # the last block is no multiple of eight
+    pool[8000:] = pool[:200]
+    targets = rng.integers(0, 400, 150)
+    queries = pool[targets] + 1.2 * rng.standard_normal((150, 24), dtype=np.float32)
+    ranks = count_ranks(Cosine(queries, pool), targets, np.full(150, NOT_IN_POOL))
+    above, ties = naive(cosines(queries, pool), targets, np.full(150, NOT_IN_POOL))
+    assert ranks.ties.tolist() == ties == [int(target < 200) for target in targets]
+    assert np.abs(ranks.above - above).sum() <= 1
+    assert 0 < ranks.above.mean() < 100
 
 
 def test_counts_equal_the_full_matrix_over_several_blocks() -> None:
