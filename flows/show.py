@@ -171,6 +171,11 @@ def timeline(stages: Iterable[dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
+def table(markdown: str) -> None:
+    """The table of a sweep."""
+    _markdown("ablation", markdown, "Variants, % (mean ± standard deviation over seeds)")
+
+
 def _table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)

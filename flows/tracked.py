@@ -20,8 +20,13 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def tracked_run(job: Job, data: Facts) -> Iterator[str]:
+def tracked_run(
+    job: Job, data: Facts, *, sweep: list[list[str] | list[int]] | None = None, parent: str | None = None
+) -> Iterator[str]:
     """One MLflow run for a recipe, a data version and the stages' versions; yields its id.
+
+    With `sweep`, variants and seeds, it is the run of a sweep; with `parent`, a run below that one, told apart from a
+    retraining of the same recipe.
 
     It ends FINISHED, FAILED or KILLED with the block, and is SCHEDULED while the flow run is suspended until a person
     decides. The same job again, or resumed, continues the same run. Another version of a stage starts another run: a
@@ -29,8 +34,15 @@ def tracked_run(job: Job, data: Facts) -> Iterator[str]:
     """
     from notellm2.registry.runs import Run
 
+    key, name = run_key(job, data["md5"]), job.recipe.name
+    if sweep is not None:
+        key, name = digest_json([key, sweep])[:20], f"{name}-ablation"
+    if parent is not None:
+        key = digest_json([key, "below", parent])[:20]
     with contextlib.ExitStack() as stack:
-        run = stack.enter_context(Run.open(tracking(job), run_key(job, data["md5"]), name=job.recipe.name))
+        run = stack.enter_context(Run.open(tracking(job), key, name=name))
+        if parent is not None:
+            run.log_tags({"mlflow.parentRunId": parent})
         run.log_origin(
             recipe=job.recipe.name,
             data_md5=data["md5"],

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows import sweep
+from tests.conftest import ROOT, Retrained
+from tests.flows.running import RECIPE, Place
+
+HELP = Path(__file__).with_name("help-ablate.txt")
+EARLIER = ("quality", "pairs", "backbones", "vision-features", "texts")
+
+
+def ablate(place: Place, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "MLFLOW"))}
+    return subprocess.run(
+        [sys.executable, "-m", "flows.ablate", "--recipe", str(RECIPE), *arguments],
+        cwd=place.root,
+        env={**environment, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+
+
+def test_help_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    assert sweep.parser().format_help() == HELP.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--variants", "text,none-such"], "variant 'none-such': there is none of that name; expected one of text,"),
+        (["--variants", "text,text"], "each once"),
+        (["--seeds", "0,one"], "--seeds 0,one: expected different whole numbers"),
+        (["--set", "training.lr=-1"], "training.lr"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_starts(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert sweep.main(["--recipe", str(RECIPE), "--store", str(tmp_path / "store"), *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_sweep_leaves_nested_runs_and_one_table(retrained: Retrained, tmp_path: Path) -> None:
+    """Two variants, two seeds, for real; what comes before training is a retraining's, found again."""
+    from notellm2.registry.tracking import Tracking
+
+    place = Place(tmp_path)
+    shutil.copytree(retrained.place.root / "data", tmp_path / "data")
+    for stage in EARLIER:
+        shutil.copytree(retrained.place.store.root / stage, place.store.root / stage)
+    done = ablate(place, "--variants", "text,notellm2", "--seeds", "0,1", "--set", "training.steps=2")
+    assert done.returncode == 0, done.stderr[-6000:]
+
+    artifacts = list(place.store.artifacts())
+    count = {stage: sum(a.stage == stage for a in artifacts) for stage in {a.stage for a in artifacts}}
+    assert {stage: count[stage] for stage in EARLIER} == dict.fromkeys(EARLIER, 1)
+    assert {stage: count[stage] for stage in ("training", "vectors", "evaluation")} == {
+        "training": 4, "vectors": 4, "evaluation": 4,
+    }  # fmt: skip
+    table = place.artifact("ablation")
+    rows = list(csv.DictReader(table.file("table.csv").open()))
+    assert [(row["variant"], row["seeds"]) for row in rows] == [("text", "2"), ("notellm2", "2")]
+    assert table.file("table.md").read_text() in done.stdout
+
+    tracking = Tracking.at(place.workspace, None)
+    (experiment,) = {tracking.experiment_id()}
+    runs = tracking.client.search_runs([experiment])
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for run in runs if run is not parent]
+    assert parent.info.run_name == "tiny-ablation"
+    assert {run.info.run_name for run in children} == {
+        "tiny-text-0", "tiny-text-1", "tiny-notellm2-0", "tiny-notellm2-1",
+    }  # fmt: skip
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    listed = {item.path for item in tracking.client.list_artifacts(parent.info.run_id)}
+    assert {"table.md", "table.csv", "plot.png"} <= listed
