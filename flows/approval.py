@@ -55,7 +55,9 @@ def decide(job: Job, registered: Facts, judged: Facts, page: Facts) -> Facts:
 
 def _asked(job: Job, number: str, judged: Facts, page: Facts) -> Facts:
     form = Approval.with_initial_data(description=show.question(number, judged, page))
-    timeout_s, key = job.recipe.gate.approval_timeout_s, f"approve-version-{number}"
+    timeout_s = job.recipe.gate.approval_timeout_s
+    # With the champion in it: a suspended run that comes back to another champion asks anew.
+    key = f"approve-version-{number}-over-{judged['champion']}"
     show.waiting(number, timeout_s)
     if deployment.get_id() is not None:
         # The process ends here; the run comes back, with the answer, when a person has given it.

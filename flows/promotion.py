@@ -74,7 +74,7 @@ def gate(
     index = artifact(indexed)
     run.log_stage(index)
     versions.add_artifact(run.tracking, number, index)
-    undone = rolled_back(Ledger(_promoter(job).location).entries(), number)
+    undone = rolled_back(Ledger(_promoter(job).location).entries(), number, challenger.bundle)
     verdict = judge(
         Evidence(
             name=f"version {number}",

@@ -123,7 +123,7 @@ def one_point(start: Path, folder: Path, scenario: str, indexes: dict[str, Artif
     """Killed at the first step; the next starts are killed at the others; then one that is left in peace."""
     put_back(start, folder)
     first, *later = steps
-    code, _ = in_child(lambda: change(world_at(folder).promoter(on_step=dying_at(first)), scenario, indexes))
+    code, _ = in_child(lambda: change(world_at(folder).promoter(keep=5, on_step=dying_at(first)), scenario, indexes))
     must(code, KILLED)
     outcome: dict[str, Any] = {"steps": [step.name for step in steps], "readers": [served(folder)], "killed": [True]}
     for step in later:
@@ -143,7 +143,7 @@ def whole(start: Path, folder: Path, scenario: str, indexes: dict[str, Artifact]
 
     def run() -> dict[str, Any]:
         seen: list[str] = []
-        change(world_at(folder).promoter(on_step=dying_at(None, seen)), scenario, indexes)
+        change(world_at(folder).promoter(keep=5, on_step=dying_at(None, seen)), scenario, indexes)
         return {"seen": seen, **settled(folder)}
 
     code, answer = in_child(run)

@@ -182,12 +182,19 @@ def pairs_in_use(entries: Iterable[Entry]) -> tuple[Pair, ...]:
     return tuple(stack)
 
 
-def rolled_back(entries: Sequence[Entry], version: str) -> Entry | None:
-    """The rollback that took a version out of use, if nothing has brought it back since."""
+def rolled_back(entries: Sequence[Entry], version: str, bundle: str) -> Entry | None:
+    """The rollback that took a model out of use, if nothing has brought it back since.
+
+    Args:
+        entries: the ledger.
+        version: number of the version that carries it now.
+        bundle: digest of its bundle; the same model may have been another version then.
+    """
+    same = {version} | {entry.to.version for entry in entries if entry.bundle == bundle}
     found = None
     for entry in entries:
-        if entry.action == "rollback" and entry.over.version == version != entry.to.version:
-            found = entry
-        elif entry.to.version == version:
+        if entry.to.version in same:
             found = None
+        elif entry.action == "rollback" and entry.over.version in same:
+            found = entry
     return found

@@ -105,7 +105,7 @@ class Promoter:
     Attributes:
         tracking: the registry.
         location: of the pointer.
-        keep: published pairs kept for rollback.
+        keep: published pairs kept for rollback; None: none is removed.
         lease_s: seconds a holder that says nothing keeps the others out.
         wait_s: seconds to wait for another promotion.
         on_step: called before each step.
@@ -113,7 +113,7 @@ class Promoter:
 
     tracking: Tracking
     location: Location
-    keep: int = 5
+    keep: int | None = None
     lease_s: float = 60.0
     wait_s: float = 90.0
     on_step: Callable[[Step], None] = _carry_on
@@ -338,13 +338,18 @@ class Promoter:
         )
 
     def _retain(self, held: Held) -> None:
-        held.renew()
-        entries = Ledger(self.location).entries()
-        aliased = {versions.alias_version(self.tracking, alias) for alias in (names.CHAMPION, names.CHALLENGER)}
-        stored = publish.versions(self.location)
-        kept = names_to_keep(entries, stored, aliased, keep=self.keep)
-        for name in publish.retain(self.location, kept):
-            logger.info("removed the published index %s", name)
+        """Remove what no rollback can reach; the promotion is done, so an index too many is a warning."""
+        if self.keep is None:
+            return
+        try:
+            held.renew()
+            entries = Ledger(self.location).entries()
+            aliased = {versions.alias_version(self.tracking, alias) for alias in (names.CHAMPION, names.CHALLENGER)}
+            kept = names_to_keep(entries, publish.versions(self.location), aliased, keep=self.keep)
+            for name in publish.retain(self.location, kept):
+                logger.info("removed the published index %s", name)
+        except Exception as error:
+            logger.warning("old published indexes stay until the next promotion: %s", error)
 
 
 def this_actor() -> str:

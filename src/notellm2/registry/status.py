@@ -159,7 +159,11 @@ def _problems(
     candidate: VersionFacts | None,
     published: Publication | None,
 ) -> Iterator[str]:
-    intent = read_intent(Location.at(workspace.published))
+    intent = None
+    try:
+        intent = read_intent(Location.at(workspace.published))
+    except InputError as error:
+        yield str(error)
     if intent is not None:
         yield (
             f"a change to version {intent.to.version} ({intent.action}) began at {intent.at} and has not ended: if its "

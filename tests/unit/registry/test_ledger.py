@@ -105,16 +105,19 @@ def test_rollbacks_take_pairs_off_and_promotions_add_them() -> None:
 
 
 def test_what_a_person_took_out_of_use_is_known_until_it_is_brought_back() -> None:
-    told = [entry("promote", "1", None), entry("promote", "2", "1")]
-    assert rolled_back(told, "2") is None
-    told.append(entry("rollback", "1", "2", reason="clicks fell"))
-    found = rolled_back(told, "2")
+    a, b = "a" * 20, "b" * 20
+    told = [entry("promote", "1", None, bundle=a), entry("promote", "2", "1", bundle=b)]
+    assert rolled_back(told, "2", b) is None
+    told.append(entry("rollback", "1", "2", reason="clicks fell", bundle=a))
+    found = rolled_back(told, "2", b)
     assert found is not None
     assert found.reason == "clicks fell"
-    assert rolled_back(told, "1") is None
-    assert rolled_back([*told, entry("promote", "2", "1")], "2") is None
+    assert rolled_back(told, "1", a) is None
+    assert rolled_back(told, "3", b) == found, "the same model, registered again"
+    assert rolled_back(told, "3", "c" * 20) is None
+    assert rolled_back([*told, entry("promote", "2", "1", bundle=b)], "2", b) is None
     # Back to an earlier index of the same version says nothing against the version.
-    assert rolled_back([entry("rollback", pair("1"), pair("1", "v1-new"))], "1") is None
+    assert rolled_back([entry("rollback", pair("1"), pair("1", "v1-new"), bundle=a)], "1", a) is None
 
 
 def test_publications_kept_are_the_last_ones_and_one_of_each_recent_version() -> None:

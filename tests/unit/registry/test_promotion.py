@@ -302,6 +302,22 @@ def test_published_indexes_are_kept_for_the_last_pairs_and_versions(
     assert in_use(world) == numbers[2]
 
 
+def test_an_old_index_that_cannot_be_removed_does_not_undo_a_promotion(
+    world: World, indexes: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError("permission denied")
+
+    monkeypatch.setattr(promotion.publish, "retain", refuse)
+    one = world.register(A)
+    world.promote(one, indexes[A], None, keep=3)
+    assert in_use(world) == one
+    assert "old published indexes stay until the next promotion: permission denied" in caplog.text
+    two = world.register(B)
+    world.promote(two, indexes[B], one)
+    assert caplog.text.count("permission denied") == 1, "without a number nothing is removed"
+
+
 def test_every_step_is_passed_once_and_in_order(world: World, indexes: dict[str, Artifact]) -> None:
     """The fault tests kill a process at each of them: none must be missing."""
     seen: list[Step] = []
@@ -322,3 +338,41 @@ def test_a_settled_change_is_logged(
         world.promote(one, indexes[A], None, on_step=die)
     assert "undoing: promote of version 1" in caplog.text
     assert world.pair() == Pair(version=None, publication=None)
+
+
+def test_the_same_on_s3(tracking: Tracking, s3_place: str, indexes: dict[str, Artifact]) -> None:
+    world = World(tracking, s3_place)
+    one, two, three = world.register(A), world.register(B), world.register(B)
+    world.promote(one, indexes[A], None)
+    world.promote(two, indexes[B], one)
+    with pytest.raises(ChampionMoved):
+        world.promote(three, indexes[B], one)
+
+    def die(step: Step) -> None:
+        if step is Step.TAGS:
+            raise SystemExit
+
+    with pytest.raises(SystemExit):
+        world.promote(three, indexes[B], two, on_step=die)
+    world.promoter().recover()
+    assert in_use(world) == three
+    world.promoter().rollback(WHY)
+    assert in_use(world) == two
+    assert world.lines() == [
+        ("promote", one, None),
+        ("promote", two, one),
+        ("promote", three, two),
+        ("rollback", two, three),
+    ]
+    with hold(world.location, "another", lease_s=60, wait_s=0), pytest.raises(LeaseTaken, match="another"):
+        world.promoter().rollback(WHY)
+
+
+def test_the_person_and_the_host_are_told_where_the_system_knows_no_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "@" in promotion.this_actor()
+
+    def nameless() -> str:
+        raise KeyError("uid not found")
+
+    monkeypatch.setattr(promotion.getpass, "getuser", nameless)
+    assert promotion.this_actor().startswith("uid-")

@@ -15,7 +15,7 @@ from notellm2.notes.dataset import Dataset, DatasetInfo
 from notellm2.recipe import Recipe
 from notellm2.registry import curves as curves_module
 from notellm2.registry import names
-from notellm2.registry.gate import Verdict
+from notellm2.registry.gate import Rule, Verdict
 from notellm2.registry.runs import Run
 from notellm2.registry.tracking import Tracking
 
@@ -217,3 +217,27 @@ def test_a_living_run_of_another_retraining_is_left_alone(tracking: Tracking) ->
     assert status(Run.attach(tracking, living.run_id)) == "RUNNING"
     living.finish()
     assert status(living) == "FINISHED"
+
+
+def test_a_run_that_waits_for_a_person_has_not_ended(tracking: Tracking) -> None:
+    run = Run.open(tracking, "key", name="sample")
+    run.suspend()
+    assert tracking.client.get_run(run.run_id).info.status == "SCHEDULED"
+    with Run.open(tracking, "key", name="sample") as again:
+        assert again.run_id == run.run_id
+        assert tracking.client.get_run(run.run_id).info.status == "RUNNING"
+
+
+def test_every_rule_of_the_gate_is_a_tag(tracking: Tracking) -> None:
+    rules = (
+        Rule(name="canary", passed=True, detail="the canary: passed"),
+        Rule(name="visual-reliance", passed=False, detail="R@10 falls by 0.0000"),
+        Rule(name="beats-tfidf", passed=False, detail="0.1 and 0.2", required=False),
+    )
+    with Run.open(tracking, "key", name="sample") as run:
+        run.log_verdict(Verdict(passed=False, rules=rules, sentence="refused"))
+    tags = tracking.client.get_run(run.run_id).data.tags
+    assert tags["notellm2.gate.rule.canary"] == "passed: the canary: passed"
+    assert tags["notellm2.gate.rule.visual-reliance"] == "refused: R@10 falls by 0.0000"
+    assert tags["notellm2.gate.rule.beats-tfidf"] == "warning: 0.1 and 0.2"
+    assert tags["notellm2.gate"] == "refused"

@@ -8,14 +8,17 @@ import pytest
 
 from notellm2.artifacts import Artifact
 from notellm2.index.layout import FILES, FileEntry
+from notellm2.index.location import Location
 from notellm2.index.pointer import POINTER, Publication
 from notellm2.recipe import RegistryConfig
 from notellm2.registry import names, versions
 from notellm2.registry.gate import Verdict
+from notellm2.registry.journal import JOURNAL, hold
 from notellm2.registry.runs import Run
 from notellm2.registry.status import Status, collect_status, render
 from notellm2.registry.tracking import URI_VARIABLE, Tracking
 from notellm2.workspace import Workspace
+from tests.unit.registry.test_ledger import entry
 
 MD5 = "0123456789abcdef0123456789abcdef.dir"
 
@@ -92,3 +95,16 @@ def test_a_damaged_pointer_is_told_not_raised(tracking: Tracking, workspace: Wor
     status = collect_status(workspace, RegistryConfig(model_name=tracking.model_name))
     assert status.published is None
     assert "current.json" in status.problems[0]
+
+
+def test_what_is_pending_or_damaged_beside_the_pointer_is_told(tracking: Tracking, workspace: Workspace) -> None:
+    config = RegistryConfig(model_name=tracking.model_name)
+    with hold(Location.at(workspace.published), "promoting", lease_s=60, wait_s=0) as held:
+        held.record(entry("promote", "2", "1"))
+        assert "a change to version 2 (promote) began at 2026" in collect_status(workspace, config).problems[0]
+        held.record(None)
+    assert "promotion" not in " ".join(collect_status(workspace, config).problems)
+    journal = Path(workspace.published) / JOURNAL
+    journal.write_text("{")
+    assert "promotion.json" in collect_status(workspace, config).problems[0]
+    journal.unlink()

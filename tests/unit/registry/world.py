@@ -28,7 +28,7 @@ class World:
     """Where a test promotes."""
 
     tracking: Tracking
-    published: Path
+    published: Path | str
 
     @property
     def location(self) -> Location:
