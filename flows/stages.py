@@ -126,6 +126,7 @@ def training(job: Job, data: Facts, mined: Facts, halves: Facts, features: Facts
         recipe.training,
         recipe.data.images,
         on_metrics=run.on_metrics,
+        published=_published_vectors(job) if recipe.training.hard_negatives else None,
     )
     run.log_history(trained)
     show.training(trained)
@@ -202,6 +203,21 @@ def summary(job: Job, data: Facts, done: list[Facts]) -> Facts:
     else:
         lines.append(f"Nothing was published: {promoted['reason']}")
     return {"text": "\n".join(lines)}
+
+
+def _published_vectors(job: Job) -> Artifact | None:
+    """What the published index was built from: hard negatives come from there; None, said so, before the first."""
+    from notellm2.index.pointer import NothingPublished, read_pointer
+    from notellm2.index.stage import STAGE, vectors_of
+
+    try:
+        index = job.store.find(STAGE, read_pointer(job.workspace.published).index_key)
+    except NothingPublished:
+        index = None
+    found = None if index is None else vectors_of(job.store, index)
+    if found is None:
+        show.warn("no hard negatives: nothing is published yet, or its vectors are gone from the store")
+    return found
 
 
 def _dataset(data: Facts) -> Dataset:

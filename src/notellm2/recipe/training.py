@@ -29,6 +29,12 @@ class TrainingConfig(Section):
     weight_multimodal: float = Field(9.0, ge=0, description="w_m, weight of the multimodal loss")
     weight_visual: float = Field(1.0, ge=0, description="w_v, weight of the visual loss (mICL only)")
     mask_positives: bool = Field(True, description="known partners of a note are not used as its negatives")
+    hard_negatives: int = Field(
+        0,
+        ge=0,
+        description="for each pair, training notes that the published model thinks near its query, as more negatives; "
+        "0: none (docs/training.md)",
+    )
     image_dropout: float = Field(
         0.0, ge=0, lt=1, description="share of a step's notes whose image is withheld, so that the text is learnt too"
     )

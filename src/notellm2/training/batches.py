@@ -59,6 +59,15 @@ class PairOrder:
         here = distinct[found] == partners
         return NotNegatives(back, len(distinct), each[here], found[here])
 
+    def related(self, rows: Rows, columns: Rows) -> Flags:
+        """bool[R, C]: the same note, or known partners."""
+        codes = rows[:, None] * self._base + columns[None, :]
+        nearest = np.searchsorted(self._known, codes).clip(max=len(self._known) - 1)
+        # A note beyond every pair's has no code of its own, and no partners.
+        known: Flags = (self._known[nearest] == codes) & (columns < self._base)[None, :]
+        known |= rows[:, None] == columns[None, :]
+        return known
+
     def not_negatives(self, rows: Rows, *, known_positives: bool) -> NDArray[np.bool_]:
         """bool[C, C], the whole matrix of `excluded`."""
         return self.excluded(rows, known_positives=known_positives).block(slice(0, len(rows)))
@@ -90,9 +99,13 @@ class NotNegatives:
         by_note[np.repeat(np.arange(len(notes)), counts), self._second[entries]] = True
         return by_note[:, self._back]
 
-    def chance(self) -> float:
-        """Nats of the pair loss where all embeddings are alike: the mean log of what a row is compared with."""
-        rows = len(self._back)
+    def chance(self, judged: int | None = None) -> float:
+        """Nats of the pair loss where all embeddings are alike: the mean log of what a row is compared with.
+
+        Args:
+            judged: the first rows, those of pairs; None: all.
+        """
+        rows = len(self._back) if judged is None else judged
         compared = np.empty(rows, np.int64)
         for first in range(0, rows, 1024):
             block = self.block(slice(first, min(first + 1024, rows)))

@@ -29,7 +29,9 @@ from notellm2.notes.dataset import Dataset
 from notellm2.notes.schema import Note
 from notellm2.recipe import ImageLimits, ModelConfig, TrainingConfig
 from notellm2.training import loop
+from notellm2.training.batches import PairOrder
 from notellm2.training.checkpoint import load_trained_weights
+from notellm2.training.hard import HardNegatives
 from notellm2.training.start import fit_start
 from notellm2.training.team import Team
 from notellm2.training.texts import token_texts
@@ -44,6 +46,7 @@ class Assignment(BaseModel):
         store: the artifact store's folder, and `provenance` of what is added to it.
         dataset: the data set's folder, of version `data_md5`.
         pairs, backbones, features: references of artifacts.
+        published: reference of an earlier model's vectors, for hard negatives; None: none are mined.
         model, training, images: sections of the recipe.
         work: checkpoints and metrics while it lasts.
         folder: where the bundle and the metrics go in the end.
@@ -58,6 +61,7 @@ class Assignment(BaseModel):
     pairs: dict[str, str]
     backbones: dict[str, str]
     features: dict[str, str]
+    published: dict[str, str] | None
     model: ModelConfig
     training: TrainingConfig
     images: ImageLimits
@@ -118,7 +122,14 @@ def fit(
     if len(validation_pairs):
         pool = pq.read_table(pairs.file("validation_pool.parquet"))["note_id"].to_pylist()
         validation = loop.Validation(validation_pairs, np.array([row_of[n] for n in pool], np.int64))
-    figures = loop.train(network, source, train_pairs, validation, training, work, on_metrics, team=team)
+    mine = None
+    if given.published is not None:
+        vectors = Artifact.from_reference(given.published)
+
+        def mine(order: PairOrder) -> HardNegatives:
+            return HardNegatives.mined(vectors, pairs, row_of, order)
+
+    figures = loop.train(network, source, train_pairs, validation, training, work, on_metrics, team=team, mine=mine)
     if not team.leads:
         return {}
     if training.select == "best" and validation is not None:

@@ -29,6 +29,7 @@ from notellm2.model.source import NoteSource, Rows, embed_rows
 from notellm2.recipe import TrainingConfig
 from notellm2.training.batches import PairOrder
 from notellm2.training.checkpoint import load_checkpoint, save_checkpoint, save_weights, trained_weights
+from notellm2.training.hard import HardNegatives
 from notellm2.training.step import take_step
 from notellm2.training.team import ALONE, Team
 
@@ -106,6 +107,7 @@ def train(
     on_metrics: OnMetrics = lambda step, values: None,
     show: bool = True,
     team: Team = ALONE,
+    mine: Callable[[PairOrder], HardNegatives] | None = None,
 ) -> dict[str, Any]:
     """Train in place, continuing from the newest checkpoint in `folder` if there is one.
 
@@ -118,6 +120,7 @@ def train(
         folder: checkpoints, ``metrics.jsonl`` and the best weights are kept here.
         on_metrics: called with each logged step's figures as they come; after a resume again from the checkpoint on.
         show: draw a progress bar (only on a terminal).
+        mine: finds hard negatives of the pairs; None: only the batch's own notes are negatives.
         team: the processes that share each batch; all of them call this, with equal networks.
 
     Returns:
@@ -128,6 +131,7 @@ def train(
     if not steps:
         return _untrained(network, validation, source, config, folder, on_metrics, team)
     order = PairOrder(pairs, config.pairs_per_batch, config.seed)
+    hard = None if mine is None else mine(order)
     optimiser = build_optimiser(network, config)
     facts = load_checkpoint(folder, network, optimiser, team)
     state = Progress(**facts) if facts else Progress()
@@ -140,7 +144,7 @@ def train(
             share = learning_rate_share(state.step, steps, config.warmup_share)
             for group in optimiser.param_groups:
                 group["lr"] = group["peak"] * share
-            figures = take_step(network, source, order, optimiser, state.step, config, team)
+            figures = take_step(network, source, order, optimiser, state.step, config, team, hard)
             state.step += 1
             state.last_loss, state.last_chance = figures["loss"], figures["chance"]
             state.recent = [*state.recent, figures["loss"] - figures["chance"]][-50:]

@@ -24,6 +24,7 @@ def train(
     training: TrainingConfig,
     images: ImageLimits | None = None,
     on_metrics: Callable[[int, Mapping[str, float]], None] = lambda step, values: None,
+    published: Artifact | None = None,
 ) -> Artifact:
     """Tune NoteLLM-2 on the mined pairs; a killed run continues at its last checkpoint.
 
@@ -43,6 +44,8 @@ def train(
         training: schedule and loss.
         images: bounds of decoding, kept in the bundle.
         on_metrics: called with each logged step as it comes.
+        published: vectors of an earlier model, of which `training.hard_negatives` are mined; without them, or where
+            none are asked for, only the batch's own notes are negatives.
 
     Raises:
         InputError: there are no training pairs, or pairs, features or backbones are not those of this data version.
@@ -55,6 +58,8 @@ def train(
         "backbones": backbones,
         "features": features,
     }
+    if training.hard_negatives and published is not None:
+        inputs["published"] = published
     work = store.workspace(STAGE, store.key(STAGE, VERSION, config, inputs), create=False)
 
     def write(folder: Path) -> dict[str, Any]:
@@ -71,6 +76,7 @@ def train(
             pairs=pairs.reference(),
             backbones=backbones.reference(),
             features=features.reference(),
+            published=published.reference() if published is not None and training.hard_negatives else None,
             model=model,
             training=training,
             images=images or ImageLimits(),

@@ -33,6 +33,7 @@ from notellm2.model.source import Flags, NoteSource, Rows
 from notellm2.model.start import mean_cosine
 from notellm2.recipe import TrainingConfig
 from notellm2.training.batches import NotNegatives, PairOrder, pictured_pairs, withheld_images
+from notellm2.training.hard import HardNegatives
 from notellm2.training.team import ALONE, Team
 
 _BLOCK = 256
@@ -156,37 +157,46 @@ def take_step(
     step: int,
     config: TrainingConfig,
     team: Team = ALONE,
+    hard: HardNegatives | None = None,
 ) -> dict[str, float]:
     """One step of training; returns its figures.
+
+    Notes of `hard` are compared with, beside those of the pairs, but are nobody's partners; the visual loss does
+    without them: they were near by all that the model reads, not by their images.
 
     Raises:
         FloatingPointError: the gradient is not finite.
     """
     rows = order.step(step)
+    columns = rows
+    if hard is not None:
+        columns = np.concatenate([rows, hard.draw(rows[::2], config.hard_negatives, config.seed, step)])
     optimiser.zero_grad(set_to_none=True)
-    imageless = withheld_images(len(np.unique(rows)), config.image_dropout, config.seed, step)
-    embedded = BatchEmbedding(network, source, rows, config, team, imageless)
-    others = order.excluded(rows, known_positives=config.mask_positives)
+    distinct = np.unique(columns)
+    imageless = withheld_images(len(distinct), config.image_dropout, config.seed, step)
+    embedded = BatchEmbedding(network, source, columns, config, team, imageless)
+    others = order.excluded(columns, known_positives=config.mask_positives)
     # All notes without an image have one visual embedding: they would be partners of nobody and of everybody.
-    seen = pictured_pairs(rows, source.has_image, imageless)
+    of_pairs = None if imageless is None else imageless[np.searchsorted(distinct, np.unique(rows))]
+    seen = pictured_pairs(rows, source.has_image, of_pairs)
     shares = {"multimodal": 1.0}
     if embedded.visual_CD is not None and config.weight_visual > 0 and seen.sum() > 2:
         both = config.weight_multimodal + config.weight_visual
         shares = {"multimodal": config.weight_multimodal / both, "visual": config.weight_visual / both}
     losses = {
         "multimodal": compare(
-            embedded.multimodal_CD, network.log_scale, others, shares["multimodal"], network.matryoshka
+            embedded.multimodal_CD, network.log_scale, others, shares["multimodal"], network.matryoshka, len(rows)
         )
     }
-    chances = {"multimodal": others.chance()}
+    chances = {"multimodal": others.chance(len(rows))}
     if "visual" in shares and embedded.visual_CD is not None:
         shown = torch.from_numpy(seen).to(embedded.visual_CD.device)
-        visual_VD = embedded.visual_CD.detach()[shown].requires_grad_()
+        visual_VD = embedded.visual_CD.detach()[: len(rows)][shown].requires_grad_()
         others = order.excluded(rows[seen], known_positives=config.mask_positives)
         losses["visual"] = compare(visual_VD, network.log_scale, others, shares["visual"], network.matryoshka)
         chances["visual"] = others.chance()
         embedded.visual_CD.grad = torch.zeros_like(embedded.visual_CD)
-        embedded.visual_CD.grad[shown] = cast(Tensor, visual_VD.grad)
+        embedded.visual_CD.grad[: len(rows)][shown] = cast(Tensor, visual_VD.grad)
     embedded.backward()
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     _sum_gradients(network, parameters, team)
@@ -199,8 +209,8 @@ def take_step(
         "loss": sum(shares[name] * loss for name, loss in losses.items()),
         "chance": sum(shares[name] * chance for name, chance in chances.items()),
         **{f"loss_{name}": loss for name, loss in losses.items()},
-        "mean_cosine": mean_cosine(embedded.multimodal_CD),
-        "effective_rank": _effective_rank(embedded.multimodal_CD),
+        "mean_cosine": mean_cosine(embedded.multimodal_CD[: len(rows)]),
+        "effective_rank": _effective_rank(embedded.multimodal_CD[: len(rows)]),
         "log_scale": float(network.log_scale.detach()),
         "gradient_norm": float(norm),
         **norms,
@@ -209,18 +219,25 @@ def take_step(
 
 
 def compare(
-    x_CD: Tensor, log_scale: Tensor, others: NotNegatives, share: float = 1.0, widths: tuple[int, ...] = ()
+    x_CD: Tensor,
+    log_scale: Tensor,
+    others: NotNegatives,
+    share: float = 1.0,
+    widths: tuple[int, ...] = (),
+    judged: int | None = None,
 ) -> float:
     """The pair loss of a batch; its gradient, times `share`, is added to that of `x_CD` and of the scale.
 
-    With `widths` it is the mean over prefixes of those widths and the whole (`matryoshka_loss`).
+    With `widths` it is the mean over prefixes of those widths and the whole (`matryoshka_loss`). Only the first
+    `judged` rows have partners, all if None; the others are compared with.
 
     The similarity matrix is computed a block of rows at a time, and its gradient at once: never whole in memory.
     """
     total = 0.0
-    for rows in _blocks(len(x_CD)):
+    judged = len(x_CD) if judged is None else judged
+    for rows in _blocks(judged):
         mask = torch.from_numpy(others.block(rows)).to(x_CD.device)
-        loss = matryoshka_loss(x_CD, log_scale, widths, mask, rows) * ((rows.stop - rows.start) / len(x_CD))
+        loss = matryoshka_loss(x_CD, log_scale, widths, mask, rows) * ((rows.stop - rows.start) / judged)
         (loss * share).backward()
         total += float(loss.detach())
     return total

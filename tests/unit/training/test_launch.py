@@ -115,6 +115,7 @@ def test_what_the_recipe_adds_to_the_launch_comes_after_ours(stages: Stages, tmp
     training = TWO.model_copy(update={"launch_args": ("--num_machines", "3")})
     given = Assignment(
         store=tmp_path, provenance={}, dataset=tmp_path, data_md5=MD5, pairs={}, backbones={}, features={},
+        published=None,
         model=MODEL, training=training, images=ImageLimits(), work=tmp_path, folder=tmp_path,
     )  # fmt: skip
     line = launch.command(given)

@@ -13,6 +13,7 @@ from notellm2.model.network import NoteLLM2
 from notellm2.model.source import NoteSource, Rows
 from notellm2.training import step as steps
 from notellm2.training.batches import PairOrder, withheld_images
+from notellm2.training.hard import HardNegatives
 from notellm2.training.loop import build_optimiser
 from notellm2.training.step import BatchEmbedding, compare, take_step
 from tests.unit.conftest import Backbone
@@ -160,3 +161,33 @@ def test_a_step_without_any_pictured_pair_has_no_visual_loss(backbone: Backbone)
     assert "loss_visual" not in figures
     assert figures["loss"] == figures["loss_multimodal"]
     assert figures["chance"] == pytest.approx(order.excluded(order.step(0), known_positives=True).chance())
+
+
+@pytest.mark.parametrize("grad_cache", [False, True])
+def test_hard_negatives_are_compared_with_and_are_nobodys_partners(
+    grad_cache: bool, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss of the pairs' rows over more columns, written out; the visual loss does without them."""
+    network, source, pairs = network_for(backbone("llama"), model_config(connector=CONNECTOR))
+    order = PairOrder(pairs, 6, 3)
+    rows = order.step(0)
+    hard = HardNegatives(np.unique(rows), np.tile([300, 301, rows[0]], (len(np.unique(rows)), 1)))
+    config = training_config(clip_norm=1e9, pairs_per_batch=6, hard_negatives=2, grad_cache=grad_cache)
+    extra = hard.draw(rows[::2], 2, config.seed, 0)
+    columns = np.concatenate([rows, extra])
+    assert set(extra.tolist()) == {300, 301, rows[0]}
+    mask = torch.from_numpy(order.not_negatives(columns, known_positives=True))[: len(rows)]
+    index = torch.arange(len(rows))
+    mask[index, index] = True
+    mask[index, index ^ 1] = False
+    x = network(source.batch(columns)).multimodal_BD
+    logits = (x[: len(rows)] @ x.T * network.log_scale.exp()).masked_fill(mask, -torch.inf)
+    multimodal = -logits.log_softmax(-1)[index, index ^ 1].mean()
+    optimiser = build_optimiser(network, config)
+    monkeypatch.setattr(optimiser, "step", lambda: None)
+    figures = take_step(network, source, order, optimiser, 0, config, hard=hard)
+    assert figures["loss_multimodal"] == pytest.approx(multimodal.item(), abs=1e-6)
+    assert figures["chance"] > take_step(network, source, order, optimiser, 0, config)["chance"]
+    found = take_step(network, source, order, optimiser, 0, config, hard=hard)
+    without = take_step(network, source, order, optimiser, 0, config)
+    assert found["loss_visual"] == pytest.approx(without["loss_visual"], abs=1e-6)
