@@ -13,6 +13,8 @@ from pathlib import Path
 
 from notellm2.errors import InputError
 
+PUBLISHED = "NOTELLM2_PUBLISHED"
+"""Environment variable: a folder or an ``s3://bucket/prefix`` URL that is the published place instead of the store's."""
 _LOCK = ".lock"
 _POLL_S = 0.02
 
@@ -99,9 +101,9 @@ class Workspace:
         return self.root / "_vision"
 
     @property
-    def published(self) -> Path:
-        """Published indexes and the pointer ``current.json`` that readers follow."""
-        return self.root / "_published"
+    def published(self) -> Path | str:
+        """Published indexes and the pointer ``current.json`` that readers follow: here, or where `PUBLISHED` names."""
+        return os.environ.get(PUBLISHED) or self.root / "_published"
 
     @contextlib.contextmanager
     def exclusive(self, purpose: str) -> Iterator[None]:

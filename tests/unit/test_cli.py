@@ -248,8 +248,15 @@ def test_similar_answers_from_the_published_index_without_torch(tmp_path: Path) 
     told = json.loads(result.stdout)
     assert (told["note_id"], told["model_version"]) == ("n7", "4")
     assert {found["note_id"] for found in told["similar"]} == {"n6", "n8"}
-    plain = ask("similar", "n7", "-k", "2", cwd=tmp_path).stdout.split()
-    assert plain[1::2] == [found["note_id"] for found in told["similar"]]
+    ask_plain = ask("similar", "n7", "-k", "2", cwd=tmp_path).stdout.split()
+    assert ask_plain[1::2] == [found["note_id"] for found in told["similar"]]
+
+    elsewhere = tmp_path / "elsewhere"
+    (tmp_path / "store" / "_published").rename(elsewhere)
+    assert ask("similar", "n7", cwd=tmp_path).returncode == 2, "nothing is published in the store any more"
+    named = ask("similar", "n7", "-k", "2", "--published", str(elsewhere), cwd=tmp_path)
+    assert named.stdout.split() == ask_plain
+    elsewhere.rename(tmp_path / "store" / "_published")
 
     unknown = ask("similar", "n99", cwd=tmp_path)
     assert unknown.returncode == 2

@@ -30,6 +30,8 @@ def test_everything_lies_below_one_absolute_root(tmp_path: Path, monkeypatch: py
         assert path.parent == workspace.root or path.parent.parent == workspace.root
         assert path.relative_to(workspace.root).parts[0].startswith("_"), "no stage may have that name"
     assert not workspace.root.exists(), "naming places makes nothing"
+    monkeypatch.setenv("NOTELLM2_PUBLISHED", "s3://bucket/prefix")
+    assert workspace.published == "s3://bucket/prefix"
 
 
 def test_the_second_writer_is_told_who_holds_the_store(tmp_path: Path) -> None:

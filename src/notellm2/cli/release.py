@@ -13,6 +13,9 @@ def similar(
     note_id: Annotated[str, typer.Argument(help="The note to start from.")],
     k: Annotated[int, typer.Option("-k", min=1, help="Number of neighbours.")] = 10,
     store: StoreOption = STORE,
+    published: Annotated[
+        str | None, typer.Option("--published", help="A folder or s3:// URL to read instead of the store's.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Print the notes most similar to one, from the published index alone.
@@ -22,11 +25,11 @@ def similar(
     from notellm2.index.published import Published
     from notellm2.workspace import Workspace
 
-    published = Published(Workspace.at(store).published)
-    neighbours = published.similar(note_id, k)
+    index = Published(published or Workspace.at(store).published)
+    neighbours = index.similar(note_id, k)
     if as_json:
         rows = [{"note_id": n.note_id, "score": round(float(n.score), 6)} for n in neighbours]
-        print_json({"note_id": note_id, "model_version": published.model_version, "similar": rows})
+        print_json({"note_id": note_id, "model_version": index.model_version, "similar": rows})
         return
     for neighbour in neighbours:
         typer.echo(f"{neighbour.score:.4f}  {neighbour.note_id}")
