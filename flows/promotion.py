@@ -21,7 +21,7 @@ def champion(job: Job, data: Facts, mined: Facts, measured: Facts, registered: F
     """Settle what a killed promotion left, name the version to beat, and compare with it query by query."""
     from notellm2.evaluation.comparison import compare
 
-    _promoter(job).recover()
+    promoter(job).recover()
     run = attach(job, run_id)
     rival = version_to_beat(run.tracking, registered["version"])
     if rival is None:
@@ -74,7 +74,7 @@ def gate(
     index = artifact(indexed)
     run.log_stage(index)
     versions.add_artifact(run.tracking, number, index)
-    undone = rolled_back(Ledger(_promoter(job).location).entries(), number, challenger.bundle)
+    undone = rolled_back(Ledger(promoter(job).location).entries(), number, challenger.bundle)
     verdict = judge(
         Evidence(
             name=f"version {number}",
@@ -114,7 +114,7 @@ def promote(
         return {"promoted": False, "reason": decided["reason"]}
     from notellm2.registry.promotion import Why
 
-    done = _promoter(job).promote(
+    done = promoter(job).promote(
         registered["version"],
         artifact(indexed),
         expected=judged["champion"],
@@ -133,7 +133,8 @@ def promote(
     return {"promoted": True, "version": done.publication.model_version, "published": done.publication.published}
 
 
-def _promoter(job: Job) -> Promoter:
+def promoter(job: Job) -> Promoter:
+    """What moves the alias and the pointer of this job's model and store."""
     from notellm2.index.location import Location
     from notellm2.registry.promotion import Promoter
 

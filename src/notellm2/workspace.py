@@ -14,7 +14,7 @@ from pathlib import Path
 from notellm2.errors import InputError
 
 PUBLISHED = "NOTELLM2_PUBLISHED"
-"""Environment variable: a folder or an ``s3://bucket/prefix`` URL that is the published place instead of the store's."""
+"""Environment variable: a folder or an ``s3://bucket/prefix`` URL, the published place instead of the store's."""
 _LOCK = ".lock"
 _POLL_S = 0.02
 

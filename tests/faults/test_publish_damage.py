@@ -14,8 +14,8 @@ from notellm2.artifacts import Artifact, Store
 from notellm2.index import Published
 from notellm2.index.layout import FILES
 from notellm2.index.pointer import NothingPublished, Publication, PublicationDamaged, read_pointer
-from notellm2.index.publish import PublishFailed, publish
-from tests.unit.index.examples import DATA_MD5, clustered, index_artifact
+from notellm2.index.publish import PublishFailed
+from tests.unit.index.examples import clustered, index_artifact, publish
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def indexes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Artifact, Artifac
 
 
 def put(folder: Path, index: Artifact, version: str) -> Publication:
-    return publish(folder, index, model_name="notes", model_version=version, data_md5=DATA_MD5)
+    return publish(folder, index, model_version=version)
 
 
 def replaced(path: Path, content: bytes) -> None:

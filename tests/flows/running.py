@@ -56,8 +56,12 @@ class Place:
         """Run the flow here; `die_at_step` kills the process (SIGKILL) when training logs that step."""
         code = PLAIN if die_at_step is None else DYING.format(step=die_at_step)
         start = ["-m", "flows.retrain"] if module else ["-c", code]
+        return self.run(*start, "--recipe", str(RECIPE), *arguments)
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run Python here with the arguments."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "MLFLOW"))}
-        command = [sys.executable, *start, "--recipe", str(RECIPE), *arguments]
+        command = [sys.executable, *arguments]
         # Into files, not pipes: the server that a killed flow leaves behind would keep a pipe open for good.
         with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as log:
             done = subprocess.run(

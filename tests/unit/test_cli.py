@@ -14,10 +14,10 @@ from typer.testing import CliRunner, Result
 from notellm2 import cli
 from notellm2.artifacts import Artifact, Store
 from notellm2.index.process import build_index_in_subprocess
-from notellm2.index.publish import publish
 from notellm2.recipe import ImageLimits, IndexConfig, SampleConfig
 from notellm2.workspace import Workspace
 from tests.conftest import ROOT
+from tests.unit.index.examples import publish
 
 HELP = Path(__file__).parent / "help"
 COMMANDS = [
@@ -237,7 +237,7 @@ def published(store: Path) -> list[str]:
     index = build_index_in_subprocess(
         artifacts, artifacts.build("vectors", 1, {}, {}, write), IndexConfig(min_recall=0)
     )
-    publish(Workspace.at(store).published, index, model_name="notellm2", model_version="4", data_md5="0a.dir")
+    publish(Path(Workspace.at(store).published), index, model_version="4", data_md5="0a.dir")
     return ids
 
 

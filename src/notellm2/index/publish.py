@@ -201,40 +201,6 @@ def retain(place: Place, keep_names: Collection[str], *, older_than_s: float = G
     return removed
 
 
-def publish(
-    place: Place,
-    index: Artifact,
-    *,
-    model_name: str,
-    model_version: str,
-    data_md5: str,
-    keep: int = 5,
-) -> Publication:
-    """Store an index and point at it, over whatever is current, and keep the versions stored last.
-
-    Args:
-        place: as for `prepare`.
-        index: artifact of stage "index".
-        model_name: registered model.
-        model_version: the version that embedded the notes.
-        data_md5: data version the notes are from.
-        keep: versions kept for rollback, this one among them.
-
-    Raises:
-        InputError, PublishFailed, PointerMoved: as `prepare` and `point`.
-    """
-    if keep < 1:
-        raise InputError(f"keep {keep}: at least the current version is kept, expected 1 or more")
-    location = Location.at(place)
-    publication = prepare(location, index, model_name=model_name, model_version=model_version, data_md5=data_md5)
-    expected = None
-    with contextlib.suppress(NothingPublished, PublicationDamaged):
-        expected = read_pointer(location).version
-    result = point(location, publication, expected=expected)
-    retain(location, list(versions(location))[:keep])
-    return result
-
-
 def _describe(index: Artifact, model_name: str, model_version: str, data_md5: str) -> Publication:
     """What is to be published, still without name and time."""
     if index.stage != "index":

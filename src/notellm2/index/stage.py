@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 STAGE = "index"
-VERSION = 2
+VERSION = 3
 VECTORS = "both.npy"
 NOTE_IDS = "note_ids.json"
 

@@ -57,7 +57,7 @@ class IndexConfig(Section):
     kind: Literal["auto", "flat", "ivf-fp16", "ivf-sq8", "hnsw"] = Field(
         "auto", description="auto: by the number of notes, see docs/index.md"
     )
-    nprobe: int = Field(64, ge=1, description="IVF lists searched a query")
+    nprobe: int = Field(128, ge=1, description="IVF lists searched a query")
     min_recall: float = Field(0.95, ge=0, le=1, description="least recall@100 against exact search at validation")
     sample: int = Field(500, ge=1, description="queries of the validation")
     keep: int = Field(5, ge=1, description="published versions kept for rollback")

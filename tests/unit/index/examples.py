@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,9 @@ import numpy.typing as npt
 import pytest
 
 from notellm2.artifacts import Artifact, Store
+from notellm2.index.location import Location
+from notellm2.index.pointer import NothingPublished, Publication, PublicationDamaged, read_pointer
+from notellm2.index.publish import point, prepare, retain, versions
 from notellm2.index.stage import build_index
 from notellm2.recipe import IndexConfig
 
@@ -62,3 +66,22 @@ def index_artifact(
         patch.delitem(sys.modules, "torch", raising=False)
         origin = vectors_artifact(store, vectors, ids, data_md5)
         return build_index(store, origin, config or IndexConfig(sample=20), threads=1)
+
+
+def publish(
+    place: Location | Path,
+    index: Artifact,
+    *,
+    model_name: str = "notes",
+    model_version: str = "1",
+    data_md5: str = DATA_MD5,
+    keep: int = 5,
+) -> Publication:
+    """Store an index, point at it whatever is current, and keep the versions stored last: a lone publisher's way."""
+    publication = prepare(place, index, model_name=model_name, model_version=model_version, data_md5=data_md5)
+    expected = None
+    with contextlib.suppress(NothingPublished, PublicationDamaged):
+        expected = read_pointer(place).version
+    result = point(place, publication, expected=expected)
+    retain(place, list(versions(place))[:keep], older_than_s=0)
+    return result

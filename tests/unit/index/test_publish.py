@@ -18,14 +18,12 @@ from notellm2.index import publish as module
 from notellm2.index.layout import FILES, damage
 from notellm2.index.location import Location
 from notellm2.index.pointer import NothingPublished, Publication, PublicationDamaged, read_pointer
-from notellm2.index.publish import PointerMoved, PublishFailed, point, prepare, publish, retain, versions
-from tests.unit.index.examples import BUNDLE, DATA_MD5
+from notellm2.index.publish import PointerMoved, PublishFailed, point, prepare, retain, versions
+from tests.unit.index.examples import BUNDLE, DATA_MD5, publish
 
 
-def put(published: Path | str, index: Artifact, version: str = "1", keep: int = 5) -> Publication:
-    result = publish(published, index, model_name="notes", model_version=version, data_md5=DATA_MD5, keep=keep)
-    retain(published, list(versions(published))[:keep], older_than_s=0)
-    return result
+def put(published: Path, index: Artifact, version: str = "1", keep: int = 5) -> Publication:
+    return publish(published, index, model_version=version, keep=keep)
 
 
 def stored(published: Path | Location, index: Artifact, version: str = "1") -> Publication:
@@ -193,8 +191,6 @@ def test_wrong_questions_are_refused(tmp_path: Path, built: list[Artifact]) -> N
         prepare(tmp_path, built[0], model_name="notes", model_version="1", data_md5=DATA_MD5, bundle="beef")
     with pytest.raises(InputError, match="model version '\\.\\./1'"):
         stored(tmp_path, built[0], "../1")
-    with pytest.raises(InputError, match="keep 0"):
-        put(tmp_path, built[0], keep=0)
     with pytest.raises(InputError, match="stage index"):
         stored(tmp_path, Artifact("vectors", "00", tmp_path))
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,72 @@
+"""The command line of ``python -m flows.refresh_index``; it ends as that of a retraining (`flows.command`)."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from flows.command import Facts, in_prefect
+from notellm2.errors import InputError
+from notellm2.workspace import Workspace
+
+EXAMPLE = "example: python -m flows.refresh_index --store store --data exports/today"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments."""
+    arguments = argparse.ArgumentParser(
+        prog="python -m flows.refresh_index",
+        description="Bring the published index up to date with the notes: the champion embeds what is new or changed, "
+        "what is gone is dropped, and the index is validated and published. Nothing is trained. With nothing to do, "
+        "nothing moves.",
+        epilog=EXAMPLE,
+    )
+    arguments.add_argument("--store", type=Path, default=Path("store"), help="the retraining's folder (default: store)")
+    arguments.add_argument(
+        "--data", type=Path, help="a data set, or a plain export to import first (default: what the recipe says)"
+    )
+    arguments.add_argument("--recipe", type=Path, help="YAML file (default: what the champion was trained by)")
+    arguments.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="SECTION.FIELD=VALUE",
+        help="replace a value of the recipe; may be repeated",
+    )
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a refresh; returns the exit status."""
+    given = parser().parse_args(argv)
+    from notellm2.index.pointer import read_pointer  # numpy: not for --help
+
+    workspace = Workspace.at(given.store)
+
+    def start() -> Facts:
+        from flows.refresh_index import refresh_index
+
+        return refresh_index(
+            store=str(workspace.root),
+            data=None if given.data is None else str(given.data),
+            recipe=None if given.recipe is None else str(given.recipe),
+            overrides=list(given.overrides),
+        )
+
+    # A desk of its own, with its own lock and Prefect home: a refresh need not wait for a retraining of hours.
+    desk = Workspace.at(workspace.root / "_refresh")
+    try:
+        if not workspace.root.is_dir():
+            raise InputError(f"store {workspace.root}: no such folder; a retraining makes it")
+        read_pointer(workspace.published)  # With nothing to refresh, no server need be started to say so.
+        with desk.exclusive("an index refresh"):
+            return in_prefect(desk, start)
+    except InputError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; the same command continues where it was\n")
+        return 130
