@@ -150,7 +150,7 @@ def training_curve(history: Sequence[Mapping[str, Any]], theme: Theme = LIGHT) -
     bottom.set_ylabel("of different notes" if not recalls else "share")
     bottom.set_xlabel("step")
     bottom.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    bottom.legend(frameon=False, labelcolor=theme.ink, loc="best", handlelength=2.5)
+    add_legend(figure, bottom, theme, columns=2)
     return png(figure)
 
 

@@ -43,7 +43,7 @@ def changes(
     axes.tick_params(axis="y", labelsize=9)
     axes.set_ylim(-0.6, len(shown) - 0.4)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.set_xlabel(f"{metric}: this model less the champion, points")
+    axes.set_xlabel(f"change of {metric}, points")
     axes.grid(axis="x", color=theme.quiet, alpha=0.25)
     return png(figure)
 

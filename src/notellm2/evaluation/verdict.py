@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from notellm2.evaluation.metrics import RELIANCE, Metrics, headline_k
+from notellm2.evaluation.metrics import RELIANCE, Intervals, Metrics, headline_k
 from notellm2.evaluation.plots import LABELS
 
 GATE_BASELINES = ("vision", "tfidf")
@@ -52,6 +52,7 @@ def headline(
     training: Mapping[str, Any],
     quality: Mapping[str, Any],
     *,
+    intervals: Intervals | None = None,
     champion: str | None = None,
     comparison: Mapping[str, Any] | None = None,
     labels: Mapping[str, str] | None = None,
@@ -64,6 +65,7 @@ def headline(
             judged.
         training: the training's summary; `left_chance` is read.
         quality: the quality stage's summary; `warnings` and `critical_failed` are read.
+        intervals: of the metrics; visual reliance's is read.
         champion: what people call the champion: "version 3".
         comparison: comparison.json, where there is a champion.
         labels: slice to words.
@@ -82,7 +84,7 @@ def headline(
         said = _against_baselines(metrics)
     else:
         said = _against_champion(comparison, champion or "the champion", labels or {})
-    return Headline(tone, f"{opening}: {said}", tuple(_cautions(metrics, training, quality)))
+    return Headline(tone, f"{opening}: {said}", tuple(_cautions(metrics, intervals or {}, training, quality)))
 
 
 def regressions(comparison: Mapping[str, Any], labels: Mapping[str, str]) -> list[str]:
@@ -142,11 +144,19 @@ def _against_baselines(metrics: Metrics) -> str:
     return f"{sentence}, {both / value:.1f} times what the better baseline finds ({LABELS[best]}, {value:.1%})."
 
 
-def _cautions(metrics: Metrics, training: Mapping[str, Any], quality: Mapping[str, Any]) -> list[str]:
+def _cautions(
+    metrics: Metrics, intervals: Intervals, training: Mapping[str, Any], quality: Mapping[str, Any]
+) -> list[str]:
     found = []
     if training.get("left_chance") is False:
         found.append("Training did not leave chance: its loss stayed near that of embeddings that say nothing.")
     found += _input_cautions(metrics)
+    reliance = intervals.get("both", {}).get("all", {}).get(RELIANCE)
+    if reliance is not None and reliance["low"] <= 0:
+        found.append(
+            f"It may not look at its images: shuffling them between notes costs {100 * reliance['low']:+.1f} to "
+            f"{100 * reliance['high']:+.1f} points of recall@10 (95 % interval)."
+        )
     n = metrics["both"]["all"]["n"] or 0
     if n < _FEW_QUERIES:
         worth = f", each worth {100 / n:.1f} points of recall" if n else ""

@@ -346,6 +346,14 @@ def test_a_cut_image_branch_and_a_model_at_chance_are_called_out() -> None:
     assert "notes.share_with_image" in text
 
 
+def test_images_that_may_not_matter_are_called_out() -> None:
+    metrics = metrics_with(both=0.3, tfidf=0.1)
+    for low, said in ((-0.01, True), (0.01, False)):
+        intervals = {"both": {"all": {"visual_reliance": {"low": low, "high": 0.02}}}}
+        cautions = headline(metrics, None, {}, {}, intervals=intervals).cautions
+        assert any("may not look at its images" in caution for caution in cautions) is said
+
+
 def test_few_queries_are_called_out() -> None:
     metrics = metrics_with(both=0.3, tfidf=0.1)
     metrics["both"]["all"]["n"] = 40

@@ -42,6 +42,7 @@ def _context(given: ReportInput) -> dict[str, Any]:
         given.gate,
         given.training,
         given.quality,
+        intervals=given.intervals,
         champion=champion.name if champion else None,
         comparison=champion.comparison if champion else None,
         labels=given.labels,
