@@ -111,6 +111,7 @@ def report(
         ),
     )
     written = out or Path(f"report-{old}-{new}.html")
+    written.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(page.file("report.html"), written)
     typer.echo(f"{written}: version {new} against version {old} on {test.dataset.path} ({test.md5})")
 

@@ -68,7 +68,7 @@ def _embedded(store: Store, data_md5: str, digest: str) -> Artifact | None:
     for found in store.artifacts():
         if found.stage == VECTORS_STAGE:
             manifest = found.manifest
-            made_from = (manifest["version"], manifest["inputs"]["data"], manifest["summary"].get("bundle"))
+            made_from = (manifest["version"], manifest["inputs"].get("data"), manifest["summary"].get("bundle"))
             if made_from == (VECTORS_VERSION, data_md5, digest) and not store.problems(found):
                 return found
     return None

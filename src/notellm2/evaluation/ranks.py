@@ -5,8 +5,8 @@ Shape suffixes: Q queries (one a query-target pair), P notes of the pool, D widt
 A target's place follows from two counts: the pool scores strictly above its own, and those equal to it. Scores come
 in blocks of `QUERY_BLOCK` x `POOL_BLOCK`, so that beside the embeddings memory is one block (10 MB) whatever the size
 of the pool. Where the model works, few scores of a block reach the target's, and only those are looked at a second
-time. Pool 530,000 x 64 on one busy core: 0.62 ms a query, 1.16 times the bare matrix product (1.30 where the model
-knows nothing), a 67th of sorting the pool (`benchmarks/evaluation.py`).
+time. Pool 530,000 x 64 on one busy core: 0.64 ms a query, 1.17 times the bare matrix product (1.34 where the model
+knows nothing), a 66th of sorting the pool (`benchmarks/evaluation.py`).
 
 The tie rule: equal scores are in random order, and every figure is its expectation over that order. So a model that
 gives all notes the same embedding scores exactly what chance scores: neither the 1.0 that counting only better scores
