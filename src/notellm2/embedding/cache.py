@@ -6,13 +6,14 @@
 A segment is written once, under a name of its own: the features first, then, by a rename, the keys that make it exist.
 So two writers never meet (at worst an image is kept twice), and a kill leaves a file without keys, which the next
 writer removes once it is old. Readers map the features and hold a shared lock on the keys: what is in use is never
-removed. When the cache outgrows its budget, the segments used longest ago go.
+removed. When the cache outgrows its budget, the segments used longest ago go, also while it is being filled.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import time
 import uuid
@@ -27,6 +28,8 @@ from notellm2.artifacts import fsync_path
 
 SEGMENT_IMAGES = 1024
 """Images a segment: what is removed, or lost by a kill, at once."""
+logger = logging.getLogger(__name__)
+
 _ORPHANED_S = 24 * 3600.0
 _KEYS, _FEATURES = ".keys.npy", ".features.npy"
 
@@ -68,7 +71,7 @@ class FeatureCache:
             self._segments.clear()
             for lock in self._locks:
                 lock.close()
-        self._shrink()
+        self._shrink(self._budget)
 
     def get(self, key: bytes) -> NDArray[np.float16] | None:
         """An image's features float16[P, V], memory-mapped unless new, or None.
@@ -97,8 +100,11 @@ class FeatureCache:
             lock.close()  # removed between opening and locking
             return
         self._locks.append(lock)
-        keys = np.load(lock)
-        features = np.load(_beside(path), mmap_mode="r")
+        try:
+            keys, features = np.load(lock), np.load(_beside(path), mmap_mode="r")
+        except (ValueError, EOFError) as error:
+            logger.warning("%s: damaged (%s); its images are encoded again", path, error)
+            return
         for row, key in enumerate(keys):
             self._place.setdefault(key.tobytes(), (len(self._segments), row))
         self._segments.append((path, features))
@@ -116,9 +122,12 @@ class FeatureCache:
         temporary.rename(keys)
         fsync_path(self._folder)
         self._fresh.clear()
+        # What is open here and was of no use is held until the end, and goes before what was just written.
+        unused = (path for number, (path, _) in enumerate(self._segments) if number not in self._used)
+        self._shrink(self._budget + sum(_beside(path).stat().st_size for path in unused))
 
-    def _shrink(self) -> None:
-        """Remove what killed writers left, and the segments used longest ago until the rest fits the budget."""
+    def _shrink(self, budget: int) -> None:
+        """Remove what killed writers left, and the segments used longest ago until the rest fits `budget` bytes."""
         held = []
         horizon = time.time() - _ORPHANED_S
         for path in [*self._root.glob(f"*/*{_FEATURES}"), *self._root.glob(f"*/.*{_KEYS}")]:
@@ -132,7 +141,7 @@ class FeatureCache:
                 held.append((keys.stat().st_mtime_ns, facts.st_size, keys))
         total = sum(size for _, size, _ in held)
         for _, size, keys in sorted(held):
-            if total <= self._budget:
+            if total <= budget:
                 return
             with contextlib.suppress(FileNotFoundError, BlockingIOError), keys.open("rb") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: in use

@@ -91,20 +91,29 @@ def _environment(given: Assignment) -> dict[str, str]:
 
 
 class _Metrics:
-    """What is new in a metrics file that another process writes, and cuts when it resumes."""
+    """What is new in a metrics file that another process appends to, and replaces when it resumes."""
 
     def __init__(self, path: Path, on_metrics: Callable[[int, Mapping[str, float]], None]) -> None:
         self._path = path
         self._on_metrics = on_metrics
+        self._file = self._read = 0
         self._step = -1
 
     def new(self) -> None:
         """Hand on the steps that came since the last call."""
-        if not self._path.exists():
+        try:
+            handle = self._path.open("rb")
+        except FileNotFoundError:
             return
-        for line in self._path.read_text().splitlines(keepends=True):
-            # Half a line is one that is being written: it is whole the next time.
-            if line.endswith("\n"):
+        with handle:
+            found = os.fstat(handle.fileno()).st_ino
+            if found != self._file:
+                self._file, self._read = found, 0
+            handle.seek(self._read)
+            for line in handle:
+                if not line.endswith(b"\n"):
+                    return  # It is being written: it is whole the next time.
+                self._read += len(line)
                 values = json.loads(line)
                 step = int(values.pop("step"))
                 if step > self._step:

@@ -130,6 +130,23 @@ def test_a_segment_that_goes_while_it_is_opened_is_passed_over(tmp_path: Path, m
         assert cache.get(key(0)) is None
 
 
+def test_a_run_larger_than_the_budget_never_takes_much_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SEGMENT_IMAGES", 2)
+    with FeatureCache(tmp_path, "e", 0) as cache:
+        for n in range(7):
+            cache.put(key(n), features(n))
+            assert len(list(tmp_path.rglob("*.features.npy"))) == 0
+
+
+def test_a_damaged_segment_is_told_and_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fill(tmp_path, range(2))
+    fill(tmp_path, range(2, 4))
+    damaged = sorted(tmp_path.rglob("*.features.npy"))[0]
+    damaged.write_bytes(damaged.read_bytes()[:20])
+    assert known(tmp_path, range(4)) == {2, 3}
+    assert "damaged" in caplog.text
+
+
 def test_using_a_segment_counts_as_use(tmp_path: Path) -> None:
     fill(tmp_path, range(1))
     age(tmp_path, 1000)

@@ -111,6 +111,23 @@ def test_processes_end_with_the_one_that_asked() -> None:
         assert child.wait(timeout=60) == __main__.EXIT_ORPHANED
 
 
+def test_steps_are_told_once_though_the_file_grows_by_halves_and_is_replaced(tmp_path: Path) -> None:
+    path, told = tmp_path / "metrics.jsonl", []
+    heard = launch._Metrics(path, lambda step, values: told.append((step, dict(values))))
+    heard.new()
+    path.write_text('{"step": 1, "loss": 3.0}\n{"step": 2, "lo')
+    heard.new()
+    assert told == [(1, {"loss": 3.0})]
+    with path.open("a") as handle:
+        handle.write('ss": 2.0}\n')
+    heard.new()
+    other = tmp_path / "resumed"
+    other.write_text('{"step": 1, "loss": 3.0}\n{"step": 2, "loss": 2.0}\n{"step": 3, "loss": 1.0}\n')
+    other.replace(path)
+    heard.new()
+    assert [step for step, _ in told] == [1, 2, 3]
+
+
 def test_what_the_recipe_adds_to_the_launch_comes_after_ours(stages: Stages, tmp_path: Path) -> None:
     training = TWO.model_copy(update={"launch_args": ("--num_machines", "3")})
     given = Assignment(
