@@ -138,3 +138,35 @@ def test_nobody_in_time_is_a_refusal(tmp_path: Path, prefect: None) -> None:
 
     with pytest.raises(NotApproved, match="nobody approved it within 1 s"):
         in_a_flow(tmp_path, "gate.approval_timeout_s=1")
+
+
+def test_a_run_of_a_deployment_is_suspended_and_comes_back_with_the_answer(tmp_path: Path, prefect: None) -> None:
+    from prefect import flow
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import Pause
+    from prefect.flow_engine import run_flow
+    from prefect.flow_runs import resume_flow_run
+
+    begun: list[str] = []
+
+    @flow(persist_result=False)
+    def deployed() -> Facts:
+        begun.append("from the start")
+        return decided(tmp_path, "gate.mode=approval")
+
+    with get_client(sync_client=True) as client:
+        deployment = client.create_deployment(flow_id=client.create_flow(deployed), name="nightly")
+        run = client.create_flow_run_from_deployment(deployment)
+        with pytest.raises(Pause):
+            run_flow(deployed, flow_run=run)
+        suspended = client.read_flow_run(run.id).state
+        assert suspended is not None
+        assert suspended.is_paused()
+        assert begun == ["from the start"], "its process is free to end"
+        resume_flow_run(run.id, run_input={"decision": "approve", "name": "Kim", "reason": "reads well"})
+        again = client.read_flow_run(run.id)
+        assert again.state is not None
+        assert again.state.is_scheduled()
+        found = run_flow(deployed, flow_run=again)
+    assert found == {"promote": True, "by": "Kim", "reason": "reads well"}
+    assert len(begun) == 2

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import types
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.exceptions import Pause
 
 from flows.job import open_job
 from flows.stages import test_set as digest_of_test_set
-from flows.tracked import run_key
+from flows.tracked import run_key, tracked_run
 from notellm2.artifacts import Artifact, Store
 from tests.flows.running import RECIPE
 
@@ -45,3 +48,41 @@ def test_figures_compare_on_equal_pairs_of_equal_notes_measured_alike(
     assert digest_of_test_set(mined("other")) != known, "the notes may have other texts and images"
     monkeypatch.setattr("notellm2.evaluation.stage.EVALUATION_VERSION", 99)
     assert digest_of_test_set(mined()) != known
+
+
+@pytest.mark.parametrize(
+    ("ended_by", "told"), [(None, ["exit None"]), (ValueError, ["exit ValueError"]), (Pause, ["suspend"])]
+)
+def test_a_run_that_is_suspended_until_a_person_decides_has_not_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended_by: type[BaseException] | None, told: list[str]
+) -> None:
+    from notellm2.registry import runs
+
+    calls: list[str] = []
+
+    class Told:
+        """Writes down how it ends."""
+
+        run_id = "r"
+
+        def __getattr__(self, name: str) -> Any:
+            return lambda *_, **__: None
+
+        def __enter__(self) -> Told:
+            return self
+
+        def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+            calls.append(f"exit {kind and kind.__name__}")
+
+        def suspend(self) -> None:
+            calls.append("suspend")
+
+    monkeypatch.setattr(runs.Run, "open", lambda *_, **__: Told())
+    monkeypatch.setattr("flows.tracked.Dataset", types.SimpleNamespace(open=lambda path: path))
+    with contextlib.ExitStack() as stack:
+        if ended_by is not None:
+            stack.enter_context(pytest.raises(ended_by))
+        with tracked_run(open_job(RECIPE, (), tmp_path), {"md5": "0a.dir", "path": str(tmp_path)}):
+            if ended_by is not None:
+                raise ended_by
+    assert calls == told

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,21 @@ def test_a_damaged_pointer_refuses_promotions_and_a_rollback_writes_it_anew(
         world.promote(two, indexes[B], one)
     world.promoter().rollback(WHY, to=one)
     assert in_use(world) == one
+
+
+def test_a_pointer_to_nothing_is_left_by_a_promotion_and_never_gone_back_to(
+    world: World, indexes: dict[str, Artifact]
+) -> None:
+    one, two, three = world.register(A), world.register(B), world.register(A)
+    world.promote(one, indexes[A], None)
+    second = world.promote(two, indexes[B], one)
+    shutil.rmtree(world.published / second.publication.folder)
+    world.promote(three, indexes[A], two)
+    assert in_use(world) == three
+    world.promoter().rollback(WHY)
+    assert in_use(world) == one, "the pair before is gone, so the one before that"
+    with pytest.raises(InputError, match="no published index of that version is kept"):
+        world.promoter().rollback(WHY, to=two)
 
 
 def test_an_alias_moved_by_hand_is_put_back_where_the_readers_are(world: World, indexes: dict[str, Artifact]) -> None:
