@@ -10,6 +10,7 @@ It needs torch, transformers (5 or newer), numpy and Pillow, and no part of the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
@@ -76,6 +77,14 @@ class NoteLLM2Model(PreTrainedModel):
         self._class_token = self.vision is not None and has_class_token(self.vision)
         self.post_init()  # type: ignore[no-untyped-call]
 
+    @cached_property
+    def _tokenizer(self) -> Any:
+        return PreTrainedTokenizerFast.from_pretrained(str(self.name_or_path))
+
+    @cached_property
+    def _processor(self) -> Any:
+        return AutoImageProcessor.from_pretrained(str(self.name_or_path))
+
     def _init_weights(self, module: torch.nn.Module) -> None:
         """Nothing: every weight comes from the file."""
 
@@ -116,16 +125,15 @@ class NoteLLM2Model(PreTrainedModel):
         """The arguments of `forward` for some notes; also what the ONNX file reads, by the same names."""
         fields = ("title", ""), ("topics", ()), ("content", "")
         plain: Any = [SimpleNamespace(**{name: note.get(name) or empty for name, empty in fields}) for note in notes]
-        texts = encode_texts(PreTrainedTokenizerFast.from_pretrained(str(self.name_or_path)), plain, self._settings)
+        texts = encode_texts(self._tokenizer, plain, self._settings)
         made = assemble(self.network.layout, [texts.text(i) for i in range(len(plain))], None)
         device = self.network.head.weight.device
         given: dict[str, Tensor | None] = {"tokens": made.tokens_BL.to(device), "last": made.last_B.to(device)}
         pixels, present = None, None
         if self.vision is not None:
             pictures = [_picture(note.get("image")) for note in notes]
-            processor = AutoImageProcessor.from_pretrained(self.name_or_path)
             shown = [picture or _grey() for picture in pictures]
-            pixels = processor(shown, return_tensors="pt")["pixel_values"].to(device)
+            pixels = self._processor(shown, return_tensors="pt")["pixel_values"].to(device)
             present = torch.tensor([float(picture is not None) for picture in pictures], device=device)
         return given | {"pixel_values": pixels, "has_image": present}
 
@@ -144,11 +152,16 @@ def _namespace(value: Any) -> Any:
 
 
 def _picture(given: Any) -> Any:
-    from PIL import Image
+    """RGB, upright by its EXIF orientation, transparency laid on white: as the images it was trained on."""
+    from PIL import Image, ImageOps
 
     if given is None:
         return None
-    return (given if isinstance(given, Image.Image) else Image.open(given)).convert("RGB")
+    picture = ImageOps.exif_transpose(given if isinstance(given, Image.Image) else Image.open(given))
+    if not picture.has_transparency_data:
+        return picture.convert("RGB")
+    white = Image.new("RGBA", picture.size, "white")
+    return Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
 
 
 def _grey() -> Any:

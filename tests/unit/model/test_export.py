@@ -20,9 +20,10 @@ from notellm2.model.adapters import with_lora
 from notellm2.model.backbones import backbone_digest, load_language_model
 from notellm2.model.bundle import Bundle, BundleConfig, BundleError, save_bundle
 from notellm2.model.export import export_bundle, standalone
-from notellm2.model.exported import NoteLLM2Model
+from notellm2.model.exported import NoteLLM2Model, _picture
 from notellm2.model.network import NoteLLM2
 from notellm2.model.prompt import layout
+from notellm2.notes.images import decode_image
 from notellm2.notes.schema import Note
 from notellm2.recipe import ImageLimits, ModelConfig
 from tests.conftest import ROOT
@@ -165,6 +166,25 @@ def test_onnx_runtime_embeds_as_torch_does(bundle: Path, tmp_path: Path) -> None
         (found,) = session.run(None, feeds)
         np.testing.assert_allclose(found, expected[rows], atol=1e-3)
     assert len(lengths) == 2, "the graph was only tried on one length"
+
+
+def test_pictures_are_read_as_the_project_decodes_them(tmp_path: Path) -> None:
+    """Turned by a camera, transparent, grey, by palette: the same RGB as in training."""
+    gradient = np.add.outer(np.arange(20), np.arange(30)).astype(np.uint8) * 5
+    turned = Image.fromarray(np.stack([gradient, gradient.T[:20, :20].repeat(2, 1)[:, :30], gradient], -1))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "turned.png", exif=exif)
+    glass = turned.convert("RGBA")
+    glass.putalpha(Image.fromarray(gradient))
+    glass.save(tmp_path / "glass.png")
+    turned.convert("L").save(tmp_path / "grey.png")
+    turned.quantize(8).save(tmp_path / "palette.png")
+    for path in tmp_path.glob("*.png"):
+        expected = np.asarray(decode_image(path.read_bytes(), ImageLimits()))
+        found = np.asarray(_picture(path))
+        assert found.shape == expected.shape, path
+        assert np.abs(found.astype(int) - expected.astype(int)).max() <= 1, path
 
 
 def test_a_folder_that_exists_is_left_alone(bundle: Path, tmp_path: Path) -> None:
