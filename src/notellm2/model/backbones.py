@@ -122,6 +122,17 @@ def load_tokenizer(name: str, digest: str, revision: str | None = None) -> Langu
     return LanguageModel(None, AutoTokenizer.from_pretrained(source, revision=commit), digest)
 
 
+def load_language_head(name: str, revision: str | None = None) -> Tensor:
+    """The weight of an LLM's language-model head, float32[W, H]: what turns a hidden state into scores of words.
+
+    Raises:
+        InputError: as `load_language_model`; also a checkpoint without a head, which names it as missing.
+    """
+    model, _ = _load(name, revision, head=True, dtype=torch.float32)
+    head: Tensor = model.get_output_embeddings().weight.detach().clone()
+    return head
+
+
 def load_vision_encoder(name: str, revision: str | None = None) -> VisionEncoder:
     """Load a vision encoder and its image processor; of a two-tower model (CLIP, SigLIP) the vision tower, of a
     multimodal LLM tower and projector.
@@ -192,14 +203,16 @@ def _held_in(weights: Weights) -> dict[str, Any]:
     return {"dtype": torch.bfloat16, "quantization_config": quantised}
 
 
-def _load(name: str, revision: str | None, **options: Any) -> tuple[Any, str]:
-    from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText
+def _load(name: str, revision: str | None, *, head: bool = False, **options: Any) -> tuple[Any, str]:
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
 
     digest = backbone_digest(name, revision)
     source, commit = _located(name, revision)
     try:
         config = AutoConfig.from_pretrained(source, revision=commit)
-        auto: Any = AutoModelForImageTextToText if is_multimodal(config) else AutoModel
+        auto: Any = AutoModelForCausalLM if head else AutoModel
+        if is_multimodal(config):
+            auto = AutoModelForImageTextToText
         with quiet():
             model, report = auto.from_pretrained(source, revision=commit, output_loading_info=True, **options)
     except (OSError, ValueError, SafetensorError) as error:

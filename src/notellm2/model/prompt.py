@@ -15,7 +15,8 @@ The authors' prompts are Chinese; `zh` carries their meaning.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -159,14 +160,14 @@ def layout(tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> Layout:
         visual = [*before, *visual, *after]
     visual_position = None
     if config.prompt == "micl":
-        seen = bos + _ids(tokenizer, words.opening + words.image) + visual + _ids(tokenizer, words.compressed)
+        seen = bos + token_ids(tokenizer, words.opening + words.image) + visual + token_ids(tokenizer, words.compressed)
         visual_position = len(seen) - 1
-        head = [*seen, IMAGE_WORD, *_ids(tokenizer, words.after_image_word + words.opening)]
+        head = [*seen, IMAGE_WORD, *token_ids(tokenizer, words.after_image_word + words.opening)]
     else:
-        head = bos + _ids(tokenizer, words.opening)
+        head = bos + token_ids(tokenizer, words.opening)
         if visual:
-            head += _ids(tokenizer, words.image) + visual + _ids(tokenizer, words.separator)
-    tail = _ids(tokenizer, words.compressed)
+            head += token_ids(tokenizer, words.image) + visual + token_ids(tokenizer, words.separator)
+    tail = token_ids(tokenizer, words.compressed)
     return Layout(np.array(head, np.int32), np.array(tail, np.int32), visual_position)
 
 
@@ -182,16 +183,36 @@ def encode_texts(
         block: notes tokenised at once; bounds memory.
     """
     words = WORDINGS[config.language]
-    limit = config.text.max_tokens
+    texts = (words.note_text(note, config.text) for note in notes)
+    return encode_strings(tokenizer, texts, config.text.max_tokens, block=block)
+
+
+def encode_strings(
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Iterable[str],
+    limit: int,
+    end: Sequence[int] = (),
+    *,
+    block: int = 4096,
+) -> EncodedTexts:
+    """Tokenise texts, each cut at `limit` tokens and followed by `end` unless it is empty.
+
+    Args:
+        tokenizer: a fast tokenizer.
+        texts: any number.
+        limit: tokens of a text, `end` apart.
+        end: tokens put after each text that has any.
+        block: texts tokenised at once; bounds memory.
+    """
     rows: list[NDArray[np.int32]] = []
     truncated = 0
-    for start in range(0, len(notes), block):
-        texts = [words.note_text(note, config.text) for note in notes[start : start + block]]
+    waiting = iter(texts)
+    while some := list(itertools.islice(waiting, block)):
         # Split: a note that spells "</s>" means the characters, not the token.
-        encoded: Any = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)
+        encoded: Any = tokenizer(some, add_special_tokens=False, split_special_tokens=True)
         for ids in encoded["input_ids"]:
             truncated += len(ids) > limit
-            rows.append(np.array(ids[:limit], np.int32))
+            rows.append(np.array([*ids[:limit], *end] if ids else [], np.int32))
     offsets = np.zeros(len(rows) + 1, np.int64)
     np.cumsum([len(row) for row in rows], out=offsets[1:])
     return EncodedTexts(np.concatenate([np.zeros(0, np.int32), *rows]), offsets, truncated)
@@ -206,6 +227,7 @@ def _around_images(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[
     return [], []
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """The tokens of a prompt's fixed part, special words by their names."""
     encoded: Any = tokenizer(text, add_special_tokens=False)
     return [int(i) for i in encoded["input_ids"]]

@@ -19,7 +19,7 @@ from notellm2.recipe.model import (
 )
 from notellm2.recipe.release import EvaluationConfig, GateConfig, IndexConfig, RegistryConfig
 from notellm2.recipe.section import Section
-from notellm2.recipe.training import TrainingConfig
+from notellm2.recipe.training import GenerationConfig, TrainingConfig
 
 __all__ = [
     "BackbonesConfig",
@@ -27,6 +27,7 @@ __all__ = [
     "DataConfig",
     "EvaluationConfig",
     "GateConfig",
+    "GenerationConfig",
     "ImageLimits",
     "IndexConfig",
     "LoraSettings",

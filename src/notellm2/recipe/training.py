@@ -9,6 +9,15 @@ from pydantic import Field
 from notellm2.recipe.section import Section
 
 
+class GenerationConfig(Section):
+    """NoteLLM's companion task (arXiv 2403.01744): the LLM also writes topics or the category. Off by default."""
+
+    weight: float = Field(0.0, ge=0, description="α, weight of its loss beside the contrastive one; 0: off")
+    topic_share: float = Field(
+        0.5, ge=0, le=1, description="share of the notes with both that write topics; the others write the category"
+    )
+
+
 class TrainingConfig(Section):
     """Contrastive tuning (NoteLLM-2, the loss)."""
 
@@ -28,6 +37,7 @@ class TrainingConfig(Section):
     clip_norm: float = Field(1.0, gt=0, description="largest norm of the whole gradient")
     weight_multimodal: float = Field(9.0, ge=0, description="w_m, weight of the multimodal loss")
     weight_visual: float = Field(1.0, ge=0, description="w_v, weight of the visual loss (mICL only)")
+    generation: GenerationConfig = GenerationConfig()
     mask_positives: bool = Field(True, description="known partners of a note are not used as its negatives")
     hard_negatives: int = Field(
         0,

@@ -19,8 +19,9 @@ from notellm2.artifacts import Artifact, Store, write_atomic
 from notellm2.errors import InputError
 from notellm2.model.adapters import tune
 from notellm2.model.attention import attend_fast
-from notellm2.model.backbones import load_language_model, load_tokenizer
+from notellm2.model.backbones import load_language_head, load_language_model, load_tokenizer
 from notellm2.model.bundle import CANARIES, BundleConfig, save_bundle
+from notellm2.model.generation import Exercises
 from notellm2.model.network import NoteLLM2
 from notellm2.model.prompt import layout
 from notellm2.model.source import NoteSource, Rows
@@ -31,6 +32,7 @@ from notellm2.recipe import ImageLimits, ModelConfig, TrainingConfig
 from notellm2.training import loop
 from notellm2.training.batches import PairOrder
 from notellm2.training.checkpoint import load_trained_weights
+from notellm2.training.companion import Companion
 from notellm2.training.hard import HardNegatives
 from notellm2.training.start import fit_start
 from notellm2.training.team import Team
@@ -129,7 +131,10 @@ def fit(
         def mine(order: PairOrder) -> HardNegatives:
             return HardNegatives.mined(vectors, pairs, row_of, order)
 
-    figures = loop.train(network, source, train_pairs, validation, training, work, on_metrics, team=team, mine=mine)
+    companion = _companion(named, language.tokenizer, dataset, notes, source, given, team)
+    figures = loop.train(
+        network, source, train_pairs, validation, training, work, on_metrics, team=team, mine=mine, companion=companion
+    )
     if not team.leads:
         return {}
     if training.select == "best" and validation is not None:
@@ -165,6 +170,23 @@ def _start(network: NoteLLM2, source: NoteSource, pairs: Rows, given: Assignment
     if not team.leads:
         torch.manual_seed(training.seed + 1_000_003 * team.rank)
     return start
+
+
+def _companion(
+    named: Backbones,
+    tokenizer: Any,
+    dataset: Dataset,
+    notes: Sequence[Note],
+    source: NoteSource,
+    given: Assignment,
+    team: Team,
+) -> Companion | None:
+    """The generative task, if the recipe weighs it and there are steps and an LLM to train by it."""
+    if not given.training.generation.weight or given.training.steps == 0 or not given.model.reads_text:
+        return None
+    categories = dataset.notes(["category"])["category"].to_pylist()
+    exercises = Exercises.of(tokenizer, notes, categories, source.texts, given.model)
+    return Companion(exercises, load_language_head(named.llm, named.revision).to(team.device))
 
 
 def pair_rows(pairs: Artifact, name: str, row_of: Mapping[str, int]) -> Rows:

@@ -29,6 +29,7 @@ from notellm2.model.source import NoteSource, Rows, embed_rows
 from notellm2.recipe import TrainingConfig
 from notellm2.training.batches import PairOrder
 from notellm2.training.checkpoint import load_checkpoint, save_checkpoint, save_weights, trained_weights
+from notellm2.training.companion import Companion
 from notellm2.training.hard import HardNegatives
 from notellm2.training.step import take_step
 from notellm2.training.team import ALONE, Team
@@ -107,6 +108,7 @@ def train(
     on_metrics: OnMetrics = lambda step, values: None,
     show: bool = True,
     team: Team = ALONE,
+    companion: Companion | None = None,
     mine: Callable[[PairOrder], HardNegatives] | None = None,
 ) -> dict[str, Any]:
     """Train in place, continuing from the newest checkpoint in `folder` if there is one.
@@ -122,6 +124,7 @@ def train(
         show: draw a progress bar (only on a terminal).
         mine: finds hard negatives of the pairs; None: only the batch's own notes are negatives.
         team: the processes that share each batch; all of them call this, with equal networks.
+        companion: the generative task beside the contrastive one, or None.
 
     Returns:
         Figures of the run: steps, final loss, whether it left chance, pairs/s, best validation.
@@ -144,7 +147,7 @@ def train(
             share = learning_rate_share(state.step, steps, config.warmup_share)
             for group in optimiser.param_groups:
                 group["lr"] = group["peak"] * share
-            figures = take_step(network, source, order, optimiser, state.step, config, team, hard)
+            figures = take_step(network, source, order, optimiser, state.step, config, team, hard, companion)
             state.step += 1
             state.last_loss, state.last_chance = figures["loss"], figures["chance"]
             state.recent = [*state.recent, figures["loss"] - figures["chance"]][-50:]

@@ -29,7 +29,7 @@ def train(
     """Tune NoteLLM-2 on the mined pairs; a killed run continues at its last checkpoint.
 
     Files: ``bundle/`` (see `notellm2.model.bundle`) and ``metrics.jsonl``, one JSON object a logged step: step, loss,
-    loss_multimodal, loss_visual (nats), chance (the loss of embeddings that
+    loss_multimodal, loss_visual, loss_generation (nats), chance (the loss of embeddings that
     tell nothing apart: ln(2B - 1), less what is masked), lr, pairs_per_s, mean_cosine, effective_rank, log_scale,
     gradient norms by part, padding_share, and validation_mrr, validation_recall_at_10, _at_100 where measured.
 

@@ -33,6 +33,7 @@ from notellm2.model.source import Flags, NoteSource, Rows
 from notellm2.model.start import mean_cosine
 from notellm2.recipe import TrainingConfig
 from notellm2.training.batches import NotNegatives, PairOrder, pictured_pairs, withheld_images
+from notellm2.training.companion import Companion
 from notellm2.training.hard import HardNegatives
 from notellm2.training.team import ALONE, Team
 
@@ -158,6 +159,7 @@ def take_step(
     config: TrainingConfig,
     team: Team = ALONE,
     hard: HardNegatives | None = None,
+    companion: Companion | None = None,
 ) -> dict[str, float]:
     """One step of training; returns its figures.
 
@@ -198,6 +200,9 @@ def take_step(
         embedded.visual_CD.grad = torch.zeros_like(embedded.visual_CD)
         embedded.visual_CD.grad[: len(rows)][shown] = cast(Tensor, visual_VD.grad)
     embedded.backward()
+    written = {}
+    if companion is not None:
+        written["loss_generation"] = companion.backward(network, rows, step, config, team)
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     _sum_gradients(network, parameters, team)
     norms = _gradient_norms(network)
@@ -211,6 +216,7 @@ def take_step(
         **{f"loss_{name}": loss for name, loss in losses.items()},
         "mean_cosine": mean_cosine(embedded.multimodal_CD[: len(rows)]),
         "effective_rank": _effective_rank(embedded.multimodal_CD[: len(rows)]),
+        **written,
         "log_scale": float(network.log_scale.detach()),
         "gradient_norm": float(norm),
         **norms,

@@ -1,0 +1,56 @@
+"""The generative companion task in a training step: its loss and gradient, beside the contrastive one.
+
+Together the loss is L + α·L_gen, NoteLLM's (arXiv 2403.01744) up to the factor 1 + α, which AdamW does not see.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from notellm2.model.generation import Exercises, generation_loss
+from notellm2.model.network import NoteLLM2
+from notellm2.model.source import Rows
+from notellm2.recipe import TrainingConfig
+from notellm2.training.team import Team
+
+
+@dataclass(frozen=True)
+class Companion:
+    """What it needs beside the network: the exercises, and the frozen language-model head [W, H]."""
+
+    exercises: Exercises
+    head_WH: Tensor
+
+    def backward(self, network: NoteLLM2, rows: Rows, step: int, config: TrainingConfig, team: Team) -> float:
+        """Add the gradient of α times the mean loss of an answer token, for this process's share of the notes.
+
+        Args:
+            network: its LLM writes.
+            rows: of the batch's notes; each distinct one gets one task, by (seed, step).
+            step: from 0.
+            config: chunk size, weight and share of topics.
+            team: shares the notes; gradients are summed by the caller.
+
+        Returns:
+            The mean loss of an answer token over the whole batch, nats; 0 where no note has an answer.
+        """
+        if network.llm is None:
+            raise ValueError("there is no LLM that could write")
+        settings = config.generation
+        rng = np.random.default_rng([config.seed, 4, step])
+        chosen = self.exercises.choose(np.unique(rows), settings.topic_share, rng)
+        written = sum(int(self.exercises.answers[task].lengths[row]) for row, task in chosen)
+        chosen.sort(key=lambda one: len(self.exercises.texts[one[1]].text(one[0])))
+        mine = chosen[team.rank :: team.size]
+        device = network.head.weight.device
+        total = network.head.weight.new_zeros(())
+        for first in range(0, len(mine), config.chunk_notes):
+            tokens, answers = self.exercises.batch(mine[first : first + config.chunk_notes])
+            loss = generation_loss(network.llm, self.head_WH, tokens.to(device), answers.to(device)) / written
+            (settings.weight * loss).backward()
+            total += loss.detach()
+        team.sum_([total])
+        return float(total)
