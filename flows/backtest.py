@@ -23,6 +23,7 @@ from prefect.runtime import flow_run
 
 from flows import show, stages
 from flows.job import HOUR, Facts, Job, artifact, git_commit, open_job, stage
+from flows.review import trained_vectors
 from notellm2.artifacts import Artifact
 from notellm2.errors import InputError
 from notellm2.notes.dataset import Dataset
@@ -97,22 +98,7 @@ def pairs(job: Job, data: Facts, name: str) -> Artifact:
 @stage("window model", timeout_s=7 * 24 * HOUR)
 def model(job: Job, data: Facts, mined: Facts, halves: Facts, features: Facts) -> Artifact:
     """Train on the pairs before the window, and embed all notes."""
-    from notellm2.embedding.stage import embed
-    from notellm2.training.stage import train
-
-    recipe, dataset = job.recipe, Dataset.open(Path(data["path"]))
-    trained = train(
-        job.store,
-        dataset,
-        data["md5"],
-        artifact(mined),
-        artifact(halves),
-        artifact(features),
-        recipe.model,
-        recipe.training,
-        recipe.data.images,
-    )
-    return embed(job.store, dataset, data["md5"], trained, artifact(features))
+    return trained_vectors(job, data, mined, halves, features, job.recipe.model)
 
 
 @stage("window test", timeout_s=6 * HOUR)

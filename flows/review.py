@@ -14,31 +14,32 @@ from notellm2.notes.dataset import Dataset
 
 if TYPE_CHECKING:
     from notellm2.evaluation.review import Champion
+    from notellm2.recipe import ModelConfig
     from notellm2.registry.tracking import Tracking
 
 
 @stage("variants", timeout_s=7 * 24 * HOUR)
 def variants(job: Job, data: Facts, mined: Facts, halves: Facts, features: Facts) -> Facts:
     """Train and embed the variants that the recipe wants to see beside the model; usually none."""
+    model = job.recipe.model
+    made = {
+        name: trained_vectors(job, data, mined, halves, features, model.variant(name))
+        for name in job.recipe.evaluation.variants
+    }
+    return {"vectors": {name: vectors.reference() for name, vectors in made.items()}}
+
+
+def trained_vectors(
+    job: Job, data: Facts, mined: Facts, halves: Facts, features: Facts, model: ModelConfig
+) -> Artifact:
+    """The vectors of a model that is trained to be looked at, not to be registered: it has no run of its own."""
     from notellm2.embedding.stage import embed
     from notellm2.training.stage import train
 
     recipe, dataset = job.recipe, Dataset.open(Path(data["path"]))
-    vectors = {}
-    for name in recipe.evaluation.variants:
-        trained = train(
-            job.store,
-            dataset,
-            data["md5"],
-            artifact(mined),
-            artifact(halves),
-            artifact(features),
-            recipe.model.variant(name),
-            recipe.training,
-            recipe.data.images,
-        )
-        vectors[name] = embed(job.store, dataset, data["md5"], trained, artifact(features)).reference()
-    return {"vectors": vectors}
+    given = (artifact(mined), artifact(halves), artifact(features))
+    trained = train(job.store, dataset, data["md5"], *given, model, recipe.training, recipe.data.images)
+    return embed(job.store, dataset, data["md5"], trained, artifact(features))
 
 
 @stage("saliency", timeout_s=HOUR)
