@@ -67,6 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
+    except OSError as error:  # from the look at the pointer; the flow reports its own
+        sys.stderr.write(f"failed: {error}\n")
+        return 1
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; the same command continues where it was\n")
         return 130

@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 from notellm2 import cli
 from notellm2.artifacts import Artifact, Store
+from notellm2.index.location import Location
 from notellm2.index.process import build_index_in_subprocess
 from notellm2.recipe import ImageLimits, IndexConfig, SampleConfig
 from notellm2.workspace import Workspace
@@ -280,3 +281,16 @@ def test_the_script_and_the_module_are_the_same_command() -> None:
         pytest.skip("the package is not installed in this environment")
     done = subprocess.run([script, "--help"], capture_output=True, text=True, timeout=60, cwd=ROOT, check=True)
     assert done.stdout == ask("--help").stdout.replace("python -m notellm2", "notellm2")
+
+
+def test_similar_reads_a_place_on_s3_and_says_what_the_store_said(tmp_path: Path, s3_place: str) -> None:
+    ids = published(tmp_path / "store")
+    index = next(a for a in Store(tmp_path / "store").artifacts() if a.stage == "index")
+    publish(Location.at(s3_place), index, model_version="4", data_md5="0a.dir")
+    told = ask("similar", "n7", "-k", "2", "--json", "--published", s3_place, cwd=tmp_path)
+    assert told.returncode == 0, told.stderr
+    assert {found["note_id"] for found in json.loads(told.stdout)["similar"]} == {"n6", "n8"} < set(ids)
+    missing = ask("similar", "n7", "--published", "s3://no-such-bucket/x", cwd=tmp_path)
+    assert missing.returncode == 2
+    assert "s3://no-such-bucket/x: cannot be read" in missing.stderr
+    assert "NoSuchBucket" in missing.stderr

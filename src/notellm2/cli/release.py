@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from notellm2.cli.options import STORE, JsonOption, StoreOption, open_store, print_json
+from notellm2.errors import InputError
 
 
 def similar(
@@ -25,7 +26,11 @@ def similar(
     from notellm2.index.published import Published
     from notellm2.workspace import Workspace
 
-    index = Published(published or Workspace.at(store).published)
+    place = published or Workspace.at(store).published
+    try:
+        index = Published(place)
+    except OSError as error:
+        raise InputError(f"{place}: cannot be read: {error}") from None
     neighbours = index.similar(note_id, k)
     if as_json:
         rows = [{"note_id": n.note_id, "score": round(float(n.score), 6)} for n in neighbours]
