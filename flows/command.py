@@ -33,9 +33,16 @@ def parser() -> argparse.ArgumentParser:
     )
 
 
-def with_job(arguments: argparse.ArgumentParser) -> argparse.ArgumentParser:
-    """Add what every flow is told: recipe, data, store and overrides."""
-    arguments.add_argument("--recipe", type=Path, required=True, help="YAML file, such as recipes/sample.yaml")
+def with_job(arguments: argparse.ArgumentParser, *, recipe: str | None = None) -> argparse.ArgumentParser:
+    """Add what every flow is told: recipe, data, store and overrides.
+
+    Args:
+        arguments: to add to.
+        recipe: which one is taken where none is given, in words; None: one must be given.
+    """
+    example = "YAML file, such as recipes/sample.yaml"
+    told = example if recipe is None else f"{example} (default: {recipe})"
+    arguments.add_argument("--recipe", type=Path, required=recipe is None, help=told)
     arguments.add_argument(
         "--data", type=Path, help="a data set, or a plain export to import first (default: what the recipe says)"
     )

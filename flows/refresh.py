@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows import show
-from flows.ingest import previous_version
 from flows.job import HOUR, MINUTE, Facts, Job, artifact, open_job, stage
 from flows.promotion import promoter
+from flows.stages import check_data
 from flows.tracked import tracking
 from notellm2.artifacts import Artifact
 from notellm2.errors import InputError
@@ -88,20 +88,9 @@ def changes(job: Job, data: Facts, used: Facts) -> Facts:
 @stage("quality", timeout_s=HOUR)
 def quality(job: Job, data: Facts) -> Artifact:
     """Check the data; a critical failure ends the refresh here."""
-    from notellm2.quality.stage import check_quality, require_quality
+    from notellm2.quality.stage import require_quality
 
-    dataset, recipe = _dataset(data), job.recipe
-    checked = check_quality(
-        job.store,
-        dataset,
-        data["md5"],
-        recipe.quality,
-        previous_version(job, data["md5"], dataset.info),
-        limits=recipe.data.images,
-        source_events=recipe.pairs.source_events,
-        target_events=recipe.pairs.target_events,
-    )
-    show.quality(checked)
+    checked = check_data(job, data)
     require_quality(checked)
     return checked
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from flows.command import Facts, in_prefect
+from flows.command import Facts, in_prefect, with_job
 from notellm2.errors import InputError
 from notellm2.workspace import Workspace
 
@@ -16,27 +15,16 @@ EXAMPLE = "example: python -m flows.refresh_index --store store --data exports/t
 
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
-    arguments = argparse.ArgumentParser(
-        prog="python -m flows.refresh_index",
-        description="Bring the published index up to date with the notes: the champion embeds what is new or changed, "
-        "what is gone is dropped, and the index is validated and published. Nothing is trained. With nothing to do, "
-        "nothing moves.",
-        epilog=EXAMPLE,
+    return with_job(
+        argparse.ArgumentParser(
+            prog="python -m flows.refresh_index",
+            description="Bring the published index up to date with the notes: the champion embeds what is new or "
+            "changed, what is gone is dropped, and the index is validated and published. Nothing is trained. With "
+            "nothing to do, nothing moves.",
+            epilog=EXAMPLE,
+        ),
+        recipe="the one the champion was trained by",
     )
-    arguments.add_argument("--store", type=Path, default=Path("store"), help="the retraining's folder (default: store)")
-    arguments.add_argument(
-        "--data", type=Path, help="a data set, or a plain export to import first (default: what the recipe says)"
-    )
-    arguments.add_argument("--recipe", type=Path, help="YAML file (default: what the champion was trained by)")
-    arguments.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="SECTION.FIELD=VALUE",
-        help="replace a value of the recipe; may be repeated",
-    )
-    return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:

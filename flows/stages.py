@@ -43,10 +43,20 @@ def data_version(_job: Job, ingested: Facts) -> Facts:
 @stage("quality", timeout_s=HOUR)
 def quality(job: Job, data: Facts, run_id: str) -> Artifact:
     """Check the data; a critical failure ends the flow here."""
-    from notellm2.quality.stage import check_quality, require_quality
+    from notellm2.quality.stage import require_quality
 
-    dataset = _dataset(data)
-    recipe = job.recipe
+    checked = check_data(job, data)
+    attach(job, run_id).log_quality(checked)
+    require_quality(checked)
+    remember_version(job, data["md5"], _dataset(data).info)
+    return checked
+
+
+def check_data(job: Job, data: Facts) -> Artifact:
+    """The data's checks, shown; whether they passed is in the summary."""
+    from notellm2.quality.stage import check_quality
+
+    dataset, recipe = _dataset(data), job.recipe
     checked = check_quality(
         job.store,
         dataset,
@@ -58,9 +68,6 @@ def quality(job: Job, data: Facts, run_id: str) -> Artifact:
         target_events=recipe.pairs.target_events,
     )
     show.quality(checked)
-    attach(job, run_id).log_quality(checked)
-    require_quality(checked)
-    remember_version(job, data["md5"], dataset.info)
     return checked
 
 
