@@ -24,6 +24,8 @@ from torch import Tensor, nn
 NAME = "notellm2_short_texts"
 _BUFFER = 1 << 19
 """Scores in one buffer (2 MiB): of the sizes tried, 1/4 to 4 times this, the fastest by a little."""
+_NOT_PLAIN = ("position_bias", "softcap", "s_aux")
+"""What some architectures add to the scores; torch's attention, or an error of transformers, is right for them."""
 _BLOCK = 32
 """Fewest queries of a block."""
 
@@ -53,7 +55,8 @@ def attention_forward(
 ) -> tuple[Tensor, None]:
     """transformers' attention function: [B, N, L, D], [B, K, L, D] twice -> [B, L, N, D]."""
     causal = bool(getattr(module, "is_causal", True)) if is_causal is None else is_causal
-    plain = attention_mask is None and causal and not dropout and not options.get("position_bias")
+    plain = attention_mask is None and causal and not dropout
+    plain &= all(options.get(name) is None for name in _NOT_PLAIN)
     if not (plain and _pays(query, key, value)):
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 

@@ -73,6 +73,18 @@ def test_everything_else_is_torchs(case: str) -> None:
         torch.testing.assert_close(found, expected.transpose(1, 2), atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("option", attention._NOT_PLAIN)
+def test_scores_with_something_added_are_left_to_transformers(option: str) -> None:
+    q, k, v = inputs(SHAPES[0])
+    handed_on = []
+    with patch(
+        "transformers.integrations.sdpa_attention.sdpa_attention_forward",
+        side_effect=lambda *a, **given: handed_on.append(given) or (q, None),
+    ):
+        attention_forward(nn.Module(), q, k, v, None, **{option: torch.ones(2)})
+    assert option in handed_on[0]
+
+
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2"])
 def test_an_llm_gives_the_same_hidden_states(name: str, backbone: Backbone) -> None:
     plain = load_language_model(str(backbone(name))).model.eval()
