@@ -14,6 +14,7 @@ from notellm2.model.generation import Exercises, generation_loss
 from notellm2.model.network import NoteLLM2
 from notellm2.model.source import Rows
 from notellm2.recipe import TrainingConfig
+from notellm2.training.precision import precision
 from notellm2.training.team import Team
 
 
@@ -49,7 +50,8 @@ class Companion:
         total = network.head.weight.new_zeros(())
         for first in range(0, len(mine), config.chunk_notes):
             tokens, answers = self.exercises.batch(mine[first : first + config.chunk_notes])
-            loss = generation_loss(network.llm, self.head_WH, tokens.to(device), answers.to(device)) / written
+            with precision(config, device):
+                loss = generation_loss(network.llm, self.head_WH, tokens.to(device), answers.to(device)) / written
             (settings.weight * loss).backward()
             total += loss.detach()
         team.sum_([total])

@@ -15,12 +15,11 @@ images, D embedding width.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -35,6 +34,7 @@ from notellm2.recipe import TrainingConfig
 from notellm2.training.batches import NotNegatives, PairOrder, pictured_pairs, withheld_images
 from notellm2.training.companion import Companion
 from notellm2.training.hard import HardNegatives
+from notellm2.training.precision import precision
 from notellm2.training.team import ALONE, Team
 
 _BLOCK = 256
@@ -247,14 +247,6 @@ def compare(
         (loss * share).backward()
         total += float(loss.detach())
     return total
-
-
-def precision(config: TrainingConfig, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """bf16 autocast where the recipe asks for it, or leaves it to a device that has it."""
-    able = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    if config.precision == "bf16" or (config.precision == "auto" and able):
-        return torch.autocast(device.type, torch.bfloat16)
-    return contextlib.nullcontext()
 
 
 def _blocks(rows: int) -> Iterator[slice]:
