@@ -164,7 +164,9 @@ def _recorded_recipe(workspace: Workspace) -> object:
     champion: Version | None = versions.champion(registry)
     tree = None if champion is None else recipe_of(registry, champion.run_id)
     if tree is None:
-        raise InputError(f"store {workspace.root}: no champion whose run recorded its recipe; name one with --recipe")
+        raise InputError(
+            f"store {workspace.root}: no champion whose run recorded a recipe that is still there; name one with --recipe"
+        )
     return tree
 
 
