@@ -5,8 +5,9 @@
 
 A segment is written once, under a name of its own: the features first, then, by a rename, the keys that make it exist.
 So two writers never meet (at worst an image is kept twice), and a kill leaves a file without keys, which the next
-writer removes once it is old. Readers map the features and hold a shared lock on the keys: what is in use is never
-removed. When the cache outgrows its budget, the segments used longest ago go, also while it is being filled.
+writer removes once it is old. Readers hold a shared lock on the encoder's folder: what was there when they came stays
+until they leave, and one open file is enough for any number of segments. Features are mapped when one is asked for.
+When the cache outgrows its budget, the segments used longest ago go, also while it is being filled.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ import logging
 import os
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 _ORPHANED_S = 24 * 3600.0
 _KEYS, _FEATURES = ".keys.npy", ".features.npy"
+_MAPPED = 32
+"""Segments mapped at once: each costs an open file, of which a process commonly has 1,024."""
 
 
 class FeatureCache:
@@ -45,16 +48,31 @@ class FeatureCache:
 
     def __init__(self, root: Path, encoder: str, budget: int) -> None:
         self._root, self._folder, self._budget = root, root / encoder, budget
-        self._locks: list[IO[bytes]] = []
-        self._segments: list[tuple[Path, NDArray[np.float16]]] = []
+        self._lock: int | None = None
+        self._segments: list[Path] = []
         self._place: dict[bytes, tuple[int, int]] = {}
+        self._mapped: dict[int, NDArray[np.float16]] = {}
         self._used: set[int] = set()
         self._fresh: dict[bytes, NDArray[np.float16]] = {}
+        self._written: set[Path] = set()
 
     def __enter__(self) -> FeatureCache:
-        for keys in sorted(self._folder.glob(f"*{_KEYS}")):
-            with contextlib.suppress(FileNotFoundError):  # removed since it was listed
-                self._open(keys)
+        try:
+            self._lock = os.open(self._folder, os.O_RDONLY)
+        except FileNotFoundError:  # nothing of this encoder yet
+            return self
+        fcntl.flock(self._lock, fcntl.LOCK_SH)
+        for path in sorted(self._folder.glob(f"*{_KEYS}")):
+            try:
+                keys = np.load(path)
+            except FileNotFoundError:  # its own writer removed it
+                continue
+            except (ValueError, EOFError) as error:
+                _tell_damaged(path, error)
+                continue
+            for row, key in enumerate(keys):
+                self._place.setdefault(key.tobytes(), (len(self._segments), row))
+            self._segments.append(path)
         return self
 
     def __exit__(
@@ -66,11 +84,12 @@ class FeatureCache:
             now = time.time()
             for number in self._used:
                 with contextlib.suppress(FileNotFoundError):
-                    os.utime(self._segments[number][0], (now, now))
+                    os.utime(self._segments[number], (now, now))
         finally:
-            self._segments.clear()
-            for lock in self._locks:
-                lock.close()
+            self._mapped.clear()
+            if self._lock is not None:
+                os.close(self._lock)
+                self._lock = None
         self._shrink(self._budget)
 
     def get(self, key: bytes) -> NDArray[np.float16] | None:
@@ -83,8 +102,13 @@ class FeatureCache:
         if place is None:
             return self._fresh.get(key)
         segment, row = place
+        try:
+            features: NDArray[np.float16] = self._features(segment)[row]
+        except (OSError, ValueError, EOFError, IndexError) as error:
+            _tell_damaged(self._segments[segment], error)
+            self._place = {known: at for known, at in self._place.items() if at[0] != segment}
+            return self._fresh.get(key)
         self._used.add(segment)
-        features: NDArray[np.float16] = self._segments[segment][1][row]
         return features
 
     def put(self, key: bytes, features: NDArray[np.float16]) -> None:
@@ -93,21 +117,15 @@ class FeatureCache:
         if len(self._fresh) == SEGMENT_IMAGES:
             self._write()
 
-    def _open(self, path: Path) -> None:
-        lock = path.open("rb")
-        fcntl.flock(lock, fcntl.LOCK_SH)
-        if not os.fstat(lock.fileno()).st_nlink:
-            lock.close()  # removed between opening and locking
-            return
-        self._locks.append(lock)
-        try:
-            keys, features = np.load(lock), np.load(_beside(path), mmap_mode="r")
-        except (ValueError, EOFError) as error:
-            logger.warning("%s: damaged (%s); its images are encoded again", path, error)
-            return
-        for row, key in enumerate(keys):
-            self._place.setdefault(key.tobytes(), (len(self._segments), row))
-        self._segments.append((path, features))
+    def _features(self, segment: int) -> NDArray[np.float16]:
+        """A segment's features, mapped; the one asked for longest ago is unmapped for it."""
+        features = self._mapped.pop(segment, None)
+        if features is None:
+            features = np.load(_beside(self._segments[segment]), mmap_mode="r")
+            if len(self._mapped) == _MAPPED:
+                del self._mapped[next(iter(self._mapped))]
+        self._mapped[segment] = features
+        return features
 
     def _write(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -122,9 +140,10 @@ class FeatureCache:
         temporary.rename(keys)
         fsync_path(self._folder)
         self._fresh.clear()
-        # What is open here and was of no use is held until the end, and goes before what was just written.
-        unused = (path for number, (path, _) in enumerate(self._segments) if number not in self._used)
-        self._shrink(self._budget + sum(_beside(path).stat().st_size for path in unused))
+        self._written.add(keys)
+        # What was of no use so far is held until the end, and goes before what was just written.
+        unused = [_beside(path) for number, path in enumerate(self._segments) if number not in self._used]
+        self._shrink(self._budget + sum(path.stat().st_size for path in unused if path.exists()))
 
     def _shrink(self, budget: int) -> None:
         """Remove what killed writers left, and the segments used longest ago until the rest fits `budget` bytes."""
@@ -143,11 +162,29 @@ class FeatureCache:
         for _, size, keys in sorted(held):
             if total <= budget:
                 return
-            with contextlib.suppress(FileNotFoundError, BlockingIOError), keys.open("rb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: in use
-                keys.unlink()
-                _beside(keys).unlink()
-                total -= size
+            # What this run wrote it does not read again, so its own lock does not keep it.
+            with contextlib.suppress(FileNotFoundError), _exclusive(keys.parent) as free:
+                if free or keys in self._written:
+                    keys.unlink()
+                    _beside(keys).unlink()
+                    total -= size
+
+
+@contextlib.contextmanager
+def _exclusive(folder: Path) -> Iterator[bool]:
+    """Whether nobody reads from an encoder's folder; nobody begins to until the block ends."""
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield True
+    except BlockingIOError:
+        yield False
+    finally:
+        os.close(lock)
+
+
+def _tell_damaged(path: Path, error: Exception) -> None:
+    logger.warning("%s: damaged (%s); its images are encoded again", path, error)
 
 
 def _beside(keys: Path) -> Path:

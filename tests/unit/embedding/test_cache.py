@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -154,3 +155,16 @@ def test_using_a_segment_counts_as_use(tmp_path: Path) -> None:
     assert known(tmp_path, range(1)) == {0}
     (keys,) = (tmp_path / "e").glob("*.keys.npy")
     assert keys.stat().st_mtime >= before - 1
+
+
+def test_any_number_of_segments_needs_few_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every run leaves a segment: after a year of daily retrains there are hundreds."""
+    monkeypatch.setattr(module, "fsync_path", lambda _path: None)
+    monkeypatch.setattr(module, "SEGMENT_IMAGES", 1)
+    fill(tmp_path, range(150))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (128, limits[1]))
+    try:
+        assert known(tmp_path, range(150)) == set(range(150))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
