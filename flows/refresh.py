@@ -165,7 +165,8 @@ def _recorded_recipe(workspace: Workspace) -> object:
     tree = None if champion is None else recipe_of(registry, champion.run_id)
     if tree is None:
         raise InputError(
-            f"store {workspace.root}: no champion whose run recorded a recipe that is still there; name one with --recipe"
+            f"store {workspace.root}: no champion whose run recorded a recipe that is still there; name one with "
+            "--recipe"
         )
     return tree
 
