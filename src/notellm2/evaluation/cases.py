@@ -33,7 +33,8 @@ class Cases:
         target_rows: i64[Q], row of each pair's target note.
         pool_rows: i64[P], row of each note of the pool.
         popularity: i64[P], users of each note of the pool.
-        now: the data's latest moment, UTC: of its behaviour, or of its notes where there is none; None: unknown.
+        now: the latest moment that counts, UTC: of the behaviour the pairs were mined from, or of the notes where
+            there is none; None: unknown.
     """
 
     notes: pa.Table
@@ -123,7 +124,7 @@ def read_cases(dataset: Dataset, pairs: Artifact, smallest_k: int) -> Cases:
         target_rows=rows(test["target_id"], all_ids, "the target in the data set,"),
         pool_rows=pool_rows,
         popularity=popularity["popularity"].to_numpy().astype(np.int64)[counted],
-        now=_latest(dataset, notes),
+        now=_latest(dataset, notes, pairs),
     )
     outside = int((cases.columns(cases.target_rows) < 0).sum())
     if outside:
@@ -131,9 +132,10 @@ def read_cases(dataset: Dataset, pairs: Artifact, smallest_k: int) -> Cases:
     return cases
 
 
-def _latest(dataset: Dataset, notes: pa.Table) -> datetime | None:
+def _latest(dataset: Dataset, notes: pa.Table, pairs: Artifact) -> datetime | None:
     if dataset.info.last_interaction is not None:
-        return datetime.fromisoformat(dataset.info.last_interaction)
+        last, until = datetime.fromisoformat(dataset.info.last_interaction), pairs.manifest["config"].get("until")
+        return last if until is None else min(last, datetime.fromisoformat(until))
     latest: datetime | None = pc.max(notes["created_at"]).as_py()
     return latest
 

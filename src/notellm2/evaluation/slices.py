@@ -52,8 +52,9 @@ def slice_queries(cases: Cases, has_image: Bool, config: EvaluationConfig) -> Sl
     labels |= {"target_with_image": "target with image", "target_without_image": "target without image"}
     ages = cases.ages_h()
     if ages is not None:
-        new = ages[cases.target_rows] < config.new_hours
-        masks |= {"new_target": new, "old_target": ~new}
+        of_targets = ages[cases.target_rows]
+        new = of_targets < config.new_hours
+        masks |= {"new_target": new, "old_target": ~new & np.isfinite(of_targets)}
         labels |= {
             "new_target": f"new target (under {config.new_hours:g} h)",
             "old_target": f"older target ({config.new_hours:g} h or more)",

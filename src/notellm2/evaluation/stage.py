@@ -22,7 +22,7 @@ from notellm2.evaluation.space import Space, describe_space
 from notellm2.notes.dataset import Dataset
 from notellm2.recipe import EvaluationConfig, TextLimits
 
-EVALUATION_VERSION = 2
+EVALUATION_VERSION = 3
 
 TIE_RULE = "equal scores are in random order; figures are expectations over that order"
 _NOT_MEASURED_HERE = {"saliency_pairs", "variants"}
