@@ -21,7 +21,7 @@ from notellm2.evaluation.thumbnails import thumbnails
 from notellm2.notes.dataset import Dataset
 from notellm2.recipe import ImageLimits, Recipe
 
-VERSION = 3
+VERSION = 4
 DATA_DOCS = "data_docs"
 _SHOWN_RANKS = ("both", "text_only", "image_only", "shuffled", "vision", "tfidf")
 

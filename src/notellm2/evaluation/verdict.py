@@ -95,7 +95,8 @@ def regressions(comparison: Mapping[str, Any], labels: Mapping[str, str]) -> lis
     parts = comparison["slices"]
     found = []
     reliance = parts["all"][RELIANCE]
-    if reliance is not None and reliance["difference"] < 0 and reliance["p"] <= _ALPHA:
+    # A champion that did not use its images leaves nothing to lose.
+    if reliance is not None and reliance["champion"] > 0 > reliance["difference"] and reliance["p"] <= _ALPHA:
         before, now = 100 * reliance["champion"], 100 * reliance["candidate"]
         words = "hardly looks at its images any more" if now <= _BLIND * before else "looks at its images less"
         found.append(f"it {words} (shuffling them costs {now:.1f} points of recall@10, the champion {before:.1f})")

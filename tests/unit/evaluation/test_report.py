@@ -17,7 +17,8 @@ from PIL import Image
 from notellm2.artifacts import Artifact
 from notellm2.evaluation.comparison import compare
 from notellm2.evaluation.drawing import DARK
-from notellm2.evaluation.page import ReportInput, render
+from notellm2.evaluation.page import Opponent, ReportInput, render
+from notellm2.evaluation.page.tables import FEW, changes
 from notellm2.evaluation.page.words import data_changes, recipe_changes
 from notellm2.evaluation.plots import recall_bars, training_curve
 from notellm2.evaluation.review import Champion, read_history, report, shown_ids
@@ -284,6 +285,36 @@ def test_a_loss_in_one_slice_is_called_out_if_it_is_sure_and_the_slice_large_eno
     assert top.sentence.endswith("but it is worse on short_query (-8.0 points).")
 
 
+def test_images_that_the_champion_did_not_use_either_are_no_regression() -> None:
+    comparison = compared_with()
+    comparison["slices"]["all"]["visual_reliance"] = {
+        "candidate": -0.02,
+        "champion": 0.0,
+        "difference": -0.02,
+        "p": 0.002,
+    }
+    assert regressions(comparison, {}) == []
+    comparison["slices"]["all"]["visual_reliance"] = {
+        "candidate": 0.02,
+        "champion": 0.04,
+        "difference": -0.02,
+        "p": 0.002,
+    }
+    assert len(regressions(comparison, {})) == 1
+
+
+def test_a_slice_with_too_few_queries_has_no_arrow() -> None:
+    """One query that the champion missed has the interval +100 to +100: no evidence of anything."""
+    found = {"candidate": 1.0, "champion": 0.0, "difference": 1.0, "low": 1.0, "high": 1.0, "p": 0.002}
+    few, enough = (
+        {"n": n, "wins": n, "losses": 0, "ties": 0, "recall@10": found, "mrr": found, "visual_reliance": found}
+        for n in (FEW - 1, FEW)
+    )
+    champion = Opponent("version 2", {}, {}, {"slices": {"new_target": few, "old_target": enough}})
+    marks = [[cell["mark"] for cell in row["cells"]] for row in changes(champion, {}, fine=False)]
+    assert marks == [["≈"] * 3, ["▲"] * 3]
+
+
 def test_a_champion_whose_vectors_are_gone_leaves_one_side(run: SmallRun, tmp_path: Path) -> None:
     other = small_run(tmp_path)
     champion = other.vectors_with("gone", both=1.0)
@@ -324,6 +355,12 @@ def test_changes_of_recipe_and_data_name_what_differs_only() -> None:
     assert data_changes({"notes": 200, "name": "x"}, {"notes": 150, "name": "x"}) == [
         ("notes", "200", "150", "−50 (−25.0 %)")
     ]
+    before, now = {"quarantined": {}, "licence": "CC0"}, {"quarantined": {"broken_image": 5}}
+    assert data_changes(before, now) == [
+        ("licence", "CC0", "not there", ""),
+        ("quarantined, broken image", "not there", "5", ""),
+    ]
+    assert data_changes(now, {"quarantined": {}}) == [("quarantined, broken image", "5", "not there", "")]
 
 
 def test_a_refusal_says_why() -> None:

@@ -80,7 +80,7 @@ def changes(champion: Opponent, labels: Mapping[str, str], *, fine: bool) -> lis
             "few": part["n"] < FEW,
             "candidate": percent(part["recall@10"]["candidate"]),
             "champion": percent(part["recall@10"]["champion"]),
-            "cells": [_change(part[metric]) for metric in ("recall@10", "mrr", RELIANCE)],
+            "cells": [_change(part[metric], part["n"]) for metric in ("recall@10", "mrr", RELIANCE)],
             "wins": show(part["wins"]),
             "losses": show(part["losses"]),
         }
@@ -89,11 +89,16 @@ def changes(champion: Opponent, labels: Mapping[str, str], *, fine: bool) -> lis
     ]
 
 
-def _change(found: Mapping[str, float]) -> dict[str, str]:
-    """A difference with its interval, an arrow, and the arrow in words."""
-    mark, word = (
-        ("▲", "better") if found["low"] > 0 else ("▼", "worse") if found["high"] < 0 else ("≈", "no clear difference")
-    )
+def _change(found: Mapping[str, float], n: int) -> dict[str, str]:
+    """A difference with its interval, an arrow, and the arrow in words.
+
+    Resampling a handful of queries shows hardly any spread: below `FEW` an interval beside zero is no evidence.
+    """
+    mark, word = "≈", "no clear difference"
+    if n >= FEW and found["low"] > 0:
+        mark, word = "▲", "better"
+    elif n >= FEW and found["high"] < 0:
+        mark, word = "▼", "worse"
     return {
         "tone": {"▲": "up", "▼": "down", "≈": "same"}[mark],
         "mark": mark,

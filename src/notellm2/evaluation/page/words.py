@@ -46,10 +46,10 @@ def facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """A tree as dotted names and values."""
+    """A tree as dotted names and values; an empty branch has none."""
     found: dict[str, Any] = {}
     for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping):
             found |= flat(value, f"{above}{key}.")
         else:
             found[f"{above}{key}"] = value
@@ -59,26 +59,37 @@ def flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 def recipe_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """(field, before, now) of each field of two recipes that differs; a field that one does not have is "not there"."""
     old, new = flat(before), flat(now)
-    names = sorted(old.keys() | new.keys(), key=lambda name: (list(new).index(name) if name in new else -1, name))
-    absent = "not there"
-    return [
-        (name, show(old[name]) if name in old else absent, show(new[name]) if name in new else absent)
-        for name in names
-        if name not in old or name not in new or old[name] != new[name]
-    ]
+    return [(name, _known(old, name), _known(new, name)) for name in _different(old, new)]
 
 
 def data_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
     """(fact, before, now, change) of each fact of two data versions that differs; numbers with their change."""
     old, new = flat(before), flat(now)
-    lines = []
-    for name in (name for name in new if name in old and old[name] != new[name]):
-        a, b = old[name], new[name]
-        change = ""
-        if all(isinstance(value, int | float) and not isinstance(value, bool) for value in (a, b)):
-            difference = b - a
-            change = f"{difference:+,}" if isinstance(difference, int) else f"{difference:+.4g}"
-            if a:
-                change += f" ({100 * difference / a:+.1f} %)"
-        lines.append((name.replace("_", " ").replace(".", ", "), show(a), show(b), change.replace("-", "−")))
-    return lines
+    return [
+        (
+            name.replace("_", " ").replace(".", ", "),
+            _known(old, name),
+            _known(new, name),
+            _growth(old.get(name), new.get(name)),
+        )
+        for name in _different(old, new)
+    ]
+
+
+def _different(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Names whose values differ or that only one side has: those that are gone, then the others in the new order."""
+    gone = sorted(old.keys() - new.keys())
+    return gone + [name for name, value in new.items() if name not in old or old[name] != value]
+
+
+def _known(values: Mapping[str, Any], name: str) -> str:
+    return show(values[name]) if name in values else "not there"
+
+
+def _growth(before: Any, now: Any) -> str:
+    """The difference of two numbers, and by how much of the first; nothing where either is no number."""
+    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in (before, now)):
+        return ""
+    difference = now - before
+    change = f"{difference:+,}" if isinstance(difference, int) else f"{difference:+.4g}"
+    return (change + (f" ({100 * difference / before:+.1f} %)" if before else "")).replace("-", "−")
