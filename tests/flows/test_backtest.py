@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 from tests.flows.running import RECIPE, Place
 
 HELP = Path(__file__).with_name("help-backtest.txt")
-SMALL = ("training.steps=4", "training.validate_every=4", "pairs.min_support=1", "evaluation.resamples=100")
+SMALL = ("training.steps=4", "training.validate_every=4", "pairs.min_support=1", "evaluation.resamples=400")
 
 
 def backtest(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -19,7 +19,7 @@ class EvaluationConfig(Section):
     short_text_chars: int = Field(80, ge=0, description="a note with less text than this is short, characters")
     new_hours: float = Field(24.0, gt=0, description="a note younger than this at the data's end is new, hours")
     categories: int = Field(12, ge=0, description="most frequent categories that get figures of their own")
-    resamples: int = Field(1000, ge=100, description="bootstrap resamples behind intervals and comparisons")
+    resamples: int = Field(1000, ge=400, description="bootstrap resamples behind intervals and comparisons")
     saliency_pairs: int = Field(32, ge=0, description="test pairs behind the saliency by layer; 0: not measured")
     variants: tuple[Literal["text", "basic"], ...] = Field(
         (), description="variants trained and measured beside the model: text (no image), basic (early fusion)"

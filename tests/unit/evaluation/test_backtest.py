@@ -55,7 +55,7 @@ def test_what_cannot_be_tested_backwards_is_refused() -> None:
 
 def test_table_and_plot_hold_every_window(tmp_path: Path) -> None:
     run = small_run(tmp_path)
-    config = EvaluationConfig(ks=(5, 10), resamples=100)
+    config = EvaluationConfig(ks=(5, 10), resamples=400)
     fresh, aged = (
         evaluate(run.store, run.dataset, MD5, run.pairs, vectors, config, TextLimits())
         for vectors in (run.vectors, run.vectors_with("aged", both=1.0))

@@ -17,7 +17,7 @@ from notellm2.evaluation.stage import evaluate
 from notellm2.recipe import EvaluationConfig, TextLimits
 from tests.unit.evaluation.small_run import MD5, SmallRun, small_run
 
-CONFIG = EvaluationConfig(ks=(5, 10, 50), short_text_chars=40, resamples=300)
+CONFIG = EvaluationConfig(ks=(5, 10, 50), short_text_chars=40, resamples=400)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def test_the_difference_is_that_of_the_two_evaluations(run: SmallRun, sides: tup
     candidate, champion = sides
     found = read(compare(run.store, candidate, champion, CONFIG))
     assert (found["candidate"], found["champion"]) == (candidate.key, champion.key)
-    assert (found["test"], found["resamples"]) == ("paired bootstrap", 300)
+    assert (found["test"], found["resamples"]) == ("paired bootstrap", 400)
     for name, part in found["slices"].items():
         ours, theirs = (json.loads(s.file("metrics.json").read_text())["both"][name] for s in sides)
         assert part["n"] == ours["n"] == part["wins"] + part["losses"] + part["ties"]

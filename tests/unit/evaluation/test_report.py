@@ -11,10 +11,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from notellm2.artifacts import Artifact
+from notellm2.evaluation.bootstrap import resample
 from notellm2.evaluation.comparison import compare
 from notellm2.evaluation.drawing import DARK
 from notellm2.evaluation.page import Opponent, ReportInput, render
@@ -24,7 +26,7 @@ from notellm2.evaluation.plots import recall_bars, training_curve
 from notellm2.evaluation.review import Champion, read_history, report, shown_ids
 from notellm2.evaluation.stage import evaluate
 from notellm2.evaluation.thumbnails import SIDE_PX, thumbnail, thumbnails
-from notellm2.evaluation.verdict import headline, regressions
+from notellm2.evaluation.verdict import WATCHED, headline, regressions
 from notellm2.recipe import EvaluationConfig, ImageLimits, Recipe, TextLimits
 from tests.unit.evaluation.small_run import MD5, SmallRun, jpeg, small_run
 
@@ -285,6 +287,15 @@ def test_a_loss_in_one_slice_is_called_out_if_it_is_sure_and_the_slice_large_eno
     assert top.sentence.endswith("but it is worse on short_query (-8.0 points).")
 
 
+def test_the_fewest_resamples_allowed_can_call_out_a_slice() -> None:
+    """A p below 2 / (R + 1) cannot be, however sure the loss: fewer resamples would silence the verdict."""
+    fewest = next(limit.ge for limit in EvaluationConfig.model_fields["resamples"].metadata if hasattr(limit, "ge"))
+    surest = resample(np.full((50, 1), -1.0), fewest).p[0]
+    every_slice = {name: (-0.2, surest, 900) for name in WATCHED}
+    (found,) = regressions(compared_with(**every_slice), {})
+    assert all(name in found for name in WATCHED)
+
+
 def test_images_that_the_champion_did_not_use_either_are_no_regression() -> None:
     comparison = compared_with()
     comparison["slices"]["all"]["visual_reliance"] = {
@@ -318,7 +329,7 @@ def test_a_slice_with_too_few_queries_has_no_arrow() -> None:
 def test_a_champion_whose_vectors_are_gone_leaves_one_side(run: SmallRun, tmp_path: Path) -> None:
     other = small_run(tmp_path)
     champion = other.vectors_with("gone", both=1.0)
-    config = EvaluationConfig(ks=(5, 10, 50), short_text_chars=40, resamples=100)
+    config = EvaluationConfig(ks=(5, 10, 50), short_text_chars=40, resamples=400)
     ours, theirs = (
         evaluate(other.store, other.dataset, MD5, other.pairs, v, config, TextLimits())
         for v in (other.vectors, champion)
