@@ -8,6 +8,8 @@ from pydantic import BaseModel
 from notellm2.errors import InputError
 from notellm2.recipe import ModelConfig, PairsConfig, Recipe, TinyLLMConfig, load_recipe
 
+NOTHING_TRAINED = ("model.tuning=frozen", "model.head=none", "model.start=random", "model.log_scale=3.0")
+
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
@@ -80,9 +82,27 @@ def test_sections_that_contradict_themselves(recipe: Path) -> None:
         (("pairs.validation_share=0.5", "pairs.test_share=0.5"), "leave no notes"),
         (("model.prompt=text",), "set late_fusion to false"),
         (("model.visual_tokens=false",), "needs visual_tokens"),
+        (("model.connector.width=100",), r"model.connector: .*width \(100\) is not a multiple of its heads \(12\)"),
+        (("model.connector.width=100", "model.connector.kind=perceiver"), "not a multiple"),
+        (("training.hard_negatives=33",), "training.hard_negatives: .*32"),
+        (("training.weight_multimodal=0", "training.weight_visual=0"), "no loss to train by"),
+        ((*NOTHING_TRAINED, "model.prompt=text", "model.late_fusion=false"), "nothing of this model is trained"),
+        ((*NOTHING_TRAINED, "model.prompt=vision", "model.late_fusion=false"), "nothing of this model is trained"),
     ):
         with pytest.raises(InputError, match=expected):
             load_recipe(recipe, assignments)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ("model.connector.kind=mlp", "model.connector.width=100"),
+        (*NOTHING_TRAINED, "model.prompt=text", "model.late_fusion=false", "training.steps=0"),
+        NOTHING_TRAINED,  # connector, gate and <IMG_EMB> are
+    ],
+)
+def test_sections_that_do_not(recipe: Path, changes: tuple[str, ...]) -> None:
+    load_recipe(recipe, changes)
 
 
 def test_a_recipe_cannot_be_changed_under_way() -> None:

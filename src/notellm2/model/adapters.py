@@ -25,10 +25,21 @@ def tune(llm: nn.Module, config: ModelConfig) -> nn.Module:
 
 
 def with_lora(llm: nn.Module, settings: LoraSettings) -> nn.Module:
-    """The LLM with fresh low-rank adapters (output unchanged until trained)."""
+    """The LLM with fresh low-rank adapters (output unchanged until trained).
+
+    Raises:
+        InputError: the LLM has no module of a name in `settings.targets`. (peft passes over it where another one fits.)
+    """
     from peft import LoraConfig, get_peft_model
 
     targets = settings.targets if isinstance(settings.targets, str) else list(settings.targets)
+    names = {name.rsplit(".", 1)[-1] for name, module in llm.named_modules() if not list(module.children())}
+    unknown = [] if isinstance(targets, str) else [t for t in targets if t.rsplit(".", 1)[-1] not in names]
+    if unknown:
+        raise InputError(
+            f"model.lora.targets: the LLM has no module {', '.join(map(repr, unknown))}; "
+            f"expected some of {', '.join(sorted(names))}, or all-linear"
+        )
     words = llm.get_input_embeddings()  # type: ignore[operator]
     lora = LoraConfig(
         r=settings.rank,

@@ -32,7 +32,6 @@ class QFormerLayer(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        _check_heads(width, heads)
         self.heads = heads
         self.norm_self = nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width)
@@ -63,7 +62,6 @@ class PerceiverLayer(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        _check_heads(width, heads)
         self.heads = heads
         self.norm = nn.LayerNorm(width)
         self.q = nn.Linear(width, width, bias=False)
@@ -140,8 +138,3 @@ class PatchMLP(nn.Module):
 def _attend(q_BLC: Tensor, k_BPC: Tensor, v_BPC: Tensor, heads: int) -> Tensor:
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q_BLC, k_BPC, v_BPC))
     return functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-
-
-def _check_heads(width: int, heads: int) -> None:
-    if width % heads:
-        raise ValueError(f"connector width {width} is not a multiple of its {heads} heads")

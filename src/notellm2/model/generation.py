@@ -99,6 +99,13 @@ class Exercises:
             },
         )
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest exercise."""
+        tasks = [task for task, answers in self.answers.items() if len(answers.tokens)]
+        around = {task: len(self.opening) + len(self.guidance[task]) for task in tasks}
+        return max(around[task] + int((self.texts[task].lengths + self.answers[task].lengths).max()) for task in tasks)
+
     def choose(self, rows: NDArray[np.int64], topic_share: float, rng: np.random.Generator) -> list[tuple[int, Task]]:
         """One task for each row that has one: topics for about `topic_share` of those that could do either."""
         wish = rng.random(len(rows)) < topic_share

@@ -100,12 +100,7 @@ class NoteLLM2(nn.Module):
         if (llm is None) == config.reads_text:
             raise ValueError(f"prompt {config.prompt!r} {'needs an' if llm is None else 'has no'} LLM")
         longest = len(layout.head) + config.text.max_tokens + len(layout.tail)
-        limit = getattr(getattr(llm, "config", None), "max_position_embeddings", None)
-        if limit is not None and longest > limit:
-            raise InputError(
-                f"model.text.max_tokens ({config.text.max_tokens}): with the prompt a note can have {longest} tokens, "
-                f"the LLM reads {limit}; lower it"
-            )
+        check_length(llm, longest, f"model.text.max_tokens ({config.text.max_tokens}): with the prompt a note")
         self.layout = layout
         self.matryoshka = tuple(config.matryoshka)
         self.llm = llm
@@ -164,6 +159,17 @@ class NoteLLM2(nn.Module):
     def forward(self, batch: NoteBatch) -> Embeddings:
         """Embed a batch of notes."""
         return self.embed(self.hidden(batch))
+
+
+def check_length(llm: nn.Module | None, longest: int, what: str) -> None:
+    """Whether an LLM reads `longest` tokens.
+
+    Raises:
+        InputError: it does not; begins with `what`.
+    """
+    limit = getattr(getattr(llm, "config", None), "max_position_embeddings", None)
+    if limit is not None and longest > limit:
+        raise InputError(f"{what} can have {longest} tokens, the LLM reads {limit}; lower model.text.max_tokens")
 
 
 def _token_embeddings(llm: nn.Module) -> nn.Embedding:

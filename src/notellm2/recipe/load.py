@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from notellm2.errors import InputError
 from notellm2.recipe.data import DataConfig, PairsConfig, QualityConfig
@@ -30,6 +30,12 @@ class Recipe(Section):
     gate: GateConfig = GateConfig()
     index: IndexConfig = IndexConfig()
     registry: RegistryConfig = RegistryConfig()
+
+    @model_validator(mode="after")
+    def _something_is_trained(self) -> Recipe:
+        if self.training.steps != 0 and not self.model.trains:
+            raise ValueError("nothing of this model is trained: set training.steps to 0, or model.tuning or model.head")
+        return self
 
 
 def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:

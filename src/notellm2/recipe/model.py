@@ -86,6 +86,12 @@ class ConnectorConfig(Section):
     width: int = Field(768, ge=8, description="hidden width")
     heads: int = Field(12, ge=1, description="attention heads (qformer, perceiver)")
 
+    @model_validator(mode="after")
+    def _heads_fit(self) -> ConnectorConfig:
+        if self.kind in ("qformer", "perceiver") and self.width % self.heads:
+            raise ValueError(f"width ({self.width}) is not a multiple of its heads ({self.heads})")
+        return self
+
 
 class LoraSettings(Section):
     """Low-rank adapters on the LLM."""
@@ -139,6 +145,13 @@ class ModelConfig(Section):
     def reads_images(self) -> bool:
         """Whether the vision encoder is needed at all."""
         return self.late_fusion or self.prompt == "vision" or (self.visual_tokens and self.prompt != "text")
+
+    @property
+    def trains(self) -> bool:
+        """Whether any weight that decides the embedding is trained."""
+        of_llm = self.reads_text and self.tuning != "frozen"
+        of_image = self.prompt == "micl" or self.late_fusion or (self.visual_tokens and self.prompt == "basic")
+        return of_llm or of_image or self.head == "linear"
 
     def variant(self, name: Literal["text", "basic"]) -> ModelConfig:
         """The same model without image (`text`) or with early fusion alone (`basic`), the paper's baselines."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from notellm2.recipe.section import Section
 
@@ -42,6 +42,7 @@ class TrainingConfig(Section):
     hard_negatives: int = Field(
         0,
         ge=0,
+        le=32,
         description="for each pair, training notes that the published model thinks near its query, as more negatives; "
         "0: none (docs/training.md)",
     )
@@ -66,3 +67,9 @@ class TrainingConfig(Section):
     log_every: int = Field(10, ge=1, description="steps between logged metrics")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the device has it")
     seed: int = Field(0, ge=0, description="seed of initialisation and order")
+
+    @model_validator(mode="after")
+    def _weighed(self) -> TrainingConfig:
+        if not self.weight_multimodal and not self.weight_visual:
+            raise ValueError("weight_multimodal and weight_visual are both 0: there is no loss to train by")
+        return self

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import torch
 from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file
+from torch import nn
 
 from notellm2.artifacts import Artifact, Store, write_atomic
 from notellm2.errors import InputError
@@ -22,7 +23,7 @@ from notellm2.model.attention import attend_fast
 from notellm2.model.backbones import load_language_head, load_language_model, load_tokenizer
 from notellm2.model.bundle import CANARIES, BundleConfig, save_bundle
 from notellm2.model.generation import Exercises
-from notellm2.model.network import NoteLLM2
+from notellm2.model.network import NoteLLM2, check_length
 from notellm2.model.prompt import layout
 from notellm2.model.source import NoteSource, Rows
 from notellm2.model.stage import Backbones
@@ -131,7 +132,7 @@ def fit(
         def mine(order: PairOrder) -> HardNegatives:
             return HardNegatives.mined(vectors, pairs, row_of, order)
 
-    companion = _companion(named, language.tokenizer, dataset, notes, source, given, team)
+    companion = _companion(named, language.tokenizer, network.llm, dataset, notes, source, given, team)
     figures = loop.train(
         network, source, train_pairs, validation, training, work, on_metrics, team=team, mine=mine, companion=companion
     )
@@ -175,6 +176,7 @@ def _start(network: NoteLLM2, source: NoteSource, pairs: Rows, given: Assignment
 def _companion(
     named: Backbones,
     tokenizer: Any,
+    llm: nn.Module | None,
     dataset: Dataset,
     notes: Sequence[Note],
     source: NoteSource,
@@ -186,6 +188,7 @@ def _companion(
         return None
     categories = dataset.notes(["category"])["category"].to_pylist()
     exercises = Exercises.of(tokenizer, notes, categories, source.texts, given.model)
+    check_length(llm, exercises.longest, "training.generation: a note with its answer")
     return Companion(exercises, load_language_head(named.llm, named.revision).to(team.device))
 
 

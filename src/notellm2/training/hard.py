@@ -17,7 +17,7 @@ from notellm2.model.source import Flags, Rows
 from notellm2.training.batches import PairOrder
 
 KEPT = 32
-"""Neighbours kept for each note; a step draws from them."""
+"""Neighbours kept for each note; a step draws from them, at most all (`TrainingConfig.hard_negatives`)."""
 _BLOCK = 512
 
 

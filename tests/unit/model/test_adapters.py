@@ -47,6 +47,12 @@ def test_named_targets_are_the_only_ones_adapted(backbone: Backbone) -> None:
     assert all("q_proj" in name for name in trained)
 
 
+def test_a_target_that_the_llm_does_not_have_is_named_also_beside_one_it_has(backbone: Backbone) -> None:
+    settings = LoraSettings(rank=2, targets=("q_proj", "query"))
+    with pytest.raises(InputError, match=r"model.lora.targets: the LLM has no module 'query'; expected .*v_proj"):
+        tune(load_language_model(str(backbone("llama"))).model, model_config(lora=settings))
+
+
 def test_merging_keeps_the_embeddings(backbone: Backbone) -> None:
     config = model_config()
     network, language = build_network(backbone("llama"), config)

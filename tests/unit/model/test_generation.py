@@ -100,6 +100,12 @@ def test_answers_are_cut_and_a_note_cannot_end_one_early(backbone: Backbone) -> 
     assert (answer == language.tokenizer.eos_token_id).nonzero()[0].tolist() == [32]
 
 
+def test_the_longest_exercise_is_known_before_any_is_made(backbone: Backbone) -> None:
+    made, _ = exercises(backbone)
+    every = [(row, task) for task in made.answers for row in range(len(NOTES)) if made.answers[task].lengths[row]]
+    assert made.longest == made.batch(every)[0].shape[1]
+
+
 def test_nothing_to_write_is_an_input_error(backbone: Backbone) -> None:
     language = load_language_model(str(backbone("llama")))
     config = model_config(prompt="text", late_fusion=False)
