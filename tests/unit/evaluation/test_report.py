@@ -291,7 +291,7 @@ def test_the_fewest_resamples_allowed_can_call_out_a_slice() -> None:
     """A p below 2 / (R + 1) cannot be, however sure the loss: fewer resamples would silence the verdict."""
     fewest = next(limit.ge for limit in EvaluationConfig.model_fields["resamples"].metadata if hasattr(limit, "ge"))
     surest = resample(np.full((50, 1), -1.0), fewest).p[0]
-    every_slice = {name: (-0.2, surest, 900) for name in WATCHED}
+    every_slice = dict.fromkeys(WATCHED, (-0.2, surest, 900))
     (found,) = regressions(compared_with(**every_slice), {})
     assert all(name in found for name in WATCHED)
 
