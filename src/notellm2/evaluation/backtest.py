@@ -12,10 +12,10 @@ from typing import Any
 from notellm2.artifacts import Artifact, Store
 from notellm2.errors import InputError
 from notellm2.evaluation import review_plots
-from notellm2.evaluation.metrics import headline_k
+from notellm2.evaluation.metrics import headline, recall_ks
 from notellm2.notes.dataset import DatasetInfo
 
-VERSION = 1
+VERSION = 2
 _LEAST_DAYS = 1 / 24
 
 
@@ -59,7 +59,9 @@ class Outcome:
 
 
 def plan_windows(info: DatasetInfo, *, days: float, windows: int) -> list[Window]:
-    """The latest windows of the data's behaviour, at least one window's length before the first.
+    """The latest windows of the data's behaviour, one more window's length before the first.
+
+    That length may be short by half: four weeks of events do not span four weeks to the second.
 
     Args:
         info: of the data set; its time span is read.
@@ -69,20 +71,20 @@ def plan_windows(info: DatasetInfo, *, days: float, windows: int) -> list[Window
     Raises:
         InputError: there is no behaviour, it does not last long enough, or a number is too small.
     """
-    if windows < 1 or days < _LEAST_DAYS:
+    if windows < 1 or not days >= _LEAST_DAYS:
         raise InputError(f"--windows {windows}, --days {days:g}: expected at least one window of at least an hour")
     if info.first_interaction is None or info.last_interaction is None:
         raise InputError(f"data set {info.name}: no behaviour, so there is nothing to test backwards")
     first, last = (datetime.fromisoformat(moment) for moment in (info.first_interaction, info.last_interaction))
-    length = timedelta(days=days)
     # The last event is inside its window.
     end = last + timedelta(microseconds=1)
-    if end - (windows + 1) * length < first - length / 2:
-        lasts = (last - first) / timedelta(days=1)
+    lasts = (end - first) / timedelta(days=1)
+    if (windows + 0.5) * days > lasts:
         raise InputError(
             f"data set {info.name}: behaviour lasts {lasts:.1f} days; {windows} windows of {days:g} days need one "
             "more before them to train on: choose fewer (--windows) or shorter ones (--days)"
         )
+    length = timedelta(days=days)
     starts = [end - (windows - i) * length for i in range(windows)]
     return [Window(i, start, start + length) for i, start in enumerate(starts, 1)]
 
@@ -91,14 +93,17 @@ def summarise(store: Store, tested: Sequence[Outcome]) -> Artifact:
     """One table and one plot of all windows.
 
     Returns:
-        Stage "backtest": ``backtest.json``, a list of {"window", "start", "end", "queries", "pool", "fresh", "low",
-        "high", "first", "tfidf", "popular", "visual_reliance"}: recall at the headline cut-off of the model trained up
-        to the window (with its 95 % interval), of the first window's model, and of the baselines; ``backtest.md``, the
-        same for people; ``plots/aging.png``.
+        Stage "backtest": ``backtest.json``, a list of {"window", "start", "end", "queries", "pool", "metric", "fresh",
+        "low", "high", "first", "tfidf", "popular", "visual_reliance"}: recall at the headline cut-off that every pool
+        allows (`metric`) of the model trained up to the window (with its 95 % interval), of the first window's model,
+        and of the baselines; ``backtest.md``, the same for people; ``plots/aging.png``.
     """
 
     def write(into: Path) -> Mapping[str, Any]:
-        rows = [_row(one) for one in tested]
+        metrics = [json.loads(one.fresh.file("metrics.json").read_text()) for one in tested]
+        # A window whose pool is small has fewer cut-offs; all are told at one.
+        name = f"recall@{headline(sorted(set.intersection(*(set(recall_ks(found)) for found in metrics))))}"
+        rows = [_row(one, name) for one in tested]
         (into / "backtest.json").write_text(json.dumps(rows, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         (into / "backtest.md").write_text(_markdown(rows), encoding="utf-8")
         (into / "plots").mkdir()
@@ -111,7 +116,7 @@ def summarise(store: Store, tested: Sequence[Outcome]) -> Artifact:
     return store.build("backtest", VERSION, {"windows": [dict(one.window) for one in tested]}, inputs, write)
 
 
-def _row(tested: Outcome) -> dict[str, Any]:
+def _row(tested: Outcome, name: str) -> dict[str, Any]:
     fresh, aged, intervals, protocol = (
         json.loads(side.file(f"{name}.json").read_text())
         for side, name in (
@@ -121,7 +126,6 @@ def _row(tested: Outcome) -> dict[str, Any]:
             (tested.fresh, "protocol"),
         )
     )
-    name = f"recall@{headline_k(fresh)}"
     return {
         "window": tested.window["number"],
         "start": tested.window["start"],

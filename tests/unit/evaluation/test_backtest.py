@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from notellm2.errors import InputError
 from notellm2.evaluation.backtest import Outcome, plan_windows, summarise
+from notellm2.evaluation.review import read_json
 from notellm2.evaluation.stage import evaluate
 from notellm2.notes.dataset import DatasetInfo
 from notellm2.recipe import EvaluationConfig, TextLimits
@@ -48,9 +50,37 @@ def test_what_cannot_be_tested_backwards_is_refused() -> None:
         plan_windows(info(3), days=1, windows=4)
     with pytest.raises(InputError, match="no behaviour"):
         plan_windows(info(None), days=1, windows=1)
-    for days, windows in ((0.001, 1), (1, 0)):
+    for days, windows in ((0.001, 1), (1, 0), (math.nan, 1)):
         with pytest.raises(InputError, match="at least one window of at least an hour"):
             plan_windows(info(9), days=days, windows=windows)
+    for days in (math.inf, 1e12):
+        with pytest.raises(InputError, match=r"lasts 9\.0 days; 2 windows of"):
+            plan_windows(info(9), days=days, windows=2)
+
+
+def test_behaviour_a_little_short_of_whole_windows_will_do() -> None:
+    """Four weeks of events never span four weeks to the second: half a window before the first is enough."""
+    found = plan_windows(info(3.5), days=1, windows=3)
+    assert found[0].start - START == pytest.approx(timedelta(days=0.5), abs=timedelta(seconds=1))
+    with pytest.raises(InputError, match="3 windows of 1 days"):
+        plan_windows(info(3.4), days=1, windows=3)
+
+
+def test_all_windows_are_told_at_one_cut_off(tmp_path: Path) -> None:
+    """A window whose pool is too small for ten has a recall@5; it must not stand below the words recall@10."""
+    tested = []
+    windows = plan_windows(info(10), days=2, windows=2)
+    config = EvaluationConfig(ks=(5, 10), resamples=400)
+    for window, pool in zip(windows, (range(20, 120), range(20, 29)), strict=True):
+        run = small_run(tmp_path / str(len(pool)), n_pairs=9, pool=pool)
+        measured = evaluate(run.store, run.dataset, MD5, run.pairs, run.vectors, config, TextLimits())
+        tested.append(Outcome(window.facts(), measured, measured))
+    made = summarise(run.store, tested)
+    rows = read_json(made, "backtest.json")
+    assert [row["metric"] for row in rows] == ["recall@5", "recall@5"]
+    assert "recall@5, retrained, %" in made.file("backtest.md").read_text()
+    for row, one in zip(rows, tested, strict=True):
+        assert row["fresh"] == read_json(one.fresh, "metrics.json")["both"]["all"]["recall@5"]
 
 
 def test_table_and_plot_hold_every_window(tmp_path: Path) -> None:
