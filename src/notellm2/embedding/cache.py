@@ -46,7 +46,7 @@ class FeatureCache:
         budget: bytes that the cache may keep, all encoders together.
     """
 
-    def __init__(self, root: Path, encoder: str, budget: int) -> None:
+    def __init__(self, root: Path, encoder: str, budget: float) -> None:
         self._root, self._folder, self._budget = root, root / encoder, budget
         self._lock: int | None = None
         self._segments: list[Path] = []
@@ -145,7 +145,7 @@ class FeatureCache:
         unused = [_beside(path) for number, path in enumerate(self._segments) if number not in self._used]
         self._shrink(self._budget + sum(path.stat().st_size for path in unused if path.exists()))
 
-    def _shrink(self, budget: int) -> None:
+    def _shrink(self, budget: float) -> None:
         """Remove what killed writers left, and the segments used longest ago until the rest fits `budget` bytes."""
         held = []
         horizon = time.time() - _ORPHANED_S

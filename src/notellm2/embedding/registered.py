@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -35,7 +36,8 @@ def embed_bundle(store: Store, dataset: Dataset, data_md5: str, bundle: Path) ->
         return found
     adopted = adopt(store, bundle)
     images = ImageLimits.model_validate(_config(adopted.file("bundle"))["images"])
-    features = vision_features(store, dataset, data_md5, adopted, images)
+    # What a recipe allows the cache is not known here: nothing is removed, the next run keeps it to its budget.
+    features = vision_features(store, dataset, data_md5, adopted, images, cache_gb=math.inf)
     return embed(store, dataset, data_md5, adopted, features)
 
 

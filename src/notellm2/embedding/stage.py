@@ -46,7 +46,7 @@ def vision_features(
         data_md5: its version.
         backbones: names the encoder.
         images: bounds of decoding.
-        cache_gb: disk space the cache may keep, GB; 0: no cache.
+        cache_gb: disk space the cache may keep, GB; 0: no cache; infinity: what is there stays.
 
     Raises:
         InputError: the encoder's folder changed since it was named.
@@ -64,7 +64,7 @@ def vision_features(
 
         what = {"vision": named.vision_digest, "images": images.model_dump(mode="json"), "version": FEATURES_VERSION}
         with FeatureCache(
-            Workspace.at(store.root).vision_cache, digest_json(what)[:KEY_LENGTH], int(cache_gb * 1e9)
+            Workspace.at(store.root).vision_cache, digest_json(what)[:KEY_LENGTH], cache_gb * 1e9
         ) as cache:
             return _features(folder, dataset, encoder, cache)
 

@@ -14,6 +14,7 @@ from notellm2.embedding import __main__ as command
 from notellm2.embedding import stage
 from notellm2.embedding.registered import adopt, embed_bundle
 from notellm2.errors import InputError
+from notellm2.workspace import Workspace
 from tests.unit.training.small_run import MD5, Stages, vectors
 
 
@@ -33,6 +34,17 @@ def test_a_bundle_embeds_in_another_store_as_in_its_own(stages: Stages, trained:
     assert embed_bundle(store, stages.dataset, MD5, bundle) == made
     assert sorted({a.stage for a in store.artifacts()}) == ["bundle", "texts", "vectors", "vision-features"]
     assert all(store.problems(a) == [] for a in store.artifacts())
+
+
+def test_it_leaves_a_cache_as_large_as_a_recipe_allowed(stages: Stages, trained: Artifact, tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    other = Workspace.at(store.root).vision_cache / "another encoder"
+    other.mkdir(parents=True)
+    np.save(other / "1.keys.npy", np.zeros((1, 32), np.uint8))
+    with (other / "1.features.npy").open("wb") as sparse:
+        sparse.truncate(11_000_000_000)  # more than the default budget, none of it on disk
+    embed_bundle(store, stages.dataset, MD5, trained.file("bundle"))
+    assert len(list(other.iterdir())) == 2
 
 
 def test_vectors_that_a_run_left_are_used_again(stages: Stages, trained: Artifact) -> None:
