@@ -86,8 +86,11 @@ class _Encoder:
     @cached_property
     def model(self) -> VisionEncoder:
         from notellm2.model.backbones import load_vision_encoder
+        from notellm2.training.team import Team
 
-        return load_vision_encoder(self._named.vision, self._named.revision)
+        encoder = load_vision_encoder(self._named.vision, self._named.revision)
+        encoder.model.to(Team.alone().device)
+        return encoder
 
     def __call__(self, notes: Sequence[Note]) -> NDArray[np.float16]:
         """float16[n, P, V], zeros where an image does not decode; counts both."""
@@ -161,9 +164,11 @@ def embed(store: Store, dataset: Dataset, data_md5: str, training: Artifact, fea
         from notellm2.model.attention import attend_fast
         from notellm2.model.bundle import Bundle
         from notellm2.model.source import Modality, NoteSource, embed_rows, shuffled_images
+        from notellm2.training.team import Team
         from notellm2.training.texts import token_texts
 
         bundle = Bundle.load(training.file("bundle"))
+        bundle.network.to(Team.alone().device)
         notes = dataset.texts()
         vision = np.load(features.file("features.npy"), mmap_mode="r")
         texts = token_texts(store, dataset, data_md5, bundle.tokenizer, bundle.config.model)
