@@ -64,7 +64,8 @@ def stage(
     Args:
         name: as shown everywhere.
         timeout_s: seconds until it is given up.
-        retries: for stages that talk to disks or servers; wrong input is never tried again.
+        retries: for stages that talk to disks or servers; wrong input, and a promotion that was refused, are never
+            tried again.
     """
 
     def decorate(
@@ -168,8 +169,10 @@ def calm_logs() -> None:
 
 
 def _worth_retrying(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    from notellm2.registry.promotion import Refused
+
     error = state.result(raise_on_failure=False)
-    return not isinstance(error, InputError)
+    return not isinstance(error, InputError | Refused)
 
 
 def _stamps(store: Store) -> dict[Path, int]:

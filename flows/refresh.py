@@ -119,7 +119,7 @@ def index(job: Job, changed: Facts, embedded: Facts) -> Artifact:
 
 @stage("publication", timeout_s=HOUR, retries=2)
 def publish(job: Job, data: Facts, used: Facts, changed: Facts, indexed: Facts) -> Facts:
-    """Publish the index, if the champion is still the one whose vectors it holds."""
+    """Publish the index, if the pair in use is still the one it was made to follow."""
     from notellm2.registry.promotion import Why, this_actor
 
     told = ", ".join(f"{changed[name]} {name}" for name in ("new", "changed", "dropped"))
@@ -127,6 +127,7 @@ def publish(job: Job, data: Facts, used: Facts, changed: Facts, indexed: Facts) 
         used["version"],
         artifact(indexed),
         expected=used["version"],
+        over=used["publication"],
         data_md5=data["md5"],
         why=Why(by=this_actor(), reason=f"index refresh: {told}", mode="automatic", compared_with=used["version"]),
     )

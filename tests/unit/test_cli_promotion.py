@@ -108,6 +108,15 @@ def test_promote_roll_back_and_read_what_happened(run: Run, world: World) -> Non
     assert "Note: version 3 passed" not in status.output, "nothing carries the alias challenger"
 
 
+def test_promoting_what_is_in_use_does_not_undo_a_refresh_of_its_index(run: Run, world: World) -> None:
+    run("promote", 1)
+    refreshed = world.promote("1", index_of(Store(world.published.parent), A, seed=7), "1")
+    again = run("promote", 1)
+    assert again.exit_code == 0
+    assert again.output.startswith("version 1 is champion already, with an index that followed")
+    assert world.pair() == Pair(version="1", publication=refreshed.publication.version)
+
+
 def test_a_champion_that_changed_since_the_gate_is_a_refusal_with_status_1(run: Run, world: World) -> None:
     run("promote", 1)
     before = world.pair()

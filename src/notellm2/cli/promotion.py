@@ -18,6 +18,7 @@ from notellm2.errors import InputError
 if TYPE_CHECKING:
     from notellm2.registry.ledger import Entry
     from notellm2.registry.promotion import Promoter
+    from notellm2.registry.versions import Version
 
 ModelOption = Annotated[
     str | None, typer.Option("--model", help="Registered model; the published one's name when not given.")
@@ -51,6 +52,11 @@ def promote(
     key = found.artifacts.get("index")
     if key is None:
         raise InputError(f"version {version} names no index: run its retraining again, it builds one")
+    if _has_another_index(promoter, found, key):
+        _tell(
+            None, f"version {version} is champion already, with an index that followed; see `notellm2 history`", as_json
+        )
+        return
     expected = found.compared_with if expect_champion is None else _champion(expect_champion)
     why = Why(
         by=this_actor(),
@@ -124,6 +130,20 @@ def _promoter(store: Path, model: str | None) -> Promoter:
     if not tracking.exists:
         raise InputError(f"nothing is registered in {tracking.shown_uri}: run a retraining first")
     return Promoter(tracking, location, lease_s=config.lease_s, wait_s=config.lease_wait_s)
+
+
+def _has_another_index(promoter: Promoter, version: Version, index_key: str) -> bool:
+    """Whether a version is in use with another index than its retraining's: a refresh's, which promoting would undo."""
+    from notellm2.index.pointer import NothingPublished, PublicationDamaged, read_pointer
+    from notellm2.registry import names, versions
+
+    try:
+        pointer = read_pointer(promoter.location)
+    except (NothingPublished, PublicationDamaged):
+        return False
+    here = (pointer.model_version, pointer.bundle) == (version.version, version.bundle)
+    alias = versions.alias_version(promoter.tracking, names.CHAMPION)
+    return here and alias == version.version and pointer.index_key != index_key
 
 
 @contextlib.contextmanager

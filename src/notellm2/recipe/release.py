@@ -37,7 +37,7 @@ class GateConfig(Section):
     min_recall_at_10: float = Field(0.0, ge=0, le=1, description="least R@10 with both inputs")
     beat_baselines: bool = Field(True, description="R@10 must exceed both baselines'")
     min_visual_reliance: float | None = Field(
-        0.0, ge=-1, le=1, description="R@10 must fall by more when images are shuffled; null: not judged"
+        0.0, ge=-1, le=1, description="R@10 must fall by more when images are shuffled; null: not judged (text only)"
     )
     max_drop: float = Field(0.02, ge=0, le=1, description="largest loss of R@10 against the champion, all queries")
     max_drop_by_slice: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(

@@ -7,8 +7,8 @@ One small object beside the pointer, ``promotion.json``, replaced by compare-and
 Lease and intent are one object so that every write proves the lease: a holder that slept past its expiry finds another
 one's token at its next write and stops. A lease is free when it has expired, or at once when its holder was a process
 of this machine that has ended. Expiry is judged by the clock of whoever asks, so machines' clocks must agree better
-than `lease_s`; a wrong clock costs a lost lease, never a mixed pair: pointer and ledger are compare-and-swap too, and
-an alias that a late holder still moved is put back by the next start, because the pointer decides.
+than `lease_s`. Pointer and ledger are compare-and-swap too; what a late holder still moved between its last look at the
+lease and its next is settled when it finds the lease gone, or by the next start: the pointer decides.
 """
 
 from __future__ import annotations

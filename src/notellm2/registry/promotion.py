@@ -118,7 +118,16 @@ class Promoter:
     wait_s: float = 90.0
     on_step: Callable[[Step], None] = _carry_on
 
-    def promote(self, version: str, index: Artifact, *, expected: str | None, data_md5: str, why: Why) -> Outcome:
+    def promote(
+        self,
+        version: str,
+        index: Artifact,
+        *,
+        expected: str | None,
+        data_md5: str,
+        why: Why,
+        over: str | None = None,
+    ) -> Outcome:
         """Make a version champion and its index the published one. What is in use already stays as it is.
 
         Args:
@@ -128,9 +137,10 @@ class Promoter:
                 champion already and only its index is another one.
             data_md5: data version of the indexed notes.
             why: for the record.
+            over: the published index that this one was made to follow; None: whichever there is.
 
         Raises:
-            Refused: the champion is another one than expected; nothing was changed.
+            Refused: the champion, or the published index, is another one than expected; nothing was changed.
             LeaseTaken, LeaseLost: another promotion is under way; nothing was changed by this one.
             InputError: no such version; an index of another bundle or data version; a damaged pointer or ledger.
             PublishFailed: the place refused (a full disk); what was in use is in use.
@@ -150,6 +160,11 @@ class Promoter:
             pointer, present = self._present()
             if pointer is not None and present == Pair(version=version, publication=publication.version):
                 return Outcome(pointer, None)
+            if over is not None and present.publication != over:
+                raise ChampionMoved(
+                    f"the index was made to follow {over}, but by now {present.publication or 'nothing'} is published; "
+                    "nothing was changed: run it again, from what is published now"
+                )
             action: Action = "refresh" if present.version == version else "promote"
             entry = self._entry(action, publication, present, why)
             moved = self._change(held, entry, publication, version if action == "refresh" else expected)
@@ -224,8 +239,6 @@ class Promoter:
             held.renew()
             moved = publish.point(self.location, publication, expected=entry.over.publication)
             written = self._finish(held, entry)
-        except LeaseLost:
-            raise  # What was begun is the new holder's to settle.
         except BaseException:
             self._settle(held)
             raise
@@ -259,9 +272,20 @@ class Promoter:
     def _settle(self, held: Held) -> None:
         """After an error in this process: the same rule as after a kill, at once."""
         try:
+            with contextlib.suppress(OSError):  # A full disk: the lease was ours a moment ago.
+                held.renew()
             self._recover(held, self._pointer(damaged_is_none=True))
+        except LeaseLost:
+            self._settle_late()
         except Exception as error:
             logger.warning("the next start settles what was begun here, this one could not: %s", error)
+
+    def _settle_late(self) -> None:
+        """What was begun is the new holder's to settle, who may be done: what was moved since then is put right here."""
+        try:
+            self.recover()
+        except Exception as error:
+            logger.warning("the next start settles what was moved here after the lease had expired: %s", error)
 
     def _recover(self, held: Held, pointer: Publication | None) -> None:
         """The rule: the pointer decides."""
@@ -299,10 +323,8 @@ class Promoter:
         """Whether the alias is not where the pointer is, though the registry has the version that the pointer names."""
         if pointer is None or versions.alias_version(self.tracking, names.CHAMPION) == pointer.model_version:
             return False
-        try:
-            return versions.get_version(self.tracking, pointer.model_version).bundle == pointer.bundle
-        except InputError:
-            return False  # A registry that was lost and begun anew: its versions are others.
+        # In a registry that was lost and begun anew, versions are others.
+        return versions.with_bundle(self.tracking, pointer.model_version, pointer.bundle) is not None
 
     def _pointer(self, *, damaged_is_none: bool = False) -> Publication | None:
         try:

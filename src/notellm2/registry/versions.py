@@ -157,6 +157,18 @@ def get_version(tracking: Tracking, version: str) -> Version:
         ) from None
 
 
+def with_bundle(tracking: Tracking, version: str, bundle: str) -> Version | None:
+    """A version if it is still the model of that bundle.
+
+    None where it was deleted, or where a registry that was begun anew gave its number to another model.
+    """
+    try:
+        found = get_version(tracking, version)
+    except InputError:
+        return None
+    return found if found.bundle == bundle else None
+
+
 def alias_version(tracking: Tracking, alias: str) -> str | None:
     """Number of the version an alias names; None where nothing carries it."""
     found = _version_by_alias(tracking, alias) if tracking.exists else None
@@ -195,12 +207,14 @@ def record_change(tracking: Tracking, entry: Entry) -> None:
 
 def record_verdict(tracking: Tracking, version: str, verdict: Verdict, compared_with: str | None) -> None:
     """Keep on a version what the gate said of it, and against which champion: what a later promotion rests on."""
-    tags = {
-        f"{names.GATE}.sentence": verdict.sentence,
-        names.COMPARED_WITH: compared_with or "none",
-        names.GATE: "passed" if verdict.passed else "refused",
-    }
-    for key, value in tags.items():
+    tags = [
+        # First, and "passed" last: whatever ends this half-way, a version that passed before is not promoted on it.
+        (names.GATE, "refused"),
+        (f"{names.GATE}.sentence", verdict.sentence),
+        (names.COMPARED_WITH, compared_with or "none"),
+        (names.GATE, "passed" if verdict.passed else "refused"),
+    ]
+    for key, value in tags:
         tracking.client.set_model_version_tag(tracking.model_name, version, key, value)
 
 

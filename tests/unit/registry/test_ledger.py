@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from notellm2.index.location import Location
+from notellm2.index.pointer import Publication
 from notellm2.registry.history import render
 from notellm2.registry.ledger import LEDGER, Action, Entry, Ledger, LedgerDamaged, Pair, pairs_in_use, rolled_back
 from notellm2.registry.retention import names_to_keep
@@ -33,6 +34,22 @@ def entry(action: Action, to: Pair | str, over: Pair | str | None, **facts: Any)
         "reason": "because",
     }
     return Entry(**{**told, **facts})
+
+
+def publication(version: str, name: str) -> Publication:
+    return Publication(
+        version=name,
+        model_name="notes",
+        model_version=version,
+        bundle="b" * 20,
+        data_md5="1.dir",
+        index_key="k",
+        kind="flat",
+        dimension=8,
+        count=1,
+        published="2026-11-24T10:00:00+00:00",
+        files={},
+    )
 
 
 @pytest.fixture
@@ -127,6 +144,23 @@ def test_publications_kept_are_the_last_ones_and_one_of_each_recent_version() ->
     assert names_to_keep(told, {}, (), keep=2) == {"v2-3", "v2-2", "v1"}
     assert names_to_keep(told, {}, (), keep=1) == {"v2-3"}
     assert names_to_keep([], {}, ("1",), keep=3) == set()
+
+
+def test_a_mended_alias_is_no_pair_to_keep() -> None:
+    """Its line names the version the alias had strayed to beside an index of another one."""
+    told = [entry("promote", "1", None), entry("promote", "2", "1")]
+    told += [entry("refresh", pair("2", f"v2-{n}"), pair("2", f"v2-{n - 1}")) for n in range(1, 4)]
+    told.append(entry("mend", pair("2", "v2-3"), Pair(version="1", publication="v2-3")))
+    assert names_to_keep(told, {}, (), keep=2) == {"v2-3", "v2-2", "v1"}
+
+
+def test_an_index_refreshed_every_hour_does_not_fill_the_disk_while_its_version_has_an_alias() -> None:
+    told = [entry("promote", "1", None)]
+    told += [entry("refresh", pair("1", f"v1-{n}"), pair("1", f"v1-{n - 1}")) for n in range(1, 30)]
+    stored = {f"v1-{n}": publication("1", f"v1-{n}") for n in reversed(range(1, 30))}
+    stored |= {"v2-new": publication("2", "v2-new"), "v2-old": publication("2", "v2-old")}
+    # A challenger's is kept though it was never in use: its promotion is to come.
+    assert names_to_keep(told, stored, ("1", "2"), keep=3) == {"v1-29", "v1-28", "v1-27", "v2-new"}
 
 
 def test_history_is_a_table_with_the_pair_in_use_marked() -> None:

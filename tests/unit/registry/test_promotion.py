@@ -16,7 +16,7 @@ from notellm2.index.layout import INDEX
 from notellm2.index.pointer import POINTER, PublicationDamaged, read_pointer
 from notellm2.index.publish import PublishFailed
 from notellm2.registry import names, promotion, versions
-from notellm2.registry.journal import JOURNAL, LeaseTaken, hold, read_intent
+from notellm2.registry.journal import JOURNAL, LeaseLost, LeaseTaken, hold, read_intent
 from notellm2.registry.ledger import LEDGER, Ledger, LedgerDamaged, Pair
 from notellm2.registry.promotion import ChampionMoved, Step
 from notellm2.registry.tracking import Tracking
@@ -229,6 +229,72 @@ def test_a_registry_begun_anew_does_not_mend_towards_another_model(world: World,
     assert anew.pair().version is None
     anew.promote(one, indexes[B], None)
     assert in_use(anew) == one
+
+
+def test_a_rollback_never_goes_to_an_index_of_a_model_the_registry_has_no_more(
+    world: World, indexes: dict[str, Artifact]
+) -> None:
+    """A registry that was begun anew counts its versions from 1 again: the number is the same, the model is not."""
+    first = world.promote(world.register(A), indexes[A], None)
+    world.tracking.client.delete_registered_model(world.tracking.model_name)
+    one, two = world.register(B), world.register(A)
+    world.promote(one, indexes[B], None)
+    with pytest.raises(InputError, match="no earlier pair"):
+        world.promoter().rollback(WHY)
+    with pytest.raises(InputError, match="another model"):
+        world.promoter().rollback(WHY, to=first.publication.version)
+    assert in_use(world) == one
+    assert read_pointer(world.published).bundle == B
+    world.tracking.client.delete_model_version(world.tracking.model_name, one)
+    world.promote(two, indexes[A], None)
+    with pytest.raises(InputError, match="no earlier pair"):
+        world.promoter().rollback(WHY)
+
+
+@pytest.mark.parametrize("asleep_before", ["move_alias", "point"])
+def test_a_holder_that_slept_past_its_lease_leaves_one_pair(
+    world: World, indexes: dict[str, Artifact], asleep_before: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It sleeps after its last look at the lease; meanwhile another settles what it began and goes its way."""
+    one, two = world.register(A), world.register(B)
+    world.promote(one, indexes[A], None)
+    room = versions if asleep_before == "move_alias" else promotion.publish
+    act, slept = getattr(room, asleep_before), False
+
+    def late(*arguments: Any, **named: Any) -> Any:
+        nonlocal slept
+        if not slept:
+            slept = True
+            stored = world.location.read(JOURNAL)
+            assert stored is not None
+            state = json.loads(stored.data)
+            state["lease"]["expires"] = 0
+            world.location.swap(JOURNAL, json.dumps(state).encode(), stored.tag)
+            world.promoter().recover()
+            assert read_intent(world.location) is None
+        return act(*arguments, **named)
+
+    monkeypatch.setattr(room, asleep_before, late)
+    with pytest.raises(LeaseLost):
+        world.promote(two, indexes[B], one)
+    assert slept
+    assert in_use(world) == (one if asleep_before == "move_alias" else two)
+    assert read_intent(world.location) is None
+
+
+def test_a_refresh_of_a_publication_that_is_not_in_use_any_more_is_refused(
+    world: World, indexes: dict[str, Artifact]
+) -> None:
+    """A person went back to an earlier index, or a later refresh was quicker: the slow one must not undo that."""
+    one = world.register(A)
+    first = world.promote(one, indexes[A], None)
+    second = world.promote(one, indexes["refreshed"], None)
+    world.promoter().rollback(WHY)
+    with pytest.raises(ChampionMoved, match=second.publication.version):
+        world.promote(one, indexes["refreshed"], one, over=second.publication.version)
+    assert world.pair() == Pair(version=one, publication=first.publication.version)
+    again = world.promote(one, indexes["refreshed"], one, over=first.publication.version)
+    assert again.entry.action == "refresh"
 
 
 def test_another_model_is_not_published_at_the_same_address(world: World, indexes: dict[str, Artifact]) -> None:

@@ -206,6 +206,30 @@ def test_a_version_keeps_what_the_gate_said_of_it(tracking: Tracking, bundle: Pa
     assert (found.gate, found.compared_with) == ("refused", "7")
 
 
+def test_a_verdict_that_was_half_recorded_promotes_nothing(
+    tracking: Tracking, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second look refuses what a first one passed, and the process ends between any two tags."""
+    registered(tracking, bundle)
+    passed = Verdict(passed=True, rules=(), sentence="version 1 passes")
+    tag, left = tracking.client.set_model_version_tag, 0
+
+    def end(*arguments: str) -> None:
+        nonlocal left
+        if left == 0:
+            raise SystemExit
+        left -= 1
+        tag(*arguments)
+
+    for written in (1, 2, 3):
+        versions.record_verdict(tracking, "1", passed, None)
+        left = written
+        with monkeypatch.context() as patch, pytest.raises(SystemExit):
+            patch.setattr(tracking.client, "set_model_version_tag", end)
+            versions.record_verdict(tracking, "1", passed.model_copy(update={"passed": False}), "7")
+        assert versions.get_version(tracking, "1").gate == "refused"
+
+
 def test_a_version_keeps_the_key_of_its_index(
     tracking: Tracking, bundle: Path, evaluation: Callable[..., Artifact]
 ) -> None:

@@ -44,9 +44,11 @@ class World:
         tags = {names.BUNDLE: bundle, names.DATA_MD5: DATA_MD5, names.GATE: "passed"}
         return str(client.create_model_version(name, "file:///nowhere", tags=tags, await_creation_for=0).version)
 
-    def promote(self, version: str, index: Artifact, expected: str | None, **settings: Any) -> Any:
+    def promote(
+        self, version: str, index: Artifact, expected: str | None, over: str | None = None, **settings: Any
+    ) -> Any:
         promoter = self.promoter(**settings)
-        return promoter.promote(version, index, expected=expected, data_md5=DATA_MD5, why=WHY)
+        return promoter.promote(version, index, expected=expected, data_md5=DATA_MD5, why=WHY, over=over)
 
     def pair(self) -> Pair:
         """What alias and pointer name."""
