@@ -47,6 +47,8 @@ def backtest(
 ) -> Facts:
     """Test the recipe on the latest windows of time, each with a model trained on all behaviour before it.
 
+    With `training.select: best` its step is chosen by validation notes' behaviour in the window.
+
     Args:
         recipe: path of a YAML recipe.
         data: a data set or a plain export; None: what the recipe says.

@@ -29,6 +29,7 @@ Bool = npt.NDArray[np.bool_]
 
 QUERY_BLOCK = 512
 POOL_BLOCK = 4096
+UNIT_BLOCK = 8192
 TIE = 1e-6
 NOT_IN_POOL = -1
 
@@ -119,10 +120,12 @@ class Cosine:
         Raises:
             ValueError: an embedding is not finite; its scores would be neither above nor below any other.
         """
-        self._queries_QD = _unit_rows("query", queries_QD)
+        self._queries_QD = np.empty(queries_QD.shape, np.float32)
+        _write_units("query", queries_QD, self._queries_QD)
         # A column of ones lets the matrix product subtract the thresholds itself: comparing a block with one number
         # is three times cheaper than comparing it with a number a row.
-        self._pool_PD1 = np.concatenate([_unit_rows("pool", pool_PD), np.ones((len(pool_PD), 1), np.float32)], axis=1)
+        self._pool_PD1 = np.ones((len(pool_PD), pool_PD.shape[1] + 1), np.float32)
+        _write_units("pool", pool_PD, self._pool_PD1[:, :-1])
         self._buffer = np.empty(QUERY_BLOCK * POOL_BLOCK, np.float32)
 
     @property
@@ -236,14 +239,17 @@ def _row_counts(hits: Bool) -> I64:
     return counts
 
 
-def _unit_rows(what: str, rows_ND: npt.NDArray[np.floating]) -> F32:
-    rows = np.asarray(rows_ND, np.float32)
-    bad = int((~np.isfinite(rows).all(axis=1)).sum())
+def _write_units(what: str, rows_ND: npt.NDArray[np.floating], into_ND: F32) -> None:
+    """Scale rows to length 1, in blocks: a pool of wide vectors is large enough once."""
+    bad = 0
+    for some in blocks(len(rows_ND), UNIT_BLOCK):
+        rows = np.asarray(rows_ND[some], np.float32)
+        bad += int((~np.isfinite(rows).all(axis=1)).sum())
+        norms = np.linalg.norm(rows, axis=1, keepdims=True)
+        if not bad:
+            np.divide(rows, np.where(norms > 0, norms, 1.0), out=into_ND[some])
     if bad:
-        raise ValueError(f"{bad} of {len(rows)} {what} embeddings are not finite")
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    units: F32 = (rows / np.where(norms > 0, norms, 1.0)).astype(np.float32)
-    return units
+        raise ValueError(f"{bad} of {len(rows_ND)} {what} embeddings are not finite")
 
 
 def _check_columns(targets: I64, selves: I64, n_queries: int, n_pool: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -147,6 +148,25 @@ def test_vectors_that_are_not_finite_are_refused() -> None:
     pool[1, 0] = np.nan
     with pytest.raises(ValueError, match="1 of 3 pool embeddings are not finite"):
         Cosine(np.ones((1, 2), np.float32), pool)
+    parted = np.ones((module.UNIT_BLOCK + 1, 2), np.float32)
+    parted[[0, -1], [0, 1]] = np.inf
+    with pytest.raises(ValueError, match=f"2 of {len(parted)} pool embeddings are not finite"):
+        Cosine(np.ones((1, 2), np.float32), parted)
+
+
+def test_a_wide_pool_is_held_once() -> None:
+    """530,000 x 768 of a vision encoder are 1.6 GB: normalising them must not take that again twice."""
+    pool = np.random.default_rng(7).standard_normal((3 * module.UNIT_BLOCK, 64), dtype=np.float32)
+    tracemalloc.start()
+    scorer = Cosine(pool[:2], pool)
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert pool.nbytes < held
+    assert peak - held < pool.nbytes / 2
+    whole = pool / np.linalg.norm(pool, axis=1, keepdims=True)
+    zeros = np.zeros(2, np.float32)
+    last = slice(len(pool) - 10, len(pool))
+    np.testing.assert_allclose(scorer.margins(slice(0, 2), last, zeros), whole[:2] @ whole[last].T, atol=1e-6)
 
 
 @pytest.mark.parametrize(
