@@ -207,6 +207,10 @@ def test_what_cannot_be_evaluated_or_compared_is_said_in_a_sentence(tmp_path: Pa
     assert "<store>/training/<key>/bundle" in asked.stderr
     asked = ask("evaluate", "--bundle", "nowhere", "--data", "data", "--set", "training.lr=1", cwd=tmp_path)
     assert "--set: changes a recipe; name it with --recipe" in asked.stderr
+    (tmp_path / "pages").mkdir()
+    asked = ask("report", "1", "2", "--out", "pages", cwd=tmp_path)
+    assert asked.returncode == 2
+    assert "pages: a folder" in asked.stderr, "before anything is measured"
     asked = ask("report", "1", "2", cwd=tmp_path)
     assert asked.returncode == 2
     assert "store store: no such folder" in asked.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -73,6 +72,7 @@ def report(
 
     Example: notellm2 report 3 5 --data data
     """
+    from notellm2.artifacts import write_atomic
     from notellm2.evaluation.comparison import compare
     from notellm2.evaluation.review import Champion, data_facts
     from notellm2.evaluation.review import report as write
@@ -82,6 +82,9 @@ def report(
     from notellm2.registry.tracking import Tracking
     from notellm2.workspace import Workspace
 
+    written = out or Path(f"report-{old}-{new}.html")
+    if written.is_dir():
+        raise InputError(f"{written}: a folder; --out names the file to write")
     artifacts = open_store(store)
     tracking = Tracking.at(Workspace.at(store), RegistryConfig())
     theirs, ours = (versions.get_version(tracking, number) for number in (old, new))
@@ -110,9 +113,7 @@ def report(
             data=data_facts(test.dataset, test.md5) if theirs.data_md5 == test.md5 else None,
         ),
     )
-    written = out or Path(f"report-{old}-{new}.html")
-    written.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(page.file("report.html"), written)
+    write_atomic(written, page.file("report.html").read_bytes())
     typer.echo(f"{written}: version {new} against version {old} on {test.dataset.path} ({test.md5})")
 
 
