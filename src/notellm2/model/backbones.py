@@ -235,7 +235,8 @@ def _is_causal(model: Any) -> bool:
     embeddings = None if model.config.is_encoder_decoder else model.get_input_embeddings()
     if not isinstance(embeddings, nn.Embedding):
         return False
-    x_2LH = embeddings(torch.tensor([[0, 0, 0], [0, 0, 1]]))
+    # 4-bit weights are on a GPU already, where there is one.
+    x_2LH = embeddings(torch.tensor([[0, 0, 0], [0, 0, 1]], device=embeddings.weight.device))
     first, second = model(inputs_embeds=x_2LH, use_cache=False).last_hidden_state[:, 0].float()
     return torch.allclose(first, second, rtol=1e-3, atol=1e-4)
 

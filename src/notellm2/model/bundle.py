@@ -129,6 +129,9 @@ class Bundle:
         network = NoteLLM2(
             language.model, layout(language.tokenizer, config.model), config.model, vision.width if vision else 0
         )
+        if language.model is not None:
+            # 4-bit weights are on a GPU already, where there is one.
+            network.to(next(language.model.parameters()).device)
         _load_heads(network, folder / "heads.safetensors")
         bundle = cls(config, network, language.tokenizer, vision)
         if check:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -13,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from notellm2.artifacts import digest_tree
 from notellm2.errors import InputError
+from notellm2.model import backbones
 from notellm2.model.backbones import backbone_digest, load_language_model, load_vision_encoder
 from tests.unit.conftest import Backbone
 from tests.unit.model.tiny import WIDTH
@@ -177,3 +179,15 @@ def test_a_tokenizer_with_words_that_the_llm_lacks_is_refused(backbone: Backbone
     words.save_pretrained(folder)
     with pytest.raises(InputError, match=r"has 400 word embeddings.*'unheard-of'"):
         load_language_model(str(folder))
+
+
+def test_an_llm_is_probed_where_its_weights_are(backbone: Backbone) -> None:
+    """4-bit weights are put onto a GPU as they are loaded; "meta" stands for it here, whose results cannot be read."""
+    llm = load_language_model(str(backbone("llama"))).module.to("meta")
+    asked: list[torch.device] = []
+    llm.get_input_embeddings().register_forward_pre_hook(  # type: ignore[operator]
+        lambda module, given: asked.append(given[0].device)
+    )
+    with contextlib.suppress(NotImplementedError, RuntimeError):
+        backbones._is_causal(llm)
+    assert asked == [torch.device("meta")]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from notellm2.model import bundle
 from notellm2.model.backbones import LanguageModel, VisionEncoder, backbone_digest, load_vision_encoder
 from notellm2.model.bundle import Bundle, BundleConfig, encode_images, save_bundle
 from notellm2.model.network import NoteLLM2
@@ -119,3 +120,16 @@ def test_full_tuning_trains_the_vocabulary_and_the_new_word_apart(backbone: Back
     assert restored.image_word is not None
     assert network.image_word is not None
     assert restored.image_word.detach().equal(network.image_word.detach())
+
+
+def test_a_loaded_network_is_where_its_llm_is(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """4-bit weights are put onto a GPU as they are loaded, and the heads follow; "meta" stands for it here."""
+    network, language, _, described = assembled(backbone, "llama", "vit", model_config())
+    save_bundle(tmp_path / "bundle", network, language, described, NOTES)
+    monkeypatch.setattr(
+        bundle, "_load_llm", lambda *_: LanguageModel(language.module.to("meta"), language.tokenizer, language.digest)
+    )
+    loaded = Bundle.load(tmp_path / "bundle", check=False)
+    assert {parameter.device.type for parameter in loaded.network.parameters()} == {"meta"}
