@@ -281,7 +281,7 @@ class Promoter:
             logger.warning("the next start settles what was begun here, this one could not: %s", error)
 
     def _settle_late(self) -> None:
-        """What was begun is the new holder's to settle, who may be done: what was moved since then is put right here."""
+        """What was begun is the new holder's to settle, who may be done: what was moved since is put right here."""
         try:
             self.recover()
         except Exception as error:

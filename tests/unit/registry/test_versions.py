@@ -224,9 +224,10 @@ def test_a_verdict_that_was_half_recorded_promotes_nothing(
     for written in (1, 2, 3):
         versions.record_verdict(tracking, "1", passed, None)
         left = written
-        with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        with monkeypatch.context() as patch:
             patch.setattr(tracking.client, "set_model_version_tag", end)
-            versions.record_verdict(tracking, "1", passed.model_copy(update={"passed": False}), "7")
+            with pytest.raises(SystemExit):
+                versions.record_verdict(tracking, "1", passed.model_copy(update={"passed": False}), "7")
         assert versions.get_version(tracking, "1").gate == "refused"
 
 
