@@ -60,6 +60,11 @@ def note_ids() -> list[str]:
     return [f"n{i:03d}" for i in range(N_NOTES)]
 
 
+def metrics_with(**recalls: float | None) -> dict[str, Any]:
+    """metrics.json of models with one recall each."""
+    return {m: {"all": {"recall@10": r, "recall@50": r, "ndcg@10": r, "mrr": r, "n": 500}} for m, r in recalls.items()}
+
+
 def jpeg(colour: tuple[int, int, int]) -> bytes:
     """A plain picture."""
     buffer = io.BytesIO()

@@ -11,12 +11,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from notellm2.artifacts import Artifact
-from notellm2.evaluation.bootstrap import resample
 from notellm2.evaluation.comparison import compare
 from notellm2.evaluation.drawing import DARK
 from notellm2.evaluation.page import Opponent, ReportInput, render
@@ -26,16 +24,11 @@ from notellm2.evaluation.plots import recall_bars, training_curve
 from notellm2.evaluation.review import Champion, read_history, report, shown_ids
 from notellm2.evaluation.stage import evaluate
 from notellm2.evaluation.thumbnails import SIDE_PX, thumbnail, thumbnails
-from notellm2.evaluation.verdict import WATCHED, headline, regressions
 from notellm2.recipe import EvaluationConfig, ImageLimits, Recipe, TextLimits
-from tests.unit.evaluation.small_run import MD5, SmallRun, jpeg, small_run
+from tests.unit.evaluation.small_run import MD5, SmallRun, jpeg, metrics_with, small_run
 
 GATE = {"passed": True, "rules": [{"name": "beat_baselines", "passed": True, "detail": "100.0 % against 12.0 %"}]}
 VOID = {"img", "meta", "source", "br", "link", "input", "hr"}
-
-
-def metrics_with(**recalls: float | None) -> dict[str, Any]:
-    return {m: {"all": {"recall@10": r, "recall@50": r, "ndcg@10": r, "mrr": r, "n": 500}} for m, r in recalls.items()}
 
 
 @pytest.fixture(scope="module")
@@ -260,60 +253,6 @@ def test_a_cut_image_branch_is_called_out_in_the_verdict_although_recall_holds(r
     assert "images" not in fair
 
 
-def compared_with(**changes: tuple[float, float, int]) -> dict[str, Any]:
-    """A comparison with (difference, p, n) of recall@10 by slice, and nothing else different."""
-    same = {"candidate": 0.3, "champion": 0.3, "difference": 0.0, "low": -0.01, "high": 0.01, "p": 1.0}
-    parts = {
-        name: {"n": n, "recall@10": {**same, "difference": change, "p": p}, "visual_reliance": same}
-        for name, (change, p, n) in {"all": (0.0, 1.0, 900), **changes}.items()
-    }
-    return {"slices": parts}
-
-
-def test_a_loss_in_one_slice_is_called_out_if_it_is_sure_and_the_slice_large_enough() -> None:
-    comparison = compared_with(
-        short_query=(-0.08, 0.002, 300),
-        long_query=(-0.02, 0.04, 600),
-        new_target=(-0.3, 0.002, 8),
-        popularity_01=(-0.5, 0.002, 90),
-        old_target=(0.05, 0.002, 500),
-    )
-    (found,) = regressions(comparison, {"short_query": "short query"})
-    assert found == "it is worse on short query (-8.0 points)"
-    top = headline(metrics_with(both=0.3), None, {}, {}, champion="version 2", comparison=comparison, labels={})
-    assert top.sentence.startswith(
-        "Not judged by a gate: the model finds 30.0% of targets among its first 10, no clear"
-    )
-    assert top.sentence.endswith("but it is worse on short_query (-8.0 points).")
-
-
-def test_the_fewest_resamples_allowed_can_call_out_a_slice() -> None:
-    """A p below 2 / (R + 1) cannot be, however sure the loss: fewer resamples would silence the verdict."""
-    fewest = next(limit.ge for limit in EvaluationConfig.model_fields["resamples"].metadata if hasattr(limit, "ge"))
-    surest = resample(np.full((50, 1), -1.0), fewest).p[0]
-    every_slice = dict.fromkeys(WATCHED, (-0.2, surest, 900))
-    (found,) = regressions(compared_with(**every_slice), {})
-    assert all(name in found for name in WATCHED)
-
-
-def test_images_that_the_champion_did_not_use_either_are_no_regression() -> None:
-    comparison = compared_with()
-    comparison["slices"]["all"]["visual_reliance"] = {
-        "candidate": -0.02,
-        "champion": 0.0,
-        "difference": -0.02,
-        "p": 0.002,
-    }
-    assert regressions(comparison, {}) == []
-    comparison["slices"]["all"]["visual_reliance"] = {
-        "candidate": 0.02,
-        "champion": 0.04,
-        "difference": -0.02,
-        "p": 0.002,
-    }
-    assert len(regressions(comparison, {})) == 1
-
-
 def test_a_slice_with_too_few_queries_has_no_arrow() -> None:
     """One query that the champion missed has the interval +100 to +100: no evidence of anything."""
     found = {"candidate": 1.0, "champion": 0.0, "difference": 1.0, "low": 1.0, "high": 1.0, "p": 0.002}
@@ -372,41 +311,6 @@ def test_changes_of_recipe_and_data_name_what_differs_only() -> None:
         ("quarantined, broken image", "not there", "5", ""),
     ]
     assert data_changes(now, {"quarantined": {}}) == [("quarantined, broken image", "5", "not there", "")]
-
-
-def test_a_refusal_says_why() -> None:
-    gate = {"passed": False, "rules": [{"name": "r", "passed": False, "detail": "R@10 fell by 5 points."}]}
-    top = headline(metrics_with(both=0.3, text_only=0.2, tfidf=0.1, vision=0.15), gate, {}, {})
-    assert top.tone == "refused"
-    assert top.sentence.startswith("Refused (R@10 fell by 5 points): with text and image the model finds 30.0%")
-    assert "2.0 times what the better baseline finds (vision encoder alone, 15.0%)" in top.sentence
-    assert top.cautions == ()
-
-
-def test_a_cut_image_branch_and_a_model_at_chance_are_called_out() -> None:
-    metrics = metrics_with(both=0.3, text_only=0.3, image_only=0.01, tfidf=0.1, tfidf_full=0.4)
-    top = headline(metrics, None, {"left_chance": False}, {"warnings": ["notes.share_with_image"]})
-    assert top.tone == "open"
-    text = " ".join(top.cautions)
-    assert "did not leave chance" in text
-    assert "The image does not help: recall@10 is 30.0% with both inputs and 30.0% without it." in text
-    assert "no better than “TF-IDF, whole text”" in text
-    assert "notes.share_with_image" in text
-
-
-def test_images_that_may_not_matter_are_called_out() -> None:
-    metrics = metrics_with(both=0.3, tfidf=0.1)
-    for low, said in ((-0.01, True), (0.01, False)):
-        intervals = {"both": {"all": {"visual_reliance": {"low": low, "high": 0.02}}}}
-        cautions = headline(metrics, None, {}, {}, intervals=intervals).cautions
-        assert any("may not look at its images" in caution for caution in cautions) is said
-
-
-def test_few_queries_are_called_out() -> None:
-    metrics = metrics_with(both=0.3, tfidf=0.1)
-    metrics["both"]["all"]["n"] = 40
-    (caution,) = headline(metrics, None, {}, {}).cautions
-    assert "Only 40 test queries, each worth 2.5 points" in caution
 
 
 def test_thumbnails_are_small_and_broken_images_left_out(run: SmallRun) -> None:
