@@ -20,9 +20,7 @@ from notellm2.registry.journal import hold
 from notellm2.registry.ledger import Pair
 from notellm2.registry.tracking import URI_VARIABLE, Tracking
 from notellm2.workspace import Workspace
-from tests.unit.registry.world import World, index_of
-
-A, B = "a" * 20, "b" * 20
+from tests.unit.registry.world import A, B, World, index_of
 
 Run = Callable[..., Result]
 

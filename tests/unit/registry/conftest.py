@@ -14,6 +14,7 @@ import pytest
 from notellm2.artifacts import Artifact, Store
 from notellm2.registry.tracking import URI_VARIABLE, Tracking
 from notellm2.workspace import Workspace
+from tests.unit.registry.world import A, B, World, index_of
 
 METRICS: dict[str, Any] = {
     "both": {"all": {"recall@10": 0.4, "mrr": 0.2, "n": 200}, "short_query": {"recall@10": 0.35, "mrr": None, "n": 0}},
@@ -35,6 +36,20 @@ def tracking(store_root: Path, monkeypatch: pytest.MonkeyPatch) -> Tracking:
     monkeypatch.delenv(URI_VARIABLE, raising=False)
     name = f"t-{uuid.uuid4().hex[:10]}"
     return dataclasses.replace(Tracking.at(Workspace.at(store_root)), experiment=name, model_name=name)
+
+
+@pytest.fixture(scope="session")
+def indexes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
+    """An index of either bundle, and another of the first."""
+    store = Store(tmp_path_factory.mktemp("indexes"))
+    return {bundle: index_of(store, bundle, seed) for seed, bundle in enumerate((A, B))} | {
+        "refreshed": index_of(store, A, seed=7)
+    }
+
+
+@pytest.fixture
+def world(tracking: Tracking, tmp_path: Path) -> World:
+    return World(tracking, tmp_path / "published")
 
 
 @pytest.fixture

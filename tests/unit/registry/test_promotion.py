@@ -10,47 +10,25 @@ from typing import Any
 
 import pytest
 
-from notellm2.artifacts import Artifact, Store
+from notellm2.artifacts import Artifact
 from notellm2.errors import InputError
 from notellm2.index.layout import INDEX
 from notellm2.index.pointer import POINTER, PublicationDamaged, read_pointer
 from notellm2.index.publish import PublishFailed
 from notellm2.registry import names, promotion, versions
-from notellm2.registry.journal import JOURNAL, LeaseLost, LeaseTaken, hold, read_intent
+from notellm2.registry.journal import JOURNAL, LeaseTaken, hold, read_intent
 from notellm2.registry.ledger import LEDGER, Ledger, LedgerDamaged, Pair
 from notellm2.registry.promotion import ChampionMoved, Step
 from notellm2.registry.tracking import Tracking
-from tests.unit.registry.world import WHY, World, index_of
-
-A, B = "a" * 20, "b" * 20
-
-
-@pytest.fixture(scope="module")
-def indexes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
-    store = Store(tmp_path_factory.mktemp("indexes"))
-    return {bundle: index_of(store, bundle, seed) for seed, bundle in enumerate((A, B))} | {
-        "refreshed": index_of(store, A, seed=7)
-    }
-
-
-@pytest.fixture
-def world(tracking: Tracking, tmp_path: Path) -> World:
-    return World(tracking, tmp_path / "published")
-
-
-def in_use(world: World) -> str:
-    """The version both name."""
-    pair = world.pair()
-    assert read_pointer(world.published).model_version == pair.version
-    return str(pair.version)
+from tests.unit.registry.world import WHY, A, B, World
 
 
 def test_alias_and_pointer_move_together_and_the_ledger_says_so(world: World, indexes: dict[str, Artifact]) -> None:
     one, two = world.register(A), world.register(B)
     first = world.promote(one, indexes[A], None)
-    assert in_use(world) == one
+    assert world.in_use() == one
     second = world.promote(two, indexes[B], one)
-    assert in_use(world) == two
+    assert world.in_use() == two
     assert second.publication.bundle == B
     entries = Ledger(world.location).entries()
     assert entries == (first.entry, second.entry)
@@ -87,7 +65,7 @@ def test_another_index_of_the_champion_is_a_refresh(world: World, indexes: dict[
     first = world.promote(one, indexes[A], None)
     refreshed = world.promote(one, indexes["refreshed"], None)
     assert refreshed.entry.action == "refresh"
-    assert in_use(world) == one
+    assert world.in_use() == one
     assert world.pair().publication == refreshed.publication.version != first.publication.version
     world.promoter().rollback(WHY)
     assert world.pair() == Pair(version=one, publication=first.publication.version)
@@ -129,7 +107,7 @@ def test_a_promotion_waits_for_the_other_and_then_says_who_it_is(world: World, i
     with other, pytest.raises(LeaseTaken, match="promoting version 9"):
         world.promote(one, indexes[A], None)
     world.promote(one, indexes[A], None)
-    assert in_use(world) == one
+    assert world.in_use() == one
 
 
 def test_rolling_back_goes_back_one_by_one_and_never_forward(world: World, indexes: dict[str, Artifact]) -> None:
@@ -138,16 +116,16 @@ def test_rolling_back_goes_back_one_by_one_and_never_forward(world: World, index
     world.promote(two, indexes[B], one)
     world.promote(three, indexes[A], two)
     back = world.promoter().rollback(WHY.model_copy(update={"reason": "clicks fell"}))
-    assert in_use(world) == two
+    assert world.in_use() == two
     assert back.entry is not None
     assert (back.entry.action, back.entry.reason, back.entry.over.version) == ("rollback", "clicks fell", three)
     world.promoter().rollback(WHY)
-    assert in_use(world) == one
+    assert world.in_use() == one
     with pytest.raises(InputError, match=f"no earlier pair.*version {three}"):
         world.promoter().rollback(WHY)
     # By name it goes anywhere that was in use, forward too.
     world.promoter().rollback(WHY, to=three)
-    assert in_use(world) == three
+    assert world.in_use() == three
     assert world.lines()[3:] == [("rollback", two, three), ("rollback", one, two), ("rollback", three, one)]
     with pytest.raises(InputError, match="in use already"):
         world.promoter().rollback(WHY, to=three)
@@ -165,7 +143,7 @@ def test_rolling_back_only_goes_to_what_was_in_use_and_is_kept(world: World, ind
     # Its index was stored before it was refused.
     with pytest.raises(InputError, match=f"version {two} was never champion"):
         world.promoter().rollback(WHY, to=two)
-    assert in_use(world) == one
+    assert world.in_use() == one
 
 
 def test_a_pair_whose_files_are_damaged_is_no_place_to_go_back_to(world: World, indexes: dict[str, Artifact]) -> None:
@@ -176,7 +154,7 @@ def test_a_pair_whose_files_are_damaged_is_no_place_to_go_back_to(world: World, 
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(PublicationDamaged, match="nothing was changed"):
         world.promoter().rollback(WHY)
-    assert in_use(world) == two
+    assert world.in_use() == two
     assert read_intent(world.location) is None
 
 
@@ -189,7 +167,7 @@ def test_a_damaged_pointer_refuses_promotions_and_a_rollback_writes_it_anew(
     with pytest.raises(PublicationDamaged, match="notellm2 rollback --to"):
         world.promote(two, indexes[B], one)
     world.promoter().rollback(WHY, to=one)
-    assert in_use(world) == one
+    assert world.in_use() == one
 
 
 def test_a_pointer_to_nothing_is_left_by_a_promotion_and_never_gone_back_to(
@@ -200,9 +178,9 @@ def test_a_pointer_to_nothing_is_left_by_a_promotion_and_never_gone_back_to(
     second = world.promote(two, indexes[B], one)
     shutil.rmtree(world.published / second.publication.folder)
     world.promote(three, indexes[A], two)
-    assert in_use(world) == three
+    assert world.in_use() == three
     world.promoter().rollback(WHY)
-    assert in_use(world) == one, "the pair before is gone, so the one before that"
+    assert world.in_use() == one, "the pair before is gone, so the one before that"
     with pytest.raises(InputError, match="no published index of that version is kept"):
         world.promoter().rollback(WHY, to=two)
 
@@ -212,7 +190,7 @@ def test_an_alias_moved_by_hand_is_put_back_where_the_readers_are(world: World, 
     world.promote(one, indexes[A], None)
     world.tracking.client.set_registered_model_alias(world.tracking.model_name, names.CHAMPION, two)
     world.promoter().recover()
-    assert in_use(world) == one
+    assert world.in_use() == one
     assert world.lines()[-1] == ("mend", one, two)
     before = (world.published / JOURNAL).read_bytes()
     world.promoter().recover()
@@ -228,73 +206,7 @@ def test_a_registry_begun_anew_does_not_mend_towards_another_model(world: World,
     anew.promoter().recover()
     assert anew.pair().version is None
     anew.promote(one, indexes[B], None)
-    assert in_use(anew) == one
-
-
-def test_a_rollback_never_goes_to_an_index_of_a_model_the_registry_has_no_more(
-    world: World, indexes: dict[str, Artifact]
-) -> None:
-    """A registry that was begun anew counts its versions from 1 again: the number is the same, the model is not."""
-    first = world.promote(world.register(A), indexes[A], None)
-    world.tracking.client.delete_registered_model(world.tracking.model_name)
-    one, two = world.register(B), world.register(A)
-    world.promote(one, indexes[B], None)
-    with pytest.raises(InputError, match="no earlier pair"):
-        world.promoter().rollback(WHY)
-    with pytest.raises(InputError, match="another model"):
-        world.promoter().rollback(WHY, to=first.publication.version)
-    assert in_use(world) == one
-    assert read_pointer(world.published).bundle == B
-    world.tracking.client.delete_model_version(world.tracking.model_name, one)
-    world.promote(two, indexes[A], None)
-    with pytest.raises(InputError, match="no earlier pair"):
-        world.promoter().rollback(WHY)
-
-
-@pytest.mark.parametrize("asleep_before", ["move_alias", "point"])
-def test_a_holder_that_slept_past_its_lease_leaves_one_pair(
-    world: World, indexes: dict[str, Artifact], asleep_before: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It sleeps after its last look at the lease; meanwhile another settles what it began and goes its way."""
-    one, two = world.register(A), world.register(B)
-    world.promote(one, indexes[A], None)
-    room = versions if asleep_before == "move_alias" else promotion.publish
-    act, slept = getattr(room, asleep_before), False
-
-    def late(*arguments: Any, **named: Any) -> Any:
-        nonlocal slept
-        if not slept:
-            slept = True
-            stored = world.location.read(JOURNAL)
-            assert stored is not None
-            state = json.loads(stored.data)
-            state["lease"]["expires"] = 0
-            world.location.swap(JOURNAL, json.dumps(state).encode(), stored.tag)
-            world.promoter().recover()
-            assert read_intent(world.location) is None
-        return act(*arguments, **named)
-
-    monkeypatch.setattr(room, asleep_before, late)
-    with pytest.raises(LeaseLost):
-        world.promote(two, indexes[B], one)
-    assert slept
-    assert in_use(world) == (one if asleep_before == "move_alias" else two)
-    assert read_intent(world.location) is None
-
-
-def test_a_refresh_of_a_publication_that_is_not_in_use_any_more_is_refused(
-    world: World, indexes: dict[str, Artifact]
-) -> None:
-    """A person went back to an earlier index, or a later refresh was quicker: the slow one must not undo that."""
-    one = world.register(A)
-    first = world.promote(one, indexes[A], None)
-    second = world.promote(one, indexes["refreshed"], None)
-    world.promoter().rollback(WHY)
-    with pytest.raises(ChampionMoved, match=second.publication.version):
-        world.promote(one, indexes["refreshed"], one, over=second.publication.version)
-    assert world.pair() == Pair(version=one, publication=first.publication.version)
-    again = world.promote(one, indexes["refreshed"], one, over=first.publication.version)
-    assert again.entry.action == "refresh"
+    assert anew.in_use() == one
 
 
 def test_another_model_is_not_published_at_the_same_address(world: World, indexes: dict[str, Artifact]) -> None:
@@ -320,7 +232,7 @@ def test_an_error_at_any_step_is_settled_at_once(world: World, indexes: dict[str
 
     with pytest.raises(OSError, match="the network is gone"):
         world.promote(two, indexes[B], one, on_step=fail)
-    assert in_use(world) == (one if at in (Step.ALIAS, Step.POINTER) else two)
+    assert world.in_use() == (one if at in (Step.ALIAS, Step.POINTER) else two)
     assert read_intent(world.location) is None
     assert [line[0] for line in world.lines()] == ["promote"] * (1 if at in (Step.ALIAS, Step.POINTER) else 2)
 
@@ -347,7 +259,7 @@ def test_a_full_disk_leaves_one_pair_and_the_next_start_ends_it(
             world.promote(two, indexes[B], one)
     assert read_pointer(world.published).model_version == (two if full == LEDGER else one)
     world.promoter(wait_s=5).recover()
-    assert in_use(world) == (two if full == LEDGER else one)
+    assert world.in_use() == (two if full == LEDGER else one)
     assert read_intent(world.location) is None
     assert [e.recovered for e in Ledger(world.location).entries()] == [False] + [True] * (full == LEDGER)
 
@@ -361,7 +273,7 @@ def test_a_ledger_that_was_tampered_with_stops_the_next_change(world: World, ind
     path.write_text(path.read_text() + "{}\n")
     with pytest.raises(LedgerDamaged, match="line 2"):
         world.promote(two, indexes[B], one)
-    assert in_use(world) == one
+    assert world.in_use() == one
 
 
 def test_published_indexes_are_kept_for_the_last_pairs_and_versions(
@@ -381,7 +293,7 @@ def test_published_indexes_are_kept_for_the_last_pairs_and_versions(
     stored = {p.model_version for p in promotion.publish.versions(world.published).values()}
     assert stored == set(numbers[-3:])
     world.promoter(keep=3).rollback(WHY, to=numbers[2])
-    assert in_use(world) == numbers[2]
+    assert world.in_use() == numbers[2]
 
 
 def test_an_old_index_that_cannot_be_removed_does_not_undo_a_promotion(
@@ -393,7 +305,7 @@ def test_an_old_index_that_cannot_be_removed_does_not_undo_a_promotion(
     monkeypatch.setattr(promotion.publish, "retain", refuse)
     one = world.register(A)
     world.promote(one, indexes[A], None, keep=3)
-    assert in_use(world) == one
+    assert world.in_use() == one
     assert "old published indexes stay until the next promotion: permission denied" in caplog.text
     two = world.register(B)
     world.promote(two, indexes[B], one)
@@ -437,9 +349,9 @@ def test_the_same_on_s3(tracking: Tracking, s3_place: str, indexes: dict[str, Ar
     with pytest.raises(SystemExit):
         world.promote(three, indexes[B], two, on_step=die)
     world.promoter().recover()
-    assert in_use(world) == three
+    assert world.in_use() == three
     world.promoter().rollback(WHY)
-    assert in_use(world) == two
+    assert world.in_use() == two
     assert world.lines() == [
         ("promote", one, None),
         ("promote", two, one),

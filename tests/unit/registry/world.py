@@ -20,6 +20,8 @@ from notellm2.registry.promotion import Promoter, Why
 from notellm2.registry.tracking import Tracking
 from tests.unit.index.examples import DATA_MD5, clustered, vectors_artifact
 
+A, B = "a" * 20, "b" * 20
+"""Digests of two bundles."""
 WHY = Why(by="a test", reason="because", mode="automatic")
 
 
@@ -57,6 +59,12 @@ class World:
         except NothingPublished:
             publication = None
         return Pair(version=versions.alias_version(self.tracking, names.CHAMPION), publication=publication)
+
+    def in_use(self) -> str:
+        """The version that both name."""
+        pair = self.pair()
+        assert read_pointer(self.published).model_version == pair.version
+        return str(pair.version)
 
     def lines(self) -> list[tuple[str, str | None, str | None]]:
         """The ledger, in short: action, version now, version before."""
