@@ -229,6 +229,40 @@ def test_sample_and_import_make_a_data_set(tmp_path: Path) -> None:
     assert json.loads(status.stdout)["pinned"] is None
 
 
+DAMAGES = {
+    "a database of other bytes": ("status", "rollback"),
+    "a pointer that is a folder": ("status", "rollback"),
+    "a ledger that is a folder": ("history",),
+    "a place that is a file": ("status", "rollback", "history"),
+}
+
+
+@pytest.mark.parametrize(("damage", "command"), [(d, c) for d, commands in DAMAGES.items() for c in commands])
+def test_a_damaged_place_is_told_and_not_thrown(
+    damage: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "_mlflow").mkdir()
+    (tmp_path / "_mlflow" / "mlflow.db").write_bytes(b"garbage" * 999)
+    if damage == "a place that is a file":
+        (tmp_path / "_published").write_text("x")
+    elif damage != "a database of other bytes":
+        file = "current.json" if "pointer" in damage else "ledger.jsonl"
+        (tmp_path / "_published" / file).mkdir(parents=True)
+    monkeypatch.setattr(sys, "argv", ["notellm2", command, "--store", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code in (1, 2)
+    told = capsys.readouterr().err
+    assert told.startswith(("failed: ", "error: "))
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["notellm2", "status"])
+    monkeypatch.setattr(cli, "app", lambda: {}["nothing"])
+    with pytest.raises(KeyError):
+        cli.main()
+
+
 def published(store: Path) -> list[str]:
     ids = [f"n{i}" for i in range(20)]
 

@@ -1,6 +1,7 @@
 """The command line ``notellm2``. Each command imports what it needs when it runs, so ``--help`` stays instant.
 
-Wrong input ends with a message on stderr and status 2, never with a traceback.
+Wrong input ends with a message on stderr and status 2, never with a traceback; a disk, database or object store that
+cannot be read or written with a message and status 1.
 """
 
 from __future__ import annotations
@@ -40,10 +41,23 @@ app.add_typer(data_commands, name="data")
 app.add_typer(artifact_commands, name="artifacts")
 
 
+_PLACES = ("mlflow", "sqlalchemy", "botocore")
+"""Packages whose errors tell of a database or object store: known by name, since importing them takes seconds."""
+
+
 def main() -> None:
-    """Run the command line; wrong input becomes a message and status 2."""
+    """Run the command line; wrong input becomes a message and status 2, a place that fails one and status 1."""
     try:
         app()
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(2) from None
+    except Exception as error:
+        if not (isinstance(error, OSError) or type(error).__module__.split(".")[0] in _PLACES):
+            raise
+        said = str(error).strip().splitlines() or ["no more is known"]
+        sys.stderr.write(
+            f"failed: {type(error).__name__}: {said[0]}\n"
+            "A file, database or object store cannot be read or written: see that it is there, whole and permitted.\n"
+        )
+        raise SystemExit(1) from None
