@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from flows.command import in_prefect, with_job
-from notellm2.errors import InputError
+from flows.command import in_prefect, told, with_job
 from notellm2.recipe import load_recipe
 from notellm2.workspace import Workspace
 
@@ -37,17 +35,14 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a backtest; returns the exit status."""
     given = parser().parse_args(argv)
-    try:
-        load_recipe(given.recipe, tuple(given.overrides))
-        workspace = Workspace.at(given.store)
-        with workspace.exclusive("a backtest"):
-            return in_prefect(workspace, lambda: _backtest(given, workspace))
-    except InputError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the same command continues where it was\n")
-        return 130
+    return told(lambda: _run(given))
+
+
+def _run(given: argparse.Namespace) -> int:
+    load_recipe(given.recipe, tuple(given.overrides))
+    workspace = Workspace.at(given.store)
+    with workspace.exclusive("a backtest"):
+        return in_prefect(workspace, lambda: _backtest(given, workspace))
 
 
 def _backtest(given: argparse.Namespace, workspace: Workspace) -> Facts:

@@ -61,16 +61,13 @@ def with_job(arguments: argparse.ArgumentParser, *, recipe: str | None = None) -
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a retraining; returns the exit status."""
     given = parser().parse_args(argv)
+    return told(lambda: _retrain(given))
+
+
+def told(run: Callable[[], int]) -> int:
+    """The exit status of a command: what is given wrong, and an interruption, are told in a line."""
     try:
-        recipe = load_recipe(given.recipe, tuple(given.overrides))  # Wrong arguments should not cost a server's start.
-        if recipe.gate.mode == "approval" and environment.uses_embedded_server():
-            raise InputError(
-                "gate.mode is approval, and there is no Prefect server where a person could approve: set "
-                "PREFECT_API_URL, or use gate.mode=manual and `notellm2 promote`"
-            )
-        workspace = Workspace.at(given.store)
-        with workspace.exclusive("a retraining"):
-            return _run(given, workspace)
+        return run()
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
@@ -79,7 +76,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _run(given: argparse.Namespace, workspace: Workspace) -> int:
+def _retrain(given: argparse.Namespace) -> int:
+    recipe = load_recipe(given.recipe, tuple(given.overrides))  # Wrong arguments should not cost a server's start.
+    if recipe.gate.mode == "approval" and environment.uses_embedded_server():
+        raise InputError(
+            "gate.mode is approval, and there is no Prefect server where a person could approve: set "
+            "PREFECT_API_URL, or use gate.mode=manual and `notellm2 promote`"
+        )
+    workspace = Workspace.at(given.store)
+
     def start() -> Facts:
         from flows.retrain import retrain
 
@@ -90,7 +95,8 @@ def _run(given: argparse.Namespace, workspace: Workspace) -> int:
             overrides=list(given.overrides),
         )
 
-    return in_prefect(workspace, start)
+    with workspace.exclusive("a retraining"):
+        return in_prefect(workspace, start)
 
 
 def in_prefect(workspace: Workspace, start: Callable[[], Facts]) -> int:

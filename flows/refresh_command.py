@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from flows.command import Facts, in_prefect, with_job
+from flows.command import Facts, in_prefect, told, with_job
 from notellm2.errors import InputError
 from notellm2.workspace import Workspace
 
@@ -30,6 +30,10 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a refresh; returns the exit status."""
     given = parser().parse_args(argv)
+    return told(lambda: _refresh(given))
+
+
+def _refresh(given: argparse.Namespace) -> int:
     from notellm2.index.pointer import read_pointer  # numpy: not for --help
 
     workspace = Workspace.at(given.store)
@@ -44,20 +48,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             overrides=list(given.overrides),
         )
 
+    if not workspace.root.is_dir():
+        raise InputError(f"store {workspace.root}: no such folder; a retraining makes it")
     # A desk of its own, with its own lock and Prefect home: a refresh need not wait for a retraining of hours.
     desk = Workspace.at(workspace.root / "_refresh")
     try:
-        if not workspace.root.is_dir():
-            raise InputError(f"store {workspace.root}: no such folder; a retraining makes it")
         read_pointer(workspace.published)  # With nothing to refresh, no server need be started to say so.
         with desk.exclusive("an index refresh"):
             return in_prefect(desk, start)
-    except InputError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
     except OSError as error:  # from the look at the pointer; the flow reports its own
         sys.stderr.write(f"failed: {error}\n")
         return 1
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the same command continues where it was\n")
-        return 130

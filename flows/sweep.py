@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from flows.command import Facts, in_prefect
+from flows.command import Facts, in_prefect, told, with_job
 from notellm2.errors import InputError
 from notellm2.model.variants import TRAINED, find_variant, variants
 from notellm2.recipe import load_recipe
@@ -20,13 +18,14 @@ EXAMPLE = (
 
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
-    arguments = argparse.ArgumentParser(
-        prog="python -m flows.ablate",
-        description="Train and measure variants of a recipe with several seeds, and put them side by side in one table "
-        "and one plot. Finished parts are reused: the same command continues a killed sweep.",
-        epilog=EXAMPLE,
+    arguments = with_job(
+        argparse.ArgumentParser(
+            prog="python -m flows.ablate",
+            description="Train and measure variants of a recipe with several seeds, and put them side by side in one "
+            "table and one plot. Finished parts are reused: the same command continues a killed sweep.",
+            epilog=EXAMPLE,
+        )
     )
-    arguments.add_argument("--recipe", type=Path, required=True, help="YAML file, such as recipes/sample.yaml")
     arguments.add_argument(
         "--variants",
         default=",".join(variant.name for variant in TRAINED),
@@ -34,50 +33,35 @@ def parser() -> argparse.ArgumentParser:
         help=f"of {', '.join(variants())} (default: the trained ones)",
     )
     arguments.add_argument("--seeds", default="0,1,2", metavar="N,...", help="of training (default: 0,1,2)")
-    arguments.add_argument(
-        "--data", type=Path, help="a data set, or a plain export to import first (default: what the recipe says)"
-    )
-    arguments.add_argument("--store", type=Path, default=Path("store"), help="folder for all output (default: store)")
-    arguments.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="SECTION.FIELD=VALUE",
-        help="replace a value of the recipe, for every variant; may be repeated",
-    )
     return arguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a sweep; returns the exit status."""
     given = parser().parse_args(argv)
-    try:
-        names, seeds = _names(given.variants), _seeds(given.seeds)
-        for name in names:  # Wrong arguments should not cost a server's start, let alone an hour of training.
-            load_recipe(given.recipe, (*given.overrides, *find_variant(name).overrides))
-        workspace = Workspace.at(given.store)
+    return told(lambda: _sweep(given))
 
-        def start() -> Facts:
-            from flows.ablate import ablate
 
-            return ablate(
-                recipe=str(given.recipe),
-                variants=names,
-                seeds=seeds,
-                data=None if given.data is None else str(given.data),
-                store=str(workspace.root),
-                overrides=list(given.overrides),
-            )
+def _sweep(given: argparse.Namespace) -> int:
+    names, seeds = _names(given.variants), _seeds(given.seeds)
+    for name in names:  # Wrong arguments should not cost a server's start, let alone an hour of training.
+        load_recipe(given.recipe, (*given.overrides, *find_variant(name).overrides))
+    workspace = Workspace.at(given.store)
 
-        with workspace.exclusive("a sweep"):
-            return in_prefect(workspace, start)
-    except InputError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the same command continues where it was\n")
-        return 130
+    def start() -> Facts:
+        from flows.ablate import ablate
+
+        return ablate(
+            recipe=str(given.recipe),
+            variants=names,
+            seeds=seeds,
+            data=None if given.data is None else str(given.data),
+            store=str(workspace.root),
+            overrides=list(given.overrides),
+        )
+
+    with workspace.exclusive("a sweep"):
+        return in_prefect(workspace, start)
 
 
 def _names(text: str) -> list[str]:
