@@ -9,14 +9,15 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from flows import environment
 from notellm2.errors import InputError
 from notellm2.recipe import load_recipe
 from notellm2.workspace import Workspace
 
-Facts = dict[str, Any]
+if TYPE_CHECKING:
+    from flows.job import Facts  # which imports Prefect
 
 EXAMPLE = "example: python -m flows.retrain --recipe recipes/sample.yaml --set training.steps=200"
 
@@ -41,8 +42,8 @@ def with_job(arguments: argparse.ArgumentParser, *, recipe: str | None = None) -
         recipe: which one is taken where none is given, in words; None: one must be given.
     """
     example = "YAML file, such as recipes/sample.yaml"
-    told = example if recipe is None else f"{example} (default: {recipe})"
-    arguments.add_argument("--recipe", type=Path, required=recipe is None, help=told)
+    about = example if recipe is None else f"{example} (default: {recipe})"
+    arguments.add_argument("--recipe", type=Path, required=recipe is None, help=about)
     arguments.add_argument(
         "--data", type=Path, help="a data set, or a plain export to import first (default: what the recipe says)"
     )

@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from flows.command import Facts, in_prefect, told, with_job
+from flows.command import in_prefect, told, with_job
 from notellm2.errors import InputError
 from notellm2.workspace import Workspace
+
+if TYPE_CHECKING:
+    from flows.job import Facts
 
 EXAMPLE = "example: python -m flows.refresh_index --store store --data exports/today"
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from flows.command import Facts, in_prefect, told, with_job
+from flows.command import in_prefect, told, with_job
 from notellm2.errors import InputError
 from notellm2.model.variants import TRAINED, find_variant, variants
 from notellm2.recipe import load_recipe
 from notellm2.workspace import Workspace
+
+if TYPE_CHECKING:
+    from flows.job import Facts
 
 EXAMPLE = (
     "example: python -m flows.ablate --recipe recipes/local-pretrained.yaml --variants text,basic,notellm2 --seeds 0,1"
