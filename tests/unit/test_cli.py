@@ -37,6 +37,7 @@ COMMANDS = [
     ("artifacts", "gc"),
     ("export",),
     ("similar",),
+    ("serve",),
     ("status",),
     ("evaluate",),
     ("report",),

@@ -16,6 +16,7 @@ from notellm2.cli.model import export
 from notellm2.cli.promotion import history, promote, rollback
 from notellm2.cli.release import similar, status
 from notellm2.cli.review import evaluate, report
+from notellm2.cli.serve import serve
 from notellm2.errors import InputError
 
 app = typer.Typer(
@@ -31,6 +32,7 @@ app.command()(sample)
 app.command(name="import")(import_)
 app.command()(export)
 app.command()(similar)
+app.command()(serve)
 app.command()(status)
 app.command()(evaluate)
 app.command()(report)

@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from notellm2.errors import InputError
@@ -74,6 +75,11 @@ class Publication:
     def as_bytes(self) -> bytes:
         """All of it as the file that says it."""
         return (json.dumps(self.as_json(), indent=2, sort_keys=True) + "\n").encode()
+
+    @property
+    def published_at(self) -> datetime:
+        """`published` as a time."""
+        return datetime.fromisoformat(self.published)
 
     @property
     def folder(self) -> str:

@@ -32,7 +32,15 @@ _ATTEMPTS = 5
 
 
 class UnknownNote(InputError):
-    """The published index has no such note."""
+    """The published index has no such note.
+
+    Attributes:
+        near: ids that begin alike.
+    """
+
+    def __init__(self, message: str, near: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.near = near
 
 
 class Neighbour(NamedTuple):
@@ -85,6 +93,10 @@ class OpenVersion:
     def __contains__(self, note_id: str) -> bool:
         return self._ids.row(note_id) is not None
 
+    def note_id(self, row: int) -> str:
+        """Id of the note at a row, 0 to the number of notes."""
+        return self._ids[row]
+
     def similar(self, note_id: str, k: int = 10) -> list[Neighbour]:
         """The `k` notes most similar to a note, best first, the note itself never among them.
 
@@ -99,9 +111,11 @@ class OpenVersion:
         _check_k(k)
         row = self._ids.row(note_id)
         if row is None:
+            near = tuple(self._ids.near(note_id))
             raise UnknownNote(
                 f"note {note_id!r} is not in the published index ({len(self)} notes of data "
-                f"{self.publication.data_md5}); ids near it: {', '.join(map(repr, self._ids.near(note_id)))}"
+                f"{self.publication.data_md5}); ids near it: {', '.join(map(repr, near))}",
+                near,
             )
         scores, rows = similar_rows(self._index, row, min(k, len(self) - 1))
         return self._neighbours(scores, rows)
@@ -154,7 +168,8 @@ class Published:
         self._verify = verify
         self._refreshing = threading.Lock()
         self._problem: Exception | None = None
-        self._current = self._open(read_pointer(self.location))
+        self._pointer = read_pointer(self.location)
+        self._current = self._open(self._pointer)
         self._closed = threading.Event()
         self._follower: threading.Thread | None = None
         if follow_s is not None:
@@ -177,6 +192,11 @@ class Published:
     def problem(self) -> Exception | None:
         """Why the last look at the pointer, by `refresh` or in the background, found nothing to serve; None: it did."""
         return self._problem
+
+    @property
+    def pointer(self) -> Publication:
+        """What the pointer named when it was last read; not what is served where that could not be opened."""
+        return self._pointer
 
     @property
     def current(self) -> OpenVersion:
@@ -223,7 +243,7 @@ class Published:
         """
         with self._refreshing:
             try:
-                pointer = read_pointer(self.location)
+                pointer = self._pointer = read_pointer(self.location)
                 moved = pointer != self.publication
                 if moved:
                     self._current = self._open(pointer)
