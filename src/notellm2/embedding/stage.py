@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from notellm2.model.stage import Backbones
 
 FEATURES_STAGE, FEATURES_VERSION = "vision-features", 1
-VECTORS_STAGE, VECTORS_VERSION = "vectors", 3
+VECTORS_STAGE, VECTORS_VERSION = "vectors", 4
 _BATCH = 64
 
 

@@ -10,7 +10,11 @@ Measured against ``scaled_dot_product_attention``, one thread, forward and backw
 8, 208 tokens): 0.9 against 1.7; 14 heads of 64, 180 tokens: 3.7 against 4.8; 4 heads of 16 or 32: no faster. Hence
 `_pays`.
 
-Shape suffixes: B notes, N heads, K key heads, G query heads a key head, L tokens, D head width; S notes of a slab.
+An embedding model reads two tokens of the last layer, so that layer need not attend from the others
+(`notellm2.model.reading`): one layer's attention out of all is saved whatever the kernel, one in five for a small LLM.
+
+Shape suffixes: B notes, N heads, K key heads, G query heads a key head, L tokens, D head width; S notes of a slab, P
+positions that are read.
 """
 
 from __future__ import annotations
@@ -20,6 +24,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from notellm2.model.reading import read_positions
 
 NAME = "notellm2_short_texts"
 _BUFFER = 1 << 19
@@ -57,15 +63,38 @@ def attention_forward(
     causal = bool(getattr(module, "is_causal", True)) if is_causal is None else is_causal
     plain = attention_mask is None and causal and not dropout
     plain &= all(options.get(name) is None for name in _NOT_PLAIN)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    read_BP = read_positions()
+    if plain and read_BP is not None and _is_last(module) and query.shape[2] == key.shape[2]:
+        return _attend_at(read_BP, query, key, value, scale), None
     if not (plain and _pays(query, key, value)):
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, is_causal=is_causal, **options
         )
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     attended: Tensor = _ShortTexts.apply(query, key, value, scale)  # type: ignore[no-untyped-call]
     return attended.transpose(1, 2), None
+
+
+def _is_last(module: nn.Module) -> bool:
+    layers = getattr(getattr(module, "config", None), "num_hidden_layers", None)
+    return layers is not None and getattr(module, "layer_idx", None) == layers - 1
+
+
+def _attend_at(read_BP: Tensor, q_BNLD: Tensor, k_BKLD: Tensor, v_BKLD: Tensor, scale: float) -> Tensor:
+    """Causal attention from a few positions; [B, L, N, D], zeros everywhere else."""
+    B, N, L, D = q_BNLD.shape
+    K, P = k_BKLD.shape[1], read_BP.shape[1]
+    index_BNPD = read_BP[:, None, :, None].expand(B, N, P, D)
+    q_BKRD = (q_BNLD.gather(2, index_BNPD) * scale).view(B, K, N // K * P, D)
+    s_BNPL = (q_BKRD @ k_BKLD.mT).view(B, N, P, L)
+    ahead_BPL = torch.arange(L, device=q_BNLD.device) > read_BP[:, :, None]
+    p_BNPL = s_BNPL.masked_fill(ahead_BPL[:, None], -torch.inf).softmax(-1, dtype=torch.float32).to(v_BKLD.dtype)
+    o_BNPE = (p_BNPL.view(B, K, N // K * P, L) @ v_BKLD).view(B, N, P, -1)
+    out_BLNE = o_BNPE.new_zeros(B, L, N, o_BNPE.shape[3])
+    rows_BPNE = read_BP[:, :, None, None].expand(B, P, N, o_BNPE.shape[3])
+    return out_BLNE.scatter(1, rows_BPNE, o_BNPE.transpose(1, 2))
 
 
 def _pays(query: Tensor, key: Tensor, value: Tensor) -> bool:

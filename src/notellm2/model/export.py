@@ -20,7 +20,7 @@ import torch
 
 from notellm2 import errors
 from notellm2.errors import InputError
-from notellm2.model import connector, exported, fusion, multimodal, network, prompt, vision
+from notellm2.model import connector, exported, fusion, multimodal, network, prompt, reading, vision
 from notellm2.model.adapters import merged
 from notellm2.model.backbones import quiet
 from notellm2.model.bundle import CANARY_TOLERANCE, NARROW_TOLERANCE, Bundle, BundleError, load_canaries
@@ -43,6 +43,7 @@ _SOURCES: dict[str, Any] = {
     "multimodal": multimodal,
     "network": network,
     "prompt": prompt,
+    "reading": reading,
     "vision": vision,
 }
 _LEFT_OUT = ("architectures", "transformers_version", "dtype", "torch_dtype")

@@ -23,6 +23,7 @@ from notellm2.model.connector import build_connector
 from notellm2.model.fusion import LateFusion
 from notellm2.model.multimodal import grid_positions, reads_grids
 from notellm2.model.prompt import IMAGE_WORD, Layout
+from notellm2.model.reading import reading
 
 if TYPE_CHECKING:
     from notellm2.recipe import ModelConfig
@@ -138,10 +139,16 @@ class NoteLLM2(nn.Module):
         if self._reads_grids:
             positions = grid_positions(slots, x_BLH.shape[1]).to(x_BLH.device)
             where["position_ids"] = positions.expand(-1, x_BLH.shape[0], -1)
-        h_BLH = self.llm(inputs_embeds=x_BLH, use_cache=False, **where).last_hidden_state
+        read = [batch.last_B]
+        if self.layout.visual_position is not None:
+            read.append(torch.full_like(batch.last_B, self.layout.visual_position))
+        read_BP = torch.stack(read, 1)
+        with reading(read_BP):
+            h_BLH = self.llm(inputs_embeds=x_BLH, use_cache=False, **where).last_hidden_state
         # Heads are float32 whatever the LLM is held in.
-        n_m = h_BLH[torch.arange(h_BLH.shape[0], device=h_BLH.device), batch.last_B].float()
-        n_v = None if self.layout.visual_position is None else h_BLH[:, self.layout.visual_position].float()
+        rows_B = torch.arange(h_BLH.shape[0], device=h_BLH.device)  # len() would be a constant in ONNX
+        n_m, *rest = (h_BLH[rows_B, at_B].float() for at_B in read)
+        n_v = rest[0] if rest else None
         if self.fusion is not None:
             summary_BV = _present(batch.vision_BPV)[:, 0]
             n_m = self.fusion(n_m, summary_BV)

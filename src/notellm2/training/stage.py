@@ -10,7 +10,7 @@ from notellm2.artifacts import Artifact, Store
 from notellm2.notes.dataset import Dataset
 from notellm2.recipe import ImageLimits, ModelConfig, TrainingConfig
 
-STAGE, VERSION = "training", 4
+STAGE, VERSION = "training", 5
 
 
 def train(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import pytest
@@ -10,6 +11,7 @@ from torch.nn import functional
 from notellm2.model import attention
 from notellm2.model.attention import NAME, attend_fast, attention_forward
 from notellm2.model.backbones import load_language_model
+from notellm2.model.reading import reading
 from tests.unit.conftest import Backbone
 
 SHAPES = [(3, 2, 2, 64, 8), (5, 4, 2, 101, 8), (1, 6, 1, 70, 3), (4, 2, 2, 130, 64), (2, 2, 1, 333, 4)]
@@ -86,6 +88,24 @@ def test_scores_with_something_added_are_left_to_transformers(option: str) -> No
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2"])
+def test_an_llm_of_which_two_positions_are_read_gives_the_same_there(name: str, backbone: Backbone) -> None:
+    plain = load_language_model(str(backbone(name))).model.eval()
+    fast = attend_fast(load_language_model(str(backbone(name))).model.eval())
+    x = torch.randn(3, 40, 16, generator=torch.Generator().manual_seed(0))
+    read = torch.tensor([[39, 7], [20, 7], [8, 7]])
+    rows = torch.arange(3)[:, None]
+    found, expected = [], []
+    for llm, states in ((fast, found), (plain, expected)):
+        given = x.clone().requires_grad_()
+        with reading(read):
+            states.append(llm(inputs_embeds=given, use_cache=False).last_hidden_state)
+        states += torch.autograd.grad(states[0][rows, read].square().sum(), given)
+    torch.testing.assert_close(found[0][rows, read], expected[0][rows, read], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found[1], expected[1], atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(found[0][:, 30], expected[0][:, 30], atol=1e-3), "nothing was left out"
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gpt2"])
 def test_an_llm_gives_the_same_hidden_states(name: str, backbone: Backbone) -> None:
     plain = load_language_model(str(backbone(name))).model.eval()
     fast = attend_fast(load_language_model(str(backbone(name))).model.eval())
@@ -98,3 +118,39 @@ def test_an_llm_gives_the_same_hidden_states(name: str, backbone: Backbone) -> N
         expected = plain(inputs_embeds=x, use_cache=False).last_hidden_state
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
     assert len(calls) == 2, "once a layer"
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (3, 2, 2, 9, 16)])
+def test_from_the_positions_that_are_read_it_is_the_formula_and_elsewhere_nothing(shape: tuple[int, ...]) -> None:
+    q, k, v = inputs(shape)
+    scale = 0.8 * shape[-1] ** -0.5
+    generator = torch.Generator().manual_seed(2)
+    read = torch.stack([torch.randperm(shape[3], generator=generator)[:2] for _ in range(shape[0])])
+    with reading(read):
+        found, _ = attention_forward(_Layer(2, of=3), q, k, v, None, scaling=scale)
+        earlier, _ = attention_forward(_Layer(1, of=3), q, k, v, None, scaling=scale)
+    expected = by_hand(q, k, v, scale)
+    torch.testing.assert_close(earlier.double(), expected, atol=2e-5, rtol=1e-4)
+    is_read = torch.zeros(shape[0], shape[3], 1, 1).scatter(1, read[:, :, None, None], 1.0)
+    torch.testing.assert_close(found.double(), expected * is_read, atol=2e-5, rtol=1e-4)
+    weights = torch.randn(found.shape, generator=generator) * is_read
+    gradients = torch.autograd.grad((found * weights).sum(), (q, k, v))
+    wanted = torch.autograd.grad((expected * weights).sum(), (q, k, v))
+    for gradient, want in zip(gradients, wanted, strict=True):
+        torch.testing.assert_close(gradient, want, atol=2e-5, rtol=1e-4)
+
+
+def test_the_promise_ends_with_its_block() -> None:
+    q, k, v = inputs(SHAPES[0])
+    read = torch.full((3, 1), 63)
+    with pytest.raises(KeyboardInterrupt), reading(read):
+        raise KeyboardInterrupt
+    found, _ = attention_forward(_Layer(0, of=1), q, k, v, None)
+    assert (found[:, :63] != 0).all()
+
+
+class _Layer(nn.Module):
+    def __init__(self, number: int, *, of: int) -> None:
+        super().__init__()
+        self.layer_idx = number
+        self.config = SimpleNamespace(num_hidden_layers=of)
