@@ -14,6 +14,7 @@ from typing import Any, Concatenate, ParamSpec
 from prefect import Task, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict
 
 from notellm2.artifacts import MANIFEST, Artifact, Store, digest_json
@@ -106,9 +107,12 @@ def open_job(recipe: Path, overrides: tuple[str, ...], store: Path) -> Job:
     Raises:
         InputError: the recipe or an override is wrong.
     """
+    from notellm2.registry.recipes import recipe_digest
+
     loaded = load_recipe(recipe, overrides)
     calm_logs()
-    return Job(recipe=loaded, root=store.absolute(), provenance={"recipe": loaded.name})
+    job = Job(recipe=loaded, root=store.absolute(), provenance={"recipe": loaded.name})
+    return job.about(recipe_digest=recipe_digest(loaded), flow_run=flow_run.get_id())
 
 
 def artifact(facts: Facts) -> Artifact:

@@ -128,7 +128,7 @@ def promote(
         ),
     )
     if done.entry is not None:
-        attach(job, run_id).log_tags({"notellm2.ledger": done.entry.line().decode().strip()})
+        attach(job, run_id).log_publication(done.entry, promoter(job).location)
         show.promotion(done.entry)
     return {"promoted": True, "version": done.publication.model_version, "published": done.publication.published}
 

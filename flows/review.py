@@ -91,7 +91,7 @@ def report(
     run.log_file(page.file("report.html"))
     for plot in sorted(page.file("plots").glob("*.png")):
         run.log_file(plot, "plots")
-    show.links(page, run)
+    show.report(page)
     return page
 
 

@@ -7,9 +7,12 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from prefect import get_run_logger
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.runtime import flow_run
+from prefect.utilities.urls import url_for
 
 from notellm2.artifacts import Artifact
 from notellm2.evaluation.metrics import SLICES, Metrics, headline_k
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
     from notellm2.registry.gate import Verdict
     from notellm2.registry.ledger import Entry
     from notellm2.registry.runs import Run
+    from notellm2.registry.tracking import Tracking
+    from notellm2.registry.versions import Version
 
 
 def warn(message: str) -> None:
@@ -122,11 +127,7 @@ def question(version: str, judged: Facts, page: Facts) -> str:
 
 def waiting(version: str, timeout_s: int) -> None:
     """That a person is asked now, and where."""
-    from prefect.runtime import flow_run
-    from prefect.utilities.urls import url_for
-
-    number = flow_run.get_id()
-    where = (number and url_for("flow-run", obj_id=number)) or "Prefect's page of this run"
+    where = flow_run_page() or "Prefect's page of this run"
     warn(f"version {version} waits for approval, at most {timeout_s} s: {where}")
 
 
@@ -151,16 +152,32 @@ def _rules(sentence: str, rules: Iterable[dict[str, Any]]) -> str:
     return f"{sentence}\n\n" + _table(("rule", "outcome", "compared"), rows)
 
 
-def links(page: Artifact, run: Run) -> None:
-    """Where the report and the MLflow run are."""
+def report(page: Artifact) -> None:
+    """Where the report is."""
     path = page.file("report.html")
     create_link_artifact(path.as_uri(), link_text="report.html", key="report", description=f"The report: {path}")
-    tracking = run.tracking
-    server = tracking.uri if tracking.uri.startswith("http") else "http://127.0.0.1:5000"
-    link = f"{server}/#/experiments/{tracking.experiment_id()}/runs/{run.run_id}"
-    create_link_artifact(
-        link, link_text=run.run_id, key="mlflow-run", description=f"The MLflow run in {tracking.shown_uri} (`make ui`)"
-    )
+
+
+def mlflow_run(run: Run) -> None:
+    """Where the MLflow run is, from its start on."""
+    where = run.tracking
+    link = where.page(f"/experiments/{where.experiment_id()}/runs/{run.run_id}")
+    about = f"The MLflow run in {where.shown_uri} (without a server: `make ui`)"
+    create_link_artifact(link, link_text=run.run_id, key="mlflow-run", description=about)
+
+
+def model_version(version: Version, where: Tracking) -> None:
+    """Where the registered version is."""
+    link = where.page(f"/models/{quote(version.name, safe='')}/versions/{version.version}")
+    about = f"The model version in {where.shown_uri}; what it was made from: `notellm2 lineage {version.version}`"
+    text = f"{version.name} version {version.version}"
+    create_link_artifact(link, link_text=text, key="model-version", description=about)
+
+
+def flow_run_page() -> str | None:
+    """Address of the present flow run's page; None where Prefect has none (an embedded server)."""
+    number = flow_run.get_id()
+    return (number and url_for("flow-run", obj_id=number)) or None
 
 
 def timeline(stages: Iterable[dict[str, Any]]) -> str:

@@ -190,6 +190,7 @@ def register(job: Job, data: Facts, mined: Facts, trained: Facts, run_id: str, m
     version = versions.register(
         run, artifact(trained).file("bundle"), data_md5=data["md5"], test_set=test_set(artifact(mined))
     )
+    show.model_version(version, run.tracking)
     return {"model": version.name, "version": version.version}
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from prefect.exceptions import Pause
 from prefect.runtime import flow_run
 
+from flows import show
 from flows.job import Facts, Job
 from notellm2.artifacts import digest_json
 from notellm2.notes.dataset import Dataset
@@ -43,11 +44,14 @@ def tracked_run(
         run = stack.enter_context(Run.open(tracking(job), key, name=name))
         if parent is not None:
             run.log_tags({"mlflow.parentRunId": parent})
+        else:
+            show.mlflow_run(run)
         run.log_origin(
             recipe=job.recipe.name,
             data_md5=data["md5"],
             git_commit=job.provenance.get("git_commit"),
             flow_run=flow_run.get_id(),
+            flow_run_url=show.flow_run_page(),
         )
         run.log_recipe(job.recipe)
         run.log_dataset(Dataset.open(Path(data["path"])), data["md5"])

@@ -132,7 +132,7 @@ def test_prefect_shows_the_tasks_in_order_and_what_they_found(retrained: Retrain
     assert [name for (name,) in ran] == TASKS[: len(ran)]
     assert len(ran) >= len(TASKS) - 3
     keys = {key for (key,) in prefect_rows(place, "select key from artifact")}
-    assert {"data", "quality", "pairs", "metrics", "gate", "report", "mlflow-run"} <= keys
+    assert {"data", "quality", "pairs", "metrics", "gate", "report", "mlflow-run", "model-version"} <= keys
 
 
 def test_mlflow_has_one_finished_run_with_everything(retrained: Retrained) -> None:

@@ -77,6 +77,7 @@ def test_a_run_that_is_suspended_until_a_person_decides_has_not_ended(
         def suspend(self) -> None:
             calls.append("suspend")
 
+    monkeypatch.setattr("flows.show.mlflow_run", lambda run: None)  # there is no flow run that could show it
     monkeypatch.setattr(runs.Run, "open", lambda *_, **__: Told())
     monkeypatch.setattr("flows.tracked.Dataset", types.SimpleNamespace(open=lambda path: path))
     with contextlib.ExitStack() as stack:

@@ -24,9 +24,22 @@ PREFIX = "notellm2."
 RUN_KEY = PREFIX + "run_key"
 """Digest of recipe and data: one MLflow run for each."""
 RECIPE = PREFIX + "recipe"
+RECIPE_DIGEST = PREFIX + "recipe_digest"
+"""Digest of every field of the recipe: the name says which file, this what was in it."""
 DATA_MD5 = PREFIX + "data_md5"
 GIT_COMMIT = PREFIX + "git_commit"
 FLOW_RUN = PREFIX + "prefect_flow_run"
+"""Id of the Prefect flow run: on a run the last one that continued it, on a version the one that registered it."""
+FLOW_RUN_URL = FLOW_RUN + ".url"
+"""Its page, where Prefect's address was known."""
+FLOW_RUNS = FLOW_RUN + "s"
+"""Ids of all flow runs that worked on a run, the first one first, with spaces between."""
+ORIGIN = (RECIPE, RECIPE_DIGEST, DATA_MD5, GIT_COMMIT, FLOW_RUN, FLOW_RUN_URL)
+"""Where a run comes from; a version keeps these of its run."""
+LEDGER = PREFIX + "ledger"
+"""On a run: the ledger's line that brought its model into use."""
+PUBLISHED = PREFIX + "published"
+"""Address of the published index that brought a version into use last; on its run too."""
 PROCESS = PREFIX + "process"
 """Host, process id and its start time: tells a run whose process was killed from one that is alive."""
 GATE = PREFIX + "gate"
@@ -62,7 +75,7 @@ SALIENCY = "saliency."
 
 def ledger_tag(sequence: int) -> str:
     """Tag of a version that holds the ledger's line with this number, JSON."""
-    return f"{PREFIX}ledger.{sequence:06d}"
+    return f"{LEDGER}.{sequence:06d}"
 
 
 def rule_tag(rule: str) -> str:

@@ -264,7 +264,7 @@ class Promoter:
         self.on_step(Step.LEDGER)
         written = Ledger(self.location).append(intent)
         self.on_step(Step.TAGS)
-        versions.record_change(self.tracking, written)
+        versions.record_change(self.tracking, written, self.location)
         self.on_step(Step.CLEAR)
         held.record(None)
         return written
@@ -316,7 +316,7 @@ class Promoter:
         why = Why(by=this_actor(), reason=reason, mode="automatic")
         entry = self._entry("mend", pointer, Pair(version=alias, publication=pointer.version), why)
         versions.move_alias(self.tracking, names.CHAMPION, pointer.model_version)
-        versions.record_change(self.tracking, Ledger(self.location).append(entry))
+        versions.record_change(self.tracking, Ledger(self.location).append(entry), self.location)
         logger.warning("%s; put back", reason)
 
     def _strayed(self, pointer: Publication | None) -> bool:

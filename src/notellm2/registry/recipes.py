@@ -9,11 +9,17 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from notellm2.artifacts import KEY_LENGTH, digest_json
 from notellm2.errors import InputError
 from notellm2.recipe import Recipe
 from notellm2.registry.tracking import Tracking
 
 RECIPE_FILE = "recipe.yaml"
+
+
+def recipe_digest(recipe: Recipe) -> str:
+    """Digest of every field of a recipe, defaults included."""
+    return digest_json(recipe.model_dump(mode="json"))[:KEY_LENGTH]
 
 
 def recipe_of(tracking: Tracking, run_id: str) -> dict[str, Any] | None:

@@ -19,6 +19,8 @@ from typing import Any
 import yaml
 
 from notellm2.artifacts import Artifact
+from notellm2.index.location import Location
+from notellm2.index.pointer import VERSIONS
 from notellm2.notes.dataset import Dataset
 from notellm2.processes import has_ended, process_tag
 from notellm2.recipe import Recipe
@@ -26,6 +28,8 @@ from notellm2.registry import names
 from notellm2.registry.curves import Curves
 from notellm2.registry.figures import figures_of
 from notellm2.registry.gate import Verdict
+from notellm2.registry.ledger import Entry
+from notellm2.registry.recipes import recipe_digest
 from notellm2.registry.tracking import Tracking
 
 # MLflow's limits (mlflow.utils.validation): params of a batch, metrics of a batch, characters of a value.
@@ -33,6 +37,7 @@ _PARAMS_PER_BATCH = 100
 _METRICS_PER_BATCH = 1000
 _PARAM_CHARS = 6000
 _TAG_CHARS = 8000
+_FLOW_RUNS = 100  # as many ids as the tag holds, and some to spare
 _DIGEST_CHARS = 36
 
 
@@ -112,15 +117,28 @@ class Run:
         self._client.update_run(self.run_id, status="SCHEDULED")
 
     def log_origin(
-        self, *, recipe: str, data_md5: str, git_commit: str | None = None, flow_run: str | None = None
+        self,
+        *,
+        recipe: str,
+        data_md5: str,
+        git_commit: str | None = None,
+        flow_run: str | None = None,
+        flow_run_url: str | None = None,
     ) -> None:
-        """Record where the run comes from, as tags; what is None is left out."""
+        """Record where the run comes from, as tags; what is None is left out.
+
+        A run that is continued names the flow run that continues it, and in a second tag all there were.
+        """
+        known = self._client.get_run(self.run_id).data.tags.get(names.FLOW_RUNS, "").split()
+        flow_runs = [*(id_ for id_ in known if id_ != flow_run), *([flow_run] if flow_run else [])]
         tags = {
             names.RECIPE: recipe,
             names.DATA_MD5: data_md5,
             names.GIT_COMMIT: git_commit,
             "mlflow.source.git.commit": git_commit,
             names.FLOW_RUN: flow_run,
+            names.FLOW_RUN_URL: flow_run_url,
+            names.FLOW_RUNS: " ".join(flow_runs[-_FLOW_RUNS:]) or None,
         }
         self.log_tags({name: value for name, value in tags.items() if value is not None})
 
@@ -133,7 +151,7 @@ class Run:
             self._client.log_batch(self.run_id, tags=items[start : start + _PARAMS_PER_BATCH])
 
     def log_recipe(self, recipe: Recipe) -> None:
-        """Record every field of the recipe as a parameter (``training.lr``), and all of it as ``recipe.yaml``.
+        """Record every field of the recipe as a parameter (``training.lr``), all of it as ``recipe.yaml``, its digest.
 
         Raises:
             MlflowException: the run holds another value of a field; then its run key did not cover the recipe.
@@ -144,6 +162,7 @@ class Run:
         params = [Param(name, _cut(value, _PARAM_CHARS)) for name, value in flatten(tree).items()]
         for start in range(0, len(params), _PARAMS_PER_BATCH):
             self._client.log_batch(self.run_id, params=params[start : start + _PARAMS_PER_BATCH])
+        self.log_tags({names.RECIPE_DIGEST: recipe_digest(recipe)})
         self._client.log_text(self.run_id, yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), "recipe.yaml")
 
     def log_dataset(self, dataset: Dataset, data_md5: str) -> None:
@@ -237,6 +256,11 @@ class Run:
             tags[names.rule_tag(rule.name)] = f"{outcome}: {rule.detail}"
         self.log_tags(tags)
         self._client.log_text(self.run_id, verdict.model_dump_json(indent=2) + "\n", "gate.json")
+
+    def log_publication(self, entry: Entry, place: Location) -> None:
+        """Record the ledger's line that brought the run's model into use, and the address of its index."""
+        address = f"{place}/{VERSIONS}/{entry.to.publication}"
+        self.log_tags({names.LEDGER: entry.line().decode().strip(), names.PUBLISHED: address})
 
     def log_file(self, path: Path, folder: str | None = None) -> None:
         """Log one file (``report.html``), below a folder of the run's files or at their top; replaces it there."""

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
+PAGES_VARIABLE = "NOTELLM2_MLFLOW_URL"
+"""Where people open MLflow's pages, if that is not where this process finds its server (another network, a proxy)."""
+_LOCAL_PAGES = "http://127.0.0.1:5000"  # of `make ui`
 
 SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -92,6 +95,16 @@ class Tracking:
     def shown_uri(self) -> str:
         """The URI without its password, for people and logs."""
         return re.sub(r"//([^/@:]*):[^/@]*@", r"//\1:***@", self.uri)
+
+    def page(self, path: str) -> str:
+        """Address of one of MLflow's pages, as a person's browser has it.
+
+        Args:
+            path: as MLflow names it after ``#``: ``/experiments/0/runs/...``.
+        """
+        served = self.uri if self.uri.startswith(("http://", "https://")) else _LOCAL_PAGES
+        pages = os.environ.get(PAGES_VARIABLE) or re.sub(r"//[^/@]*@", "//", served)
+        return f"{pages.rstrip('/')}/#{path}"
 
     @property
     def exists(self) -> bool:

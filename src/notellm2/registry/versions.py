@@ -19,6 +19,8 @@ from pydantic import BaseModel, ConfigDict
 
 from notellm2.artifacts import KEY_LENGTH, Artifact, digest_tree
 from notellm2.errors import InputError
+from notellm2.index.location import Location
+from notellm2.index.pointer import VERSIONS
 from notellm2.registry import names
 from notellm2.registry.models import log_model
 from notellm2.registry.runs import Run
@@ -119,7 +121,10 @@ def register(run: Run, bundle: Path, *, data_md5: str, test_set: str, descriptio
             link = json.dumps([{"name": found.name, "version": found.version}])
             client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": link})
         number = str(found.version)
-        tags = _facts(run) | {names.DATA_MD5: data_md5, names.TEST_SET: test_set}
+        facts, origin = _facts(run)
+        # Where it comes from stays as it was: the flow run that registered it, not one that found it there.
+        tags = {name: value for name, value in origin.items() if name not in found.tags}
+        tags |= facts | {names.DATA_MD5: data_md5, names.TEST_SET: test_set}
         for key, value in tags.items():
             if found.tags.get(key) != value:
                 client.set_model_version_tag(tracking.model_name, number, key, value)
@@ -189,10 +194,13 @@ def move_alias(tracking: Tracking, alias: str, version: str | None) -> None:
         tracking.client.set_registered_model_alias(tracking.model_name, alias, version)
 
 
-def record_change(tracking: Tracking, entry: Entry) -> None:
-    """Tag the version that a line of the ledger brought into use; again, it changes nothing."""
+def record_change(tracking: Tracking, entry: Entry, place: Location) -> None:
+    """Tag the version that a line of the ledger brought into use, with its index's address; again, nothing changes."""
     version = str(entry.to.version)
-    tags = {names.ledger_tag(entry.sequence): entry.line().decode().strip()}
+    tags = {
+        names.ledger_tag(entry.sequence): entry.line().decode().strip(),
+        names.PUBLISHED: f"{place}/{VERSIONS}/{entry.to.publication}",
+    }
     if entry.action == "promote":
         tags |= {
             names.PROMOTED_BECAUSE: entry.reason,
@@ -315,13 +323,14 @@ def _version(found: ModelVersion) -> Version:
     )
 
 
-def _facts(run: Run) -> dict[str, str]:
-    """What a version keeps of its run: test figures and artifact keys."""
+def _facts(run: Run) -> tuple[dict[str, str], dict[str, str]]:
+    """What a version keeps of its run: test figures and artifact keys; and where it comes from."""
     data = run.tracking.client.get_run(run.run_id).data
     figures = {name: value for name, value in data.metrics.items() if name.startswith(names.TEST)}
     stage = names.artifact_tag("")
     artifacts = {name.removeprefix(stage): key for name, key in data.tags.items() if name.startswith(stage)}
-    return {
+    facts = {
         names.FIGURES: json.dumps(figures, sort_keys=True),
         names.ARTIFACTS: json.dumps(artifacts, sort_keys=True),
     }
+    return facts, {name: data.tags[name] for name in names.ORIGIN if name in data.tags}

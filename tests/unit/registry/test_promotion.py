@@ -45,6 +45,7 @@ def test_alias_and_pointer_move_together_and_the_ledger_says_so(world: World, in
     assert read_intent(world.location) is None
     tags = world.tracking.client.get_model_version(world.tracking.model_name, two).tags
     assert json.loads(tags[names.ledger_tag(2)]) == json.loads(second.entry.line())
+    assert tags[names.PUBLISHED] == f"{world.location}/{second.publication.folder}"
     assert (tags[names.PROMOTED_OVER], tags[names.PROMOTED_BECAUSE]) == (one, "because")
     assert tags[names.PROMOTED_BY] == "a test (automatic)"
     assert tags[names.PROMOTED_AT] == second.entry.at

@@ -16,6 +16,7 @@ from notellm2.recipe import Recipe
 from notellm2.registry import curves as curves_module
 from notellm2.registry import names
 from notellm2.registry.gate import Rule, Verdict
+from notellm2.registry.recipes import recipe_digest
 from notellm2.registry.runs import Run
 from notellm2.registry.tracking import Tracking
 
@@ -72,10 +73,29 @@ def test_recipe_origin_and_data_are_logged_and_may_be_logged_again(tracking: Tra
     assert logged.data.params["evaluation.ks"] == "[10, 20, 50, 100, 1000, 10000]"
     assert logged.data.tags[names.DATA_MD5] == md5
     assert logged.data.tags[names.GIT_COMMIT] == "abc"
-    assert names.FLOW_RUN not in logged.data.tags
+    assert not {names.FLOW_RUN, names.FLOW_RUN_URL, names.FLOW_RUNS} & logged.data.tags.keys()
+    assert logged.data.tags[names.RECIPE_DIGEST] == recipe_digest(recipe)
+    assert recipe_digest(recipe) != recipe_digest(Recipe(name="sample", training={"steps": 7}))
     (entry,) = logged.inputs.dataset_inputs
     assert (entry.dataset.name, entry.dataset.digest) == ("sample", md5)
     assert files(run) == {"recipe.yaml"}
+
+
+def test_a_run_names_every_flow_run_that_worked_on_it(tracking: Tracking) -> None:
+    with Run.open(tracking, "key", name="sample") as run:
+        for flow_run in ("first", "first", "second"):
+            url = f"http://prefect/runs/flow-run/{flow_run}"
+            run.log_origin(recipe="sample", data_md5="0a.dir", flow_run=flow_run, flow_run_url=url)
+        tags = tracking.client.get_run(run.run_id).data.tags
+        assert tags[names.FLOW_RUN] == "second"
+        assert tags[names.FLOW_RUN_URL] == "http://prefect/runs/flow-run/second"
+        assert tags[names.FLOW_RUNS] == "first second"
+        run.log_origin(recipe="sample", data_md5="0a.dir", flow_run=None)
+        assert tracking.client.get_run(run.run_id).data.tags[names.FLOW_RUNS] == "first second"
+        run.log_tags({names.FLOW_RUNS: " ".join(f"{number:036d}" for number in range(150))})
+        run.log_origin(recipe="sample", data_md5="0a.dir", flow_run="last")
+        kept = tracking.client.get_run(run.run_id).data.tags[names.FLOW_RUNS].split()
+        assert (len(kept), kept[-1]) == (100, "last")
 
 
 def test_a_long_value_is_cut_to_what_mlflow_takes(tracking: Tracking) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from notellm2.errors import InputError
 from notellm2.recipe import RegistryConfig
-from notellm2.registry.tracking import URI_VARIABLE, Tracking
+from notellm2.registry.tracking import PAGES_VARIABLE, URI_VARIABLE, Tracking
 from notellm2.workspace import Workspace
 
 
@@ -45,6 +45,25 @@ def test_stores_that_mlflow_lost_or_that_move_with_the_folder_are_refused(
 def test_passwords_are_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(URI_VARIABLE, "postgresql://mlflow:secret@db:5432/mlflow")
     assert Tracking.at(Workspace.at(tmp_path)).shown_uri == "postgresql://mlflow:***@db:5432/mlflow"
+
+
+@pytest.mark.parametrize(
+    ("uri", "pages", "expected"),
+    [
+        (None, None, "http://127.0.0.1:5000/#/models/notes"),
+        ("http://mlflow:5000/", None, "http://mlflow:5000/#/models/notes"),
+        ("https://trainer:secret@mlflow.example", None, "https://mlflow.example/#/models/notes"),
+        ("http://mlflow:5000", "https://ml.example/mlflow/", "https://ml.example/mlflow/#/models/notes"),
+    ],
+)
+def test_pages_are_where_a_person_opens_them(
+    uri: str | None, pages: str | None, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in ((URI_VARIABLE, uri), (PAGES_VARIABLE, pages)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    assert Tracking.at(Workspace.at(tmp_path)).page("/models/notes") == expected
 
 
 def test_a_model_name_that_mlflow_refuses_is_an_input_error(tmp_path: Path) -> None:

@@ -53,6 +53,24 @@ def embedder(monkeypatch: pytest.MonkeyPatch) -> type[FakeBundle]:
     return FakeBundle
 
 
+def test_a_version_keeps_where_it_was_made(tracking: Tracking, bundle: Path) -> None:
+    def tags() -> dict[str, str]:
+        return dict(tracking.client.get_model_version(tracking.model_name, "1").tags)
+
+    def made_by(flow_run: str) -> None:
+        with Run.open(tracking, "key", name="sample") as run:
+            url = f"http://prefect/runs/flow-run/{flow_run}"
+            run.log_origin(recipe="sample", data_md5=MD5, git_commit="abc", flow_run=flow_run, flow_run_url=url)
+            versions.register(run, bundle, data_md5=MD5, test_set="pairs-1")
+
+    made_by("first")
+    first = tags()
+    assert (first[names.RECIPE], first[names.GIT_COMMIT], first[names.DATA_MD5]) == ("sample", "abc", MD5)
+    assert (first[names.FLOW_RUN], first[names.FLOW_RUN_URL]) == ("first", "http://prefect/runs/flow-run/first")
+    made_by("second")
+    assert tags() == first, "the second found it there"
+
+
 def test_a_version_is_registered_once_and_keeps_its_figures(
     tracking: Tracking,
     bundle: Path,
