@@ -17,6 +17,7 @@ from notellm2.cli.promotion import history, promote, rollback
 from notellm2.cli.release import similar, status
 from notellm2.cli.review import evaluate, report
 from notellm2.cli.serve import serve
+from notellm2.cli.stack import stack_commands
 from notellm2.errors import InputError
 
 app = typer.Typer(
@@ -41,6 +42,7 @@ app.command()(rollback)
 app.command()(history)
 app.add_typer(data_commands, name="data")
 app.add_typer(artifact_commands, name="artifacts")
+app.add_typer(stack_commands, name="stack")
 
 
 _PLACES = ("mlflow", "sqlalchemy", "botocore")

@@ -1,0 +1,117 @@
+"""Which settings are secret, what a fit secret is, and how one is made. Standard library only: images run it too."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Mapping, Set
+from pathlib import Path
+
+from notellm2.errors import InputError
+
+SECRETS: Mapping[str, str] = {
+    "POSTGRES_PASSWORD": "the database superuser `postgres`",
+    "PREFECT_DB_PASSWORD": "the role that owns Prefect's database",
+    "MLFLOW_DB_PASSWORD": "the role that owns MLflow's database",
+    "PREFECT_AUTH": "whoever uses Prefect, written user:password",
+    "MLFLOW_FLASK_SERVER_SECRET_KEY": "MLflow's forms against forged requests",
+    "MLFLOW_ADMIN_PASSWORD": "MLflow's user admin, who may do everything",
+    "MLFLOW_TRAINER_PASSWORD": "MLflow's user trainer: writes runs, registers versions",
+    "MLFLOW_PROMOTER_PASSWORD": "MLflow's user promoter: sets aliases",
+    "MLFLOW_READER_PASSWORD": "MLflow's user reader",
+    "S3_ACCESS_KEY": "the object store's key id",
+    "S3_SECRET_KEY": "the object store's key",
+}
+"""Names of the secret settings and whom each admits."""
+
+MINIMUM = 12
+"""Fewest characters of a secret: what MLflow asks of a password too."""
+_DISTINCT = 5
+_DEFAULTS = (
+    "changeme please replaceme password passwd postgresql postgres prefect mlflow notellm minioadmin seaweedfs "
+    "trainer promoter reader admin secret default example insecure user test root access key your here my the"
+)
+_ALLOWED = re.compile(r"[A-Za-z0-9_.,~/+=:@%^*!-]+")
+
+
+def fault(name: str, value: str) -> str | None:
+    """What is wrong with a secret's value, in words that never hold it; None where nothing is.
+
+    Args:
+        name: the setting's name; ``PREFECT_AUTH`` is checked as ``user:password``.
+        value: what it is set to.
+    """
+    if not value:
+        return "is empty"
+    if name == "PREFECT_AUTH":
+        user, colon, value = value.partition(":")
+        if not (user and colon):
+            return "is not of the form user:password"
+    if not _ALLOWED.fullmatch(value):
+        return "has a space, quote, $, # or other character that env files read in different ways"
+    if _is_default(value):
+        return "is a default that everybody knows"
+    if len(value) < MINIMUM:
+        return f"is shorter than {MINIMUM} characters"
+    if len(set(value)) < _DISTINCT:
+        return f"has fewer than {_DISTINCT} different characters"
+    return None
+
+
+def refuse_unfit(values: Mapping[str, str], required: Set[str] | None = None) -> None:
+    """Raise unless each secret is there and fit.
+
+    Args:
+        values: settings by name; what is no secret is not looked at.
+        required: the secrets that must be there; None: all of them.
+
+    Raises:
+        InputError: names each unfit variable, what is wrong with it, and ``make secrets``.
+    """
+    names = [name for name in SECRETS if name in (SECRETS if required is None else required)]
+    faults = {name: found for name in names if (found := fault(name, values.get(name, "")))}
+    if faults:
+        said = "; ".join(f"{name} {found}" for name, found in faults.items())
+        raise InputError(
+            f"secrets: {said}. Remove what is unfit from .env and run `make secrets`, which fills in what is empty, "
+            "or name a file that holds the value by the same name with _FILE behind it"
+        )
+
+
+def read_file_forms(values: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """The settings with each secret's ``<NAME>_FILE`` replaced by what that file holds, without its last line end.
+
+    Args:
+        values: settings by name.
+        folder: where relative paths begin.
+
+    Raises:
+        InputError: a file cannot be read, or both forms of one secret are set.
+    """
+    found = dict(values)
+    for name in SECRETS:
+        path = found.pop(f"{name}_FILE", "")
+        if not path:
+            continue
+        if found.get(name):
+            raise InputError(f"{name} and {name}_FILE are both set: keep one of them")
+        try:
+            found[name] = (folder / path).read_text().rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{name}_FILE: cannot read {folder / path} ({type(error).__name__})") from None
+    return found
+
+
+def generate(name: str) -> str:
+    """A new value for a secret: 192 random bits, in letters and digits that every reader of env files takes alike."""
+    value = secrets.token_hex(24)
+    if name == "S3_ACCESS_KEY":
+        return "N2" + value[:18].upper()
+    return f"notellm2:{value}" if name == "PREFECT_AUTH" else value
+
+
+def _is_default(value: str) -> bool:
+    letters = re.sub(r"[^a-z]", "", value.lower())
+    for word in _DEFAULTS.split():
+        letters = letters.replace(word, "")
+    return not letters

@@ -1,0 +1,198 @@
+"""Supervisor as the process manager of the native stack: its configuration, and talking to it.
+
+Supervisor starts, restarts, stops and logs; order and health are `notellm2.stack.native`'s. It answers on a Unix
+socket of the state folder that only its owner may use.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shlex
+import subprocess
+import sys
+import time
+import xmlrpc.client
+from collections.abc import Iterable
+from configparser import RawConfigParser
+from typing import Any, NamedTuple, cast
+
+import psutil
+
+from notellm2.artifacts import write_atomic
+from notellm2.stack.compose import Service
+from notellm2.stack.layout import SERVICE_MARK, STACK_MARK, StateFolder
+
+_START_S = 30.0
+_STOP_S = 180.0
+"""Seconds that all services together may take to stop."""
+_POLL_S = 0.05
+_LOG_BYTES = "20MB"
+_SHUTTING_DOWN, _NO_SUCH = 6, 10
+"""Supervisor's faults SHUTDOWN_STATE and BAD_NAME."""
+
+RUNNING = ("STARTING", "RUNNING")
+ENDED = ("STOPPED", "EXITED", "FATAL")
+
+
+class Process(NamedTuple):
+    """What supervisor says of a service.
+
+    Attributes:
+        state: its word: STOPPED, STARTING, RUNNING, BACKOFF, STOPPING, EXITED, FATAL.
+        pid: process id; 0 where none runs.
+        status: exit status of the last process.
+        started: seconds since 1970.
+    """
+
+    state: str
+    pid: int
+    status: int
+    started: int
+
+
+def configuration(state: StateFolder, services: Iterable[Service]) -> str:
+    """Supervisor's configuration; nothing starts by itself, and no secret is in it.
+
+    Args:
+        state: the state folder.
+        services: in the order in which they depend on each other, the reverse of which they are stopped in.
+    """
+    parser = RawConfigParser()
+    socket = str(state.socket)
+    parser["unix_http_server"] = {"file": _literal(socket), "chmod": "0700"}
+    parser["supervisord"] = {
+        "logfile": _literal(str(state.log("supervisord"))),
+        "pidfile": _literal(str(state.root / "supervisord.pid")),
+        "childlogdir": _literal(str(state.logs)),
+        "nocleanup": "true",
+        **({"user": "root"} if os.geteuid() == 0 else {}),
+    }
+    parser["rpcinterface:supervisor"] = {
+        "supervisor.rpcinterface_factory": "supervisor.rpcinterface:make_main_rpcinterface"
+    }
+    parser["supervisorctl"] = {"serverurl": f"unix://{_literal(socket)}"}
+    for order, service in enumerate(services):
+        command = [sys.executable, "-m", "notellm2.stack.launch", str(state.root), service.name]
+        stop_all = "false" if service.native.stop_alone else "true"
+        parser[f"program:{service.name}"] = {
+            "command": _literal(shlex.join(command)),
+            "directory": "/",
+            # Supervisor stops the last first, each after the one before it has ended.
+            "priority": str(order),
+            "autostart": "false",
+            "autorestart": "false" if service.one_shot else "true",
+            # A one-shot may end at once; a server that ends within a second has not started.
+            "startsecs": "0" if service.one_shot else "1",
+            "stopsignal": service.stop_signal,
+            "stopwaitsecs": f"{service.stop_s:.0f}",
+            "stopasgroup": stop_all,
+            "killasgroup": "true",
+            "redirect_stderr": "true",
+            "stdout_logfile": _literal(str(state.log(service.name))),
+            "stdout_logfile_maxbytes": _LOG_BYTES,
+            "stdout_logfile_backups": "3",
+        }
+    text = io.StringIO()
+    parser.write(text)
+    return text.getvalue()
+
+
+def _literal(text: str) -> str:
+    """A text as supervisor's own formatting leaves it."""
+    return text.replace("%", "%%")
+
+
+class Supervisor:
+    """One supervisor, of one state folder."""
+
+    def __init__(self, state: StateFolder):
+        self.state = state
+
+    def is_running(self) -> bool:
+        """Whether it answers."""
+        try:
+            self._call("getState")
+        except OSError:
+            return False
+        return True
+
+    def start(self, services: Iterable[Service]) -> None:
+        """Start it with these services, or let a running one take them up.
+
+        Raises:
+            ChildProcessError: it does not come up; says why.
+        """
+        write_atomic(self.state.supervisor_file, configuration(self.state, services))
+        if self.is_running():
+            self._take_up_changes()
+            return
+        environment = {**os.environ, STACK_MARK: str(self.state.root), SERVICE_MARK: ""}
+        command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(self.state.supervisor_file)]
+        started = subprocess.run(
+            command, env=environment, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        )
+        deadline = time.monotonic() + _START_S
+        while started.returncode == 0 and time.monotonic() < deadline:
+            if self.is_running():
+                return
+            time.sleep(_POLL_S)
+        raise ChildProcessError(f"supervisor does not start: {(started.stderr or started.stdout).strip()[-800:]}")
+
+    def shutdown(self) -> None:
+        """Stop all services, then supervisor itself; does nothing where it does not run."""
+        with contextlib.suppress(OSError, psutil.NoSuchProcess):
+            supervisor = psutil.Process(cast("int", self._call("getPID")))
+            self._call("shutdown")
+            with contextlib.suppress(psutil.TimeoutExpired):
+                supervisor.wait(timeout=_STOP_S)
+
+    def process(self, name: str) -> Process | None:
+        """What it says of a service; None where it does not know it or does not run."""
+        try:
+            told = cast("dict[str, Any]", self._call("getProcessInfo", name))
+        except OSError:
+            return None
+        except xmlrpc.client.Fault as fault:
+            if fault.faultCode == _NO_SUCH:
+                return None
+            raise
+        return Process(told["statename"], told["pid"], told["exitstatus"], told["start"])
+
+    def start_service(self, name: str) -> None:
+        """Start a service that does not run."""
+        self._call("startProcess", name, False)
+
+    def stop_service(self, name: str) -> None:
+        """Stop a service and wait until it has; does nothing where it does not run."""
+        process = self.process(name)
+        if process is not None and process.state not in ENDED:
+            # It may end meanwhile, or be stopping already.
+            with contextlib.suppress(xmlrpc.client.Fault):
+                self._call("stopProcess", name, True)
+
+    def _take_up_changes(self) -> None:
+        added, changed, removed = cast("list[list[list[str]]]", self._call("reloadConfig"))[0]
+        for group in [*changed, *removed]:
+            self._call("stopProcessGroup", group, True)
+            self._call("removeProcessGroup", group)
+        for group in [*added, *changed]:
+            self._call("addProcessGroup", group)
+
+    def _call(self, method: str, *arguments: object) -> object:
+        # Supervisor is imported here, not on top: the command line shows its help without it.
+        from supervisor.xmlrpc import SupervisorTransport
+
+        transport = SupervisorTransport(None, None, serverurl=f"unix://{self.state.socket}")
+        try:
+            proxy = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
+            return getattr(proxy.supervisor, method)(*arguments)
+        except xmlrpc.client.Fault as fault:
+            if fault.faultCode == _SHUTTING_DOWN:
+                raise ConnectionError("supervisor is shutting down") from None
+            raise
+        except xmlrpc.client.ProtocolError as error:
+            raise ConnectionError(f"supervisor: {error.errmsg}") from None
+        finally:
+            transport.close()
