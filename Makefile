@@ -14,7 +14,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 QUIET := DO_NOT_TRACK=true MLFLOW_DISABLE_TELEMETRY=true DVC_NO_ANALYTICS=1 GX_ANALYTICS_ENABLED=false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint ui lock clean
+.PHONY: help demo test lint ui secrets lock clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 8
@@ -27,7 +27,7 @@ $(VENV)/.installed: constraints.txt pyproject.toml
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) -e '.[dev,serve,quantized,onnx]'
+	$(PIP) -e '.[dev,serve,stack,quantized,onnx]'
 	@touch $@
 
 # The sample is the same byte for byte wherever constraints.txt is installed, so data.dvc can pin it.
@@ -56,10 +56,13 @@ ui: $(VENV)/.installed ## MLflow's pages on the demo's store, http://127.0.0.1:5
 		--backend-store-uri sqlite:///$(abspath $(STORE))/_mlflow/mlflow.db \
 		--default-artifact-root $(abspath $(STORE))/_mlflow/artifacts
 
+secrets: $(VENV)/.installed ## a secret for each empty one of .env, which is made if missing
+	$(BIN)/notellm2 stack secrets
+
 lock: ## refresh constraints.txt from the newest versions that pyproject.toml allows
 	$(PYTHON) -m venv --clear $(VENV)-lock
 	$(VENV)-lock/bin/python -m pip install --quiet --upgrade $(PIP_ARGS) '$(TORCH)'
-	$(VENV)-lock/bin/python -m pip install --quiet --upgrade $(PIP_ARGS) '$(TORCH)' -e '.[dev,serve,quantized,onnx]'
+	$(VENV)-lock/bin/python -m pip install --quiet --upgrade $(PIP_ARGS) '$(TORCH)' -e '.[dev,serve,stack,quantized,onnx]'
 	$(VENV)-lock/bin/python -m pip check
 	grep '^#' constraints.txt > constraints.txt.new
 	$(VENV)-lock/bin/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools \

@@ -44,6 +44,12 @@ COMMANDS = [
     ("promote",),
     ("rollback",),
     ("history",),
+    ("stack",),
+    ("stack", "secrets"),
+    ("stack", "up"),
+    ("stack", "down"),
+    ("stack", "status"),
+    ("stack", "logs"),
 ]
 
 Run = Callable[..., Result]
@@ -90,7 +96,7 @@ def test_options_default_to_what_recipes_default_to() -> None:
 def test_every_command_has_an_example() -> None:
     for command in COMMANDS:
         text = (HELP / f"{'-'.join(('notellm2', *command))}.txt").read_text()
-        group = command in ((), ("data",), ("artifacts",))
+        group = command in ((), ("data",), ("artifacts",), ("stack",))
         assert group or f"Example: notellm2 {' '.join(command)}" in text
 
 

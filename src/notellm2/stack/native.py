@@ -5,9 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import subprocess
-import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
@@ -20,29 +17,11 @@ from notellm2.stack.layout import Program, StateFolder
 from notellm2.stack.leftovers import end_processes, processes
 from notellm2.stack.programs import LOOPBACK, Surroundings
 from notellm2.stack.settings import Settings
-from notellm2.stack.supervised import ENDED, RUNNING, Process, Supervisor
+from notellm2.stack.starting import ServiceFailed, Start, last_lines, passes_check
+from notellm2.stack.supervised import ENDED, RUNNING, Supervisor
 from notellm2.workspace import Locked, file_lock
 
-_POLL_S = 0.3
-_LIMIT_S = 600.0
-"""Seconds a one-shot, or a server without a health check, may take."""
-_DEATHS = 3
-"""A server that has ended this often before it was healthy is given up."""
-_TAIL_LINES = 25
-
-
-class ServiceFailed(ChildProcessError):
-    """A service did not come up.
-
-    Attributes:
-        service: its name.
-        log: its log's file.
-        tail: the last lines of its log.
-    """
-
-    def __init__(self, service: str, why: str, log: Path):
-        super().__init__(f"{service} {why}")
-        self.service, self.log, self.tail = service, log, last_lines(log, _TAIL_LINES)
+__all__ = ["ServiceFailed", "ServiceStatus", "Stack", "last_lines"]
 
 
 @dataclass(frozen=True)
@@ -199,7 +178,7 @@ class Stack:
             self._supervisor.start(self.services[name] for name in dict.fromkeys([*everything, *names]))
             self._stop_changed(programs)
             self._check_ports(names)
-            self._start_in_order(programs)
+            self._start(programs)
 
     def restart(self, name: str) -> None:
         """Stop and start one running service, and wait until it is well.
@@ -213,7 +192,7 @@ class Stack:
             if self._supervisor.process(name) is None:
                 raise InputError(f"{name} does not run here; `notellm2 stack up` starts it")
             self._supervisor.stop_service(name)
-            self._start_in_order({name: Program.read(self.state.program(name))})
+            self._start({name: Program.read(self.state.program(name))})
 
     def down(self) -> int:
         """Stop everything, last started first, and whatever a killed supervisor or service left behind.
@@ -307,66 +286,9 @@ class Stack:
                         f"{variable} in .env"
                     ) from None
 
-    def _start_in_order(self, programs: dict[str, Program]) -> None:
-        waiting, starting, well = list(programs), dict[str, float](), set[str]()
-        deaths, pids = Counter[str](), dict[str, int]()
-        while waiting or starting:
-            for name in [n for n in waiting if all(d in well or d not in programs for d in self._needs(n))]:
-                waiting.remove(name)
-                starting[name] = time.monotonic()
-                process = self._supervisor.process(name)
-                if process is None or process.state in ENDED:
-                    self._say(f"{name}: starting")
-                    self._supervisor.start_service(name)
-            for name, begun in list(starting.items()):
-                process = self._supervisor.process(name)
-                if process is None:
-                    raise ServiceFailed(name, "is unknown to supervisor, or supervisor has ended", self.state.log(name))
-                deaths[name] += pids.get(name, process.pid) != process.pid
-                pids[name] = process.pid
-                if self._is_well(name, process, programs[name]):
-                    well.add(name)
-                    took = time.monotonic() - starting.pop(name)
-                    done = "done" if self.services[name].one_shot else "healthy"
-                    self._say(f"{name}: {done} after {took:.1f} s {self.url(name)}".rstrip())
-                else:
-                    self._raise_if_hopeless(name, process, deaths[name], time.monotonic() - begun)
-            if starting:
-                time.sleep(_POLL_S)
-
-    def _needs(self, name: str) -> Iterable[str]:
-        return [other for other in self.services[name].depends_on if not self.left_out(other)]
-
-    def _is_well(self, name: str, process: Process, program: Program) -> bool:
-        service = self.services[name]
-        if service.one_shot:
-            return process.state == "EXITED" and process.status == 0
-        return process.state == "RUNNING" and self._passes(service, program)
-
-    def _passes(self, service: Service, program: Program) -> bool:
-        if service.health is None:
-            return True
-        command = self._surroundings.command(service.health.test, service)
-        try:
-            done = subprocess.run(
-                command, env=dict(program.environment), cwd="/", capture_output=True, timeout=service.health.timeout_s,
-                stdin=subprocess.DEVNULL, check=False,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            return False
-        return done.returncode == 0
-
-    def _raise_if_hopeless(self, name: str, process: Process, deaths: int, waited_s: float) -> None:
-        service, log = self.services[name], self.state.log(name)
-        if process.state == "FATAL":
-            raise ServiceFailed(name, "does not start", log)
-        if service.one_shot and process.state in ENDED:
-            raise ServiceFailed(name, f"failed with status {process.status}", log)
-        if deaths >= _DEATHS:
-            raise ServiceFailed(name, f"ended {deaths} times before it was healthy", log)
-        limit = service.health.limit_s if service.health else _LIMIT_S
-        if waited_s > limit:
-            raise ServiceFailed(name, f"is not {'done' if service.one_shot else 'healthy'} after {limit:.0f} s", log)
+    def _start(self, programs: dict[str, Program]) -> None:
+        needs = {name: [o for o in self.services[name].depends_on if o in programs] for name in programs}
+        Start(self._supervisor, self._surroundings, programs, needs, self.url, self._say).run()
 
     def _status(self, name: str) -> ServiceStatus:
         service = self.services[name]
@@ -384,21 +306,13 @@ class Stack:
         if service.health is None:
             state = "running"
         else:
-            passes = self._passes(service, Program.read(self.state.program(name)))
-            state = "healthy" if passes else "unhealthy"
+            well = passes_check(self._surroundings, service, Program.read(self.state.program(name)))
+            state = "healthy" if well else "unhealthy"
         return ServiceStatus(name, state, process.pid, process.started, self.url(name))
 
     def running(self) -> int:
         """How many processes of this stack run, supervisor among them."""
         return sum(1 for _ in processes(self.state))
-
-
-def last_lines(path: Path, count: int) -> list[str]:
-    """The last lines of a log; none where it is not there."""
-    with contextlib.suppress(FileNotFoundError), path.open("rb") as handle:
-        handle.seek(max(0, path.stat().st_size - 200 * count))
-        return handle.read().decode(errors="replace").splitlines()[-count:]
-    return []
 
 
 def _is_postgres(service: Service) -> bool:

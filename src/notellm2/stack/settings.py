@@ -33,6 +33,7 @@ class Settings(BaseModel):
     prefect_port: Port = Field(4200, alias="PREFECT_PORT", description="Prefect's pages and API")
     mlflow_port: Port = Field(5000, alias="MLFLOW_PORT", description="MLflow's pages and API")
     serving_port: Port = Field(8080, alias="SERVING_PORT", description="similar notes over HTTP")
+    worker_health_port: Port = Field(8081, alias="WORKER_HEALTH_PORT", description="a worker's health, on loopback")
     mlflow_allowed_hosts: str = Field(
         "localhost,localhost:*,127.0.0.1,127.0.0.1:*",
         alias="MLFLOW_ALLOWED_HOSTS",
@@ -84,9 +85,9 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _ports_differ(self) -> Settings:
-        ports = [self.postgres_port, self.prefect_port, self.mlflow_port, self.serving_port]
-        if len(set(ports)) < len(ports):
-            raise ValueError("POSTGRES_PORT, PREFECT_PORT, MLFLOW_PORT and SERVING_PORT must differ")
+        ports = {field.alias: getattr(self, name) for name, field in type(self).model_fields.items() if "port" in name}
+        if len(set(ports.values())) < len(ports):
+            raise ValueError(f"{', '.join(str(name) for name in ports)} must differ")
         return self
 
     @classmethod

@@ -1,0 +1,141 @@
+"""The whole stack for real, once a session: PostgreSQL, MLflow, Prefect, a worker, the serving, and moto as S3."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from notellm2.errors import InputError
+from notellm2.stack import postgres
+from notellm2.stack.native import Stack
+from notellm2.stack.settings import Settings, write_secrets
+from tests.conftest import ROOT
+from tests.unit.index import s3_server
+
+_OF_SERVICES = re.compile(r"(MLFLOW|PREFECT|AWS|NOTELLM2|POSTGRES|S3|PG)[A-Z0-9_]*")
+IDENTITIES = ("admin", "trainer", "promoter", "reader")
+
+
+@dataclass(frozen=True)
+class RunningStack:
+    """A stack that is up, as a test's client sees it. Tests leave it usable: what they stop, they start."""
+
+    native: Stack
+    settings: Settings
+    env_file: Path
+    root: Path
+
+    @property
+    def mlflow_url(self) -> str:
+        return self.native.url("mlflow")
+
+    @property
+    def prefect_url(self) -> str:
+        """Prefect's API."""
+        return self.native.url("prefect-server") + "/api"
+
+    @property
+    def serving_url(self) -> str:
+        return self.native.url("serving")
+
+    @property
+    def s3_url(self) -> str:
+        return self.settings.s3_endpoint_url
+
+    @property
+    def store(self) -> Path:
+        """The worker's store."""
+        return Path(self.native.environment("worker")["NOTELLM2_STORE"])
+
+    def password(self, identity: str) -> str:
+        return self.settings.variables()[f"MLFLOW_{identity.upper()}_PASSWORD"]
+
+    def env(self, identity: str) -> dict[str, str]:
+        """The whole environment of a client process: a worker's, but as this MLflow user, who cannot promote beside."""
+        assert identity in IDENTITIES
+        own = {name: value for name, value in os.environ.items() if not _OF_SERVICES.fullmatch(name)}
+        theirs = dict(self.native.environment("worker"))
+        for name in ("NOTELLM2_PROMOTER_USERNAME", "NOTELLM2_PROMOTER_PASSWORD"):
+            theirs.pop(name, None)
+        home = self.root / "clients" / identity
+        home.mkdir(parents=True, exist_ok=True)
+        return {
+            **own,
+            **theirs,
+            "MLFLOW_TRACKING_USERNAME": identity,
+            "MLFLOW_TRACKING_PASSWORD": self.password(identity),
+            "PREFECT_HOME": str(home),
+        }
+
+    def restart(self, name: str) -> None:
+        """Stop a service, start it, wait until it is well."""
+        self.native.restart(name)
+
+    def pid(self, name: str) -> int:
+        return self.native.pid(name)
+
+    def log(self, name: str) -> str:
+        return self.native.log_path(name).read_text(errors="replace")
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nothing listens on at the moment."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+def write_env(folder: Path, **values: object) -> Path:
+    """An env file with secrets of its own, free ports, and these values."""
+    ports = ("POSTGRES_PORT", "PREFECT_PORT", "MLFLOW_PORT", "SERVING_PORT", "WORKER_HEALTH_PORT")
+    chosen = {**dict(zip(ports, free_ports(len(ports)), strict=True)), "MLFLOW_WORKERS": 1, **values}
+    env_file = folder / ".env"
+    write_secrets(env_file, ROOT / ".env.example")
+    lines = [line for line in env_file.read_text().splitlines() if line.split("=")[0] not in chosen]
+    env_file.write_text("\n".join([*lines, *(f"{name}={value}" for name, value in chosen.items())]) + "\n")
+    return env_file
+
+
+@pytest.fixture(scope="session")
+def stack_folder() -> Iterator[Callable[[], Path]]:
+    """Makes folders that PostgreSQL's own system user can pass through, which pytest's are not."""
+    try:
+        postgres.programs()
+        postgres.system_user("postgres")
+    except InputError as missing:
+        pytest.skip(str(missing))
+    with ExitStack() as stack:
+
+        def make() -> Path:
+            folder = Path(tempfile.mkdtemp(prefix="notellm2-stack-"))
+            folder.chmod(0o711)
+            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            return folder
+
+        yield make
+
+
+@pytest.fixture(scope="session")
+def stack(stack_folder: Callable[[], Path]) -> Iterator[RunningStack]:
+    """All servers, up and well, on free ports, with an object store."""
+    root = stack_folder()
+    with s3_server.serving() as s3:
+        env_file = write_env(root, S3_ENDPOINT_URL=s3)
+        settings = Settings.load(env_file)
+        native = Stack(settings, ROOT / "docker-compose.yml", root / "state")
+        try:
+            native.up()
+            yield RunningStack(native, settings, env_file, root)
+        finally:
+            native.down()
