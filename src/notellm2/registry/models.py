@@ -48,7 +48,9 @@ def log_model(run: Run, bundle: Path, digest: str) -> LoggedModel:
         if model.tags.get(names.BUNDLE) == digest:
             if str(model.status) == "READY":
                 return model
-            client.delete_logged_model(model.model_id)
+            if str(model.status) == "PENDING":
+                # What a killed process left. Not deleted: that is an administrator's to do (`registry.access`).
+                client.finalize_logged_model(model.model_id, "FAILED")
     model = client.create_logged_model(
         experiment_id, name=tracking.model_name, source_run_id=run.run_id, tags={names.BUNDLE: digest}
     )

@@ -130,8 +130,8 @@ def test_a_registration_that_was_killed_half_way_is_finished(tracking: Tracking,
         ready = models.log_model(run, bundle, digest)
         assert ready.model_id != pending.model_id
         version = versions.register(run, bundle, data_md5=MD5, test_set="pairs-1")
-    (left,) = client.search_logged_models([tracking.experiment_id()])
-    assert left.model_id == ready.model_id
+    states = {m.model_id: str(m.status) for m in client.search_logged_models([tracking.experiment_id()])}
+    assert states == {pending.model_id: "FAILED", ready.model_id: "READY"}
     assert client.get_model_version(tracking.model_name, version.version).source == ready.artifact_location
 
 
