@@ -9,9 +9,11 @@ not estimated, and the tensors that a forward pass keeps for its backward pass a
     + trained weights * (4 + 4 + 8)                       float32 weight, gradient, AdamW's two moments
     + kept bytes a note * chunk_notes                     the longest note: prompt and model.text.max_tokens
 
-For one process without sharding, beside what CUDA itself and its allocator take (about 1 GB, and a tenth for
-fragments). Not checked against a GPU: nothing here ran on one. Without autocast some float32 copies are counted that
-a GPU run does not make (with float32 weights, twice what autocast keeps), so the third line is an upper bound.
+For one process. With training.sharding full over eight, each holds an eighth of the first two lines, the third, and
+two gathered layers (the one that computes and the one that comes next) with one gradient, all as float32. Beside what
+CUDA itself and its allocator take (about 1 GB, and a tenth for fragments). Not checked against a GPU: nothing here ran
+on one. Without autocast some float32 copies are counted that a GPU run does not make (with float32 weights, twice what
+autocast keeps), so the third line is an upper bound.
 """
 
 from __future__ import annotations
@@ -29,9 +31,12 @@ from notellm2.model.adapters import tune
 from notellm2.model.network import NoteBatch, NoteLLM2
 from notellm2.model.prompt import IMAGE_WORD, VISUAL_SLOT, Layout
 from notellm2.recipe import Recipe, load_recipe
+from notellm2.training.sharding import units
 
 ROOT = Path(__file__).parents[1]
 GB = 1e9
+PROCESSES = 8
+"""As the paper's."""
 PROMPT = (24, 9)
 """Tokens of the mICL prompt beside the visual ones, about: before the text, and after it."""
 
@@ -98,6 +103,7 @@ def count(recipe: Recipe) -> dict[str, float]:
     length = len(head) + model.text.max_tokens + after
     kept = _kept_bytes(network, length, tokens, width)
     chunk = recipe.training.chunk_notes
+    largest = max(_gathered(network.llm), _gathered(network.connector))
     return {
         "weights_millions": sum(p.numel() for p in network.parameters()) / 1e6,
         "trained_millions": trained / 1e6,
@@ -106,7 +112,19 @@ def count(recipe: Recipe) -> dict[str, float]:
         "kept_gb": kept * chunk / GB,
         "chunk_notes": chunk,
         "total_gb": (frozen + trained * 16 + kept * chunk) / GB,
+        "sharded_gb": ((frozen + trained * 16) / PROCESSES + kept * chunk + 3 * 4 * largest) / GB,
     }
+
+
+def _gathered(part: torch.nn.Module | None) -> int:
+    """Weights of the largest unit that is gathered by itself."""
+    seen: set[int] = set()
+    sizes = []
+    for unit in units(part):
+        own = {id(p): p.numel() for p in unit.parameters() if id(p) not in seen}
+        seen |= own.keys()
+        sizes.append(sum(own.values()))
+    return max(sizes)
 
 
 def _kept_bytes(network: NoteLLM2, length: int, tokens: int, width: int) -> int:
@@ -148,13 +166,14 @@ def main() -> None:
     if asked.json:
         print(json.dumps(rows, indent=2))
         return
-    print("| recipe | weights, M | trained, M | frozen, GB | trained, GB | kept by a chunk, GB | together, GB |")
-    print("| --- | --- | --- | --- | --- | --- | --- |")
+    columns = ("recipe", "weights, M", "trained, M", "frozen, GB", "trained, GB", "kept by a chunk, GB", "together, GB")
+    print(f"| {' | '.join(columns)} | sharded over {PROCESSES}, GB |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for name, row in rows.items():
         kept = f"{row['kept_gb']:.1f} ({row['chunk_notes']:.0f} notes)"
         print(
             f"| {name} | {row['weights_millions']:,.0f} | {row['trained_millions']:,.1f} | {row['frozen_gb']:.1f} | "
-            f"{row['trained_gb']:.1f} | {kept} | {row['total_gb']:.1f} |"
+            f"{row['trained_gb']:.1f} | {kept} | {row['total_gb']:.1f} | {row['sharded_gb']:.1f} |"
         )
 
 

@@ -32,6 +32,12 @@ class Recipe(Section):
     registry: RegistryConfig = RegistryConfig()
 
     @model_validator(mode="after")
+    def _can_be_sharded(self) -> Recipe:
+        if self.training.sharding == "full" and self.model.base_weights == "nf4":
+            raise ValueError("training.sharding 'full' cannot slice weights of 4 bits: set model.base_weights to bf16")
+        return self
+
+    @model_validator(mode="after")
     def _something_is_trained(self) -> Recipe:
         if self.training.steps != 0 and not self.model.trains:
             raise ValueError("nothing of this model is trained: set training.steps to 0, or model.tuning or model.head")

@@ -58,6 +58,11 @@ class TrainingConfig(Section):
     processes: int = Field(
         1, ge=1, description="processes that share each batch (accelerate launch); on GPUs one a device"
     )
+    sharding: Literal["none", "full"] = Field(
+        "none",
+        description="full: each process keeps a slice of every weight, gradient and moment (FSDP), for a model that no "
+        "device holds whole; needs several processes; none: each keeps all of them",
+    )
     launch_args: tuple[str, ...] = Field(
         (), description="further arguments of accelerate launch: several machines, ports (docs/training.md)"
     )
@@ -72,4 +77,12 @@ class TrainingConfig(Section):
     def _weighed(self) -> TrainingConfig:
         if not self.weight_multimodal and not self.weight_visual:
             raise ValueError("weight_multimodal and weight_visual are both 0: there is no loss to train by")
+        return self
+
+    @model_validator(mode="after")
+    def _shared(self) -> TrainingConfig:
+        if self.sharding == "full" and self.processes == 1:
+            raise ValueError(
+                "sharding 'full' shares the weights among processes: set processes to 2 or more, or 'none'"
+            )
         return self

@@ -14,14 +14,26 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from notellm2.artifacts import ArtifactError, fsync_path
+from notellm2.training.sharding import laid_out, whole
 from notellm2.training.team import ALONE, Team
 
 _STATE, _FACTS = "state.safetensors", "facts.json"
 
 
-def trained_weights(network: nn.Module) -> dict[str, Tensor]:
-    """Every trainable parameter by name, on the CPU."""
-    return {n: p.detach().cpu().contiguous() for n, p in network.named_parameters() if p.requires_grad}
+def trained_weights(network: nn.Module, *, keep: bool = True) -> dict[str, Tensor]:
+    """Every trainable parameter by name, whole, on the CPU.
+
+    Args:
+        network: of sharded weights every process gives its slices, so all of them call this.
+        keep: whether this process wants them; else nothing is returned.
+    """
+    weights = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            weight = whole(parameter.detach())
+            if keep:
+                weights[name] = weight.cpu().contiguous()
+    return weights
 
 
 def load_trained_weights(network: nn.Module, weights: dict[str, Tensor]) -> None:
@@ -37,7 +49,7 @@ def load_trained_weights(network: nn.Module, weights: dict[str, Tensor]) -> None
         raise ValueError(f"trained weights missing, unexpected or of another shape: {', '.join(odd[:8])}")
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(weights[name])
+            parameter.copy_(laid_out(weights[name], parameter))
 
 
 def save_weights(path: Path, weights: dict[str, Tensor]) -> None:
@@ -60,6 +72,8 @@ def save_checkpoint(
 ) -> None:
     """Write ``step-XXXXXXXX`` into `folder` and remove older ones.
 
+    Weights and moments are written whole: any number of processes, with sharded weights or without, can go on from it.
+
     Args:
         folder: the run's workspace.
         step: steps done.
@@ -71,13 +85,15 @@ def save_checkpoint(
     random = {"rng/cpu": team.gathered(torch.get_rng_state())}
     if torch.cuda.is_available():
         random["rng/cuda"] = team.gathered(torch.cuda.get_rng_state(team.device))
-    if not team.leads:
-        return
-    tensors = {f"weight/{name}": tensor.clone() for name, tensor in trained_weights(network).items()}
+    tensors = {f"weight/{name}": tensor.clone() for name, tensor in trained_weights(network, keep=team.leads).items()}
     for group, settings in enumerate(optimiser.param_groups):
         for index, parameter in enumerate(settings["params"]):
             for name, value in optimiser.state.get(parameter, {}).items():
-                tensors[f"moment/{group}/{index}/{name}"] = torch.as_tensor(value).detach().cpu().clone()
+                moment = whole(torch.as_tensor(value).detach())
+                if team.leads:
+                    tensors[f"moment/{group}/{index}/{name}"] = moment.cpu().clone()
+    if not team.leads:
+        return
     tensors |= random
     final = folder / f"step-{step:08d}"
     temporary = folder / f".{final.name}.{os.getpid()}"
@@ -121,9 +137,7 @@ def load_checkpoint(
             state = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
             if state:
                 # Adam keeps its step counter on the CPU and its moments beside the parameter.
-                optimiser.state[parameter] = {
-                    n: t if n == "step" else t.to(parameter.device, parameter.dtype) for n, t in state.items()
-                }
+                optimiser.state[parameter] = {n: t if n == "step" else laid_out(t, parameter) for n, t in state.items()}
     if team.rank < len(tensors["rng/cpu"]):
         # A copy: torch reads a state from the start of its storage.
         torch.set_rng_state(tensors["rng/cpu"][team.rank].clone())

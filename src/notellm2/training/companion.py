@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from notellm2.model.generation import Exercises, generation_loss
@@ -15,6 +16,7 @@ from notellm2.model.network import NoteLLM2
 from notellm2.model.source import Rows
 from notellm2.recipe import TrainingConfig
 from notellm2.training.precision import precision
+from notellm2.training.sharding import is_sharded
 from notellm2.training.team import Team
 
 
@@ -47,9 +49,13 @@ class Companion:
         chosen.sort(key=lambda one: len(self.exercises.texts[one[1]].text(one[0])))
         mine = chosen[team.rank :: team.size]
         device = network.head.weight.device
-        total = network.head.weight.new_zeros(())
-        for first in range(0, len(mine), config.chunk_notes):
-            tokens, answers = self.exercises.batch(mine[first : first + config.chunk_notes])
+        total = torch.zeros((), device=device)
+        # Sharded weights are gathered by all processes: each runs the LLM as often as the one with the largest share.
+        longest = -(-len(chosen) // team.size) if is_sharded(network) else len(mine)
+        for first in range(0, longest, config.chunk_notes):
+            some = mine[first : first + config.chunk_notes]
+            tokens, answers = self.exercises.batch(some or chosen[:1])
+            answers &= bool(some)
             with precision(config, device):
                 loss = generation_loss(network.llm, self.head_WH, tokens.to(device), answers.to(device)) / written
             (settings.weight * loss).backward()

@@ -6,12 +6,14 @@ import json
 import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file
 from torch import nn
@@ -20,7 +22,7 @@ from notellm2.artifacts import Artifact, Store, write_atomic
 from notellm2.errors import InputError
 from notellm2.model.adapters import tune
 from notellm2.model.attention import attend_fast
-from notellm2.model.backbones import load_language_head, load_language_model, load_tokenizer
+from notellm2.model.backbones import LanguageModel, load_language_head, load_language_model, load_tokenizer
 from notellm2.model.bundle import CANARIES, BundleConfig, save_bundle
 from notellm2.model.generation import Exercises
 from notellm2.model.network import NoteLLM2, check_length
@@ -32,9 +34,10 @@ from notellm2.notes.schema import Note
 from notellm2.recipe import ImageLimits, ModelConfig, TrainingConfig
 from notellm2.training import loop
 from notellm2.training.batches import PairOrder
-from notellm2.training.checkpoint import load_trained_weights
+from notellm2.training.checkpoint import load_trained_weights, trained_weights
 from notellm2.training.companion import Companion
 from notellm2.training.hard import HardNegatives
+from notellm2.training.sharding import is_sharded, is_slice, shard
 from notellm2.training.start import fit_start
 from notellm2.training.team import Team
 from notellm2.training.texts import token_texts
@@ -88,61 +91,126 @@ def fit(
     Raises:
         InputError: there are no training pairs, or pairs, features or backbones are not those of this data version.
     """
-    model, training, work = given.model, given.training, given.work
-    dataset = Dataset.open(given.dataset)
-    pairs = Artifact.from_reference(given.pairs)
+    model, training = given.model, given.training
     torch.manual_seed(training.seed)
     named = Backbones.of(Artifact.from_reference(given.backbones))
+    language = _language(named, model)
+    read = _Read.of(given)
+    texts = token_texts(Store(given.store, given.provenance), read.dataset, given.data_md5, language.tokenizer, model)
+    source = NoteSource(layout(language.tokenizer, model), texts, read.vision)
+    network = _network(language, source, model)
+    if training.sharding == "full":
+        shard(network, training, team)
+    else:
+        network.to(team.device)
+    counts = _counts(network, source)
+    start = _start(network, source, read.pairs, given, team)
+    figures = loop.train(
+        network,
+        source,
+        read.pairs,
+        read.validation,
+        training,
+        given.work,
+        on_metrics,
+        team=team,
+        mine=_mining(given, read),
+        companion=_companion(named, language.tokenizer, network.llm, read, source, given, team),
+    )
+    best = given.work / loop.BEST if training.select == "best" and read.validation is not None else None
+    last = trained_weights(network, keep=team.leads) if best is None and is_sharded(network) else {}
+    if not team.leads:
+        return {}
+    if is_sharded(network):
+        # Frozen weights come from the backbone once more, trained ones from all processes.
+        language = _language(named, model)
+        network = _network(language, source, model)
+    weights = last if best is None else load_file(best)
+    if weights:
+        load_trained_weights(network, weights)
+    _leave(network.to("cpu"), language, named, read.dataset, given)
+    return {**figures, **counts, "start": start, "pairs": len(read.pairs)}
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What a training reads of the data.
+
+    Attributes:
+        dataset: the notes with their images.
+        notes: all of them, without.
+        row_of: row of each note id.
+        pairs: int64[M, 2], training pairs by row.
+        validation: held-out pairs and their pool, if there are any.
+        vision: float16[N, P, V] frozen features, memory-mapped; None for a variant that reads no image.
+    """
+
+    dataset: Dataset
+    notes: Sequence[Note]
+    row_of: Mapping[str, int]
+    pairs: Rows
+    validation: loop.Validation | None
+    vision: NDArray[np.float16] | None
+
+    @classmethod
+    def of(cls, given: Assignment) -> _Read:
+        dataset = Dataset.open(given.dataset)
+        notes = dataset.texts()
+        row_of = {note.note_id: row for row, note in enumerate(notes)}
+        pairs = Artifact.from_reference(given.pairs)
+        training = pair_rows(pairs, "train.parquet", row_of)
+        if not len(training):
+            raise InputError(f"{pairs.file('train.parquet')}: no pairs to train on; loosen the recipe's section pairs")
+        held_out = pair_rows(pairs, "validation.parquet", row_of)
+        validation = None
+        if len(held_out):
+            pool = pq.read_table(pairs.file("validation_pool.parquet"))["note_id"].to_pylist()
+            validation = loop.Validation(held_out, np.array([row_of[n] for n in pool], np.int64))
+        features = Artifact.from_reference(given.features)
+        vision = np.load(features.file("features.npy"), mmap_mode="r") if given.model.reads_images else None
+        if vision is not None and len(vision) != len(notes):
+            raise InputError(f"{features.path}: features of {len(vision)} notes, the data set has {len(notes)}")
+        return cls(dataset, notes, row_of, training, validation, vision)
+
+
+def _language(named: Backbones, model: ModelConfig) -> LanguageModel:
+    """The LLM, or its tokenizer alone for a variant that reads no text."""
     if model.reads_text:
         language = load_language_model(named.llm, named.revision, weights=model.base_weights)
     else:
         language = load_tokenizer(named.llm, named.llm_digest, named.revision)
     if Path(named.llm).is_dir() and language.digest != named.llm_digest:
         raise InputError(f"backbone {named.llm}: changed since this run began; start the run again")
-    notes = dataset.texts()
-    row_of = {note.note_id: row for row, note in enumerate(notes)}
-    train_pairs = pair_rows(pairs, "train.parquet", row_of)
-    if not len(train_pairs):
-        raise InputError(f"{pairs.file('train.parquet')}: no pairs to train on; loosen the recipe's section pairs")
-    validation_pairs = pair_rows(pairs, "validation.parquet", row_of)
-    features = Artifact.from_reference(given.features)
-    vision = np.load(features.file("features.npy"), mmap_mode="r") if model.reads_images else None
-    if vision is not None and len(vision) != len(notes):
-        raise InputError(f"{features.path}: features of {len(vision)} notes, the data set has {len(notes)}")
-    texts = token_texts(Store(given.store, given.provenance), dataset, given.data_md5, language.tokenizer, model)
-    source = NoteSource(layout(language.tokenizer, model), texts, vision)
+    return language
+
+
+def _network(language: LanguageModel, source: NoteSource, model: ModelConfig) -> NoteLLM2:
+    """The network on the CPU, as it is before any fitting or training."""
     llm = None if language.model is None else tune(attend_fast(language.model), model)
-    network = NoteLLM2(llm, source.layout, model, 0 if vision is None else int(vision.shape[2]))
-    network.to(team.device)
-    counts = {
+    return NoteLLM2(llm, source.layout, model, 0 if source.vision is None else int(source.vision.shape[2]))
+
+
+def _counts(network: NoteLLM2, source: NoteSource) -> dict[str, Any]:
+    return {
         "trained_weights": sum(p.numel() for p in network.parameters() if p.requires_grad),
         "weights": sum(p.numel() for p in network.parameters()),
         "texts_truncated": source.texts.truncated,
         "mean_text_tokens": round(float(source.texts.lengths.mean()), 1),
     }
-    start = _start(network, source, train_pairs, given, team)
-    validation = None
-    if len(validation_pairs):
-        pool = pq.read_table(pairs.file("validation_pool.parquet"))["note_id"].to_pylist()
-        validation = loop.Validation(validation_pairs, np.array([row_of[n] for n in pool], np.int64))
-    mine = None
-    if given.published is not None:
-        vectors = Artifact.from_reference(given.published)
 
-        def mine(order: PairOrder) -> HardNegatives:
-            return HardNegatives.mined(vectors, pairs, row_of, order)
 
-    companion = _companion(named, language.tokenizer, network.llm, dataset, notes, source, given, team)
-    figures = loop.train(
-        network, source, train_pairs, validation, training, work, on_metrics, team=team, mine=mine, companion=companion
-    )
-    if not team.leads:
-        return {}
-    if training.select == "best" and validation is not None:
-        load_trained_weights(network, load_file(work / loop.BEST))
-    network.to("cpu")
+def _mining(given: Assignment, read: _Read) -> Callable[[PairOrder], HardNegatives] | None:
+    """How hard negatives are found, where an earlier model's vectors are given."""
+    if given.published is None:
+        return None
+    vectors, pairs = Artifact.from_reference(given.published), Artifact.from_reference(given.pairs)
+    return lambda order: HardNegatives.mined(vectors, pairs, read.row_of, order)
+
+
+def _leave(network: NoteLLM2, language: LanguageModel, named: Backbones, dataset: Dataset, given: Assignment) -> None:
+    """Write the bundle and the metrics."""
     config = BundleConfig(
-        model=model,
+        model=given.model,
         images=given.images,
         llm=named.llm,
         llm_digest=named.llm_digest,
@@ -151,8 +219,7 @@ def fit(
         revision=named.revision,
     )
     save_bundle(given.folder / "bundle", network, language, config, _canaries(dataset))
-    shutil.copyfile(work / loop.METRICS, given.folder / "metrics.jsonl")
-    return {**figures, **counts, "start": start, "pairs": len(train_pairs)}
+    shutil.copyfile(given.work / loop.METRICS, given.folder / "metrics.jsonl")
 
 
 def _start(network: NoteLLM2, source: NoteSource, pairs: Rows, given: Assignment, team: Team) -> dict[str, float]:
@@ -167,7 +234,8 @@ def _start(network: NoteLLM2, source: NoteSource, pairs: Rows, given: Assignment
             logger.info("fitted start: %s", ", ".join(f"{name} {value:.3f}" for name, value in start.items()))
     elif told.exists():
         start = json.loads(told.read_text())
-    team.lend_([parameter for parameter in network.parameters() if parameter.requires_grad])
+    # Slices hold the leader's values already (`laid_out`).
+    team.lend_([p for p in network.parameters() if p.requires_grad and not is_slice(p)])
     if not team.leads:
         torch.manual_seed(training.seed + 1_000_003 * team.rank)
     return start
@@ -177,8 +245,7 @@ def _companion(
     named: Backbones,
     tokenizer: Any,
     llm: nn.Module | None,
-    dataset: Dataset,
-    notes: Sequence[Note],
+    read: _Read,
     source: NoteSource,
     given: Assignment,
     team: Team,
@@ -186,8 +253,8 @@ def _companion(
     """The generative task, if the recipe weighs it and there are steps and an LLM to train by it."""
     if not given.training.generation.weight or given.training.steps == 0 or not given.model.reads_text:
         return None
-    categories = dataset.notes(["category"])["category"].to_pylist()
-    exercises = Exercises.of(tokenizer, notes, categories, source.texts, given.model)
+    categories = read.dataset.notes(["category"])["category"].to_pylist()
+    exercises = Exercises.of(tokenizer, read.notes, categories, source.texts, given.model)
     check_length(llm, exercises.longest, "training.generation: a note with its answer")
     return Companion(exercises, load_language_head(named.llm, named.revision).to(team.device))
 

@@ -31,6 +31,7 @@ from notellm2.training.batches import PairOrder
 from notellm2.training.checkpoint import load_checkpoint, save_checkpoint, save_weights, trained_weights
 from notellm2.training.companion import Companion
 from notellm2.training.hard import HardNegatives
+from notellm2.training.sharding import held_bytes, is_sharded
 from notellm2.training.step import take_step
 from notellm2.training.team import ALONE, Team
 
@@ -127,7 +128,8 @@ def train(
         companion: the generative task beside the contrastive one, or None.
 
     Returns:
-        Figures of the run: steps, final loss, whether it left chance, pairs/s, best validation.
+        Figures of the run: steps, final loss, whether it left chance, pairs/s, best validation; where weights are
+        sharded, the bytes of weights and moments that each process holds.
     """
     steps = total_steps(config, len(pairs))
     show, on_metrics = show and team.leads, on_metrics if team.leads else _unheard
@@ -159,8 +161,7 @@ def train(
                 figures |= _validate(network, source, validation, config, team)
                 if figures["validation_mrr"] > state.best_mrr:
                     state.best_mrr, state.best_step = figures["validation_mrr"], state.step
-                    if team.leads:
-                        save_weights(folder / BEST, trained_weights(network))
+                    _keep_best(folder, network, team)
             if state.step % config.log_every == 0 or state.step == 1 or last or "validation_mrr" in figures:
                 log(state.step, figures)
                 on_metrics(state.step, figures)
@@ -173,7 +174,11 @@ def train(
             if state.step % config.checkpoint_every == 0 and not last:
                 save_checkpoint(folder, state.step, network, optimiser, vars(state), team)
             advance(figures)
+    shared = {}
+    if is_sharded(network):
+        shared["held_bytes"] = team.gathered(torch.tensor(held_bytes(network, optimiser))).tolist()
     return {
+        **shared,
         "steps": steps,
         "final_loss": state.last_loss,
         "chance": state.last_chance,
@@ -196,8 +201,7 @@ def _untrained(
 ) -> dict[str, Any]:
     """A run of no steps (zero-shot): the network as it starts, measured once where there is something to measure on."""
     figures = {} if validation is None else _validate(network, source, validation, config, team)
-    if team.leads:
-        save_weights(folder / BEST, trained_weights(network))
+    _keep_best(folder, network, team)
     with _log_from(folder / METRICS, 0, team) as log:
         log(0, figures)
     on_metrics(0, figures)
@@ -211,6 +215,12 @@ def _untrained(
         "best_step": 0,
         "best_validation_mrr": figures.get("validation_mrr"),
     }
+
+
+def _keep_best(folder: Path, network: NoteLLM2, team: Team) -> None:
+    weights = trained_weights(network, keep=team.leads)
+    if team.leads:
+        save_weights(folder / BEST, weights)
 
 
 def _validate(
@@ -242,11 +252,14 @@ def _embedded(network: NoteLLM2, source: NoteSource, rows: Rows, size: int, team
         return embed_rows(network, source, rows, size=size)
     x = torch.zeros(len(rows), network.head.out_features, device=team.device)
     mine = np.arange(team.rank, len(rows), team.size)
-    if len(mine):
-        x[torch.from_numpy(mine)] = torch.from_numpy(embed_rows(network, source, rows[mine], size=size)).to(x.device)
+    # Sharded weights are gathered by all processes: each runs the network equally often.
+    spare = np.zeros(int(is_sharded(network) and len(mine) * team.size < len(rows)), np.int64)
+    if len(mine) + len(spare):
+        found = embed_rows(network, source, rows[np.concatenate([mine, spare])], size=size)[: len(mine)]
+        x[torch.from_numpy(mine)] = torch.from_numpy(found).to(x.device)
     team.sum_([x])
-    found: NDArray[np.float32] = x.cpu().numpy()
-    return found
+    embedded: NDArray[np.float32] = x.cpu().numpy()
+    return embedded
 
 
 def _unheard(_step: int, _values: Mapping[str, float]) -> None:

@@ -10,9 +10,14 @@ import torch
 from notellm2.recipe import TrainingConfig
 
 
-def precision(config: TrainingConfig, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """bf16 autocast where the recipe asks for it, or leaves it to a device that has it."""
+def in_bf16(config: TrainingConfig, device: torch.device) -> bool:
+    """Whether the recipe asks for bf16, or leaves it to a device that has it."""
     able = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    if config.precision == "bf16" or (config.precision == "auto" and able):
+    return config.precision == "bf16" or (config.precision == "auto" and able)
+
+
+def precision(config: TrainingConfig, device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """bf16 autocast where that is wanted; sharded weights come in their type already (`notellm2.training.sharding`)."""
+    if in_bf16(config, device) and config.sharding == "none":
         return torch.autocast(device.type, torch.bfloat16)
     return contextlib.nullcontext()

@@ -51,7 +51,10 @@ def train(
         InputError: there are no training pairs, or pairs, features or backbones are not those of this data version.
         RuntimeError: one of several processes failed; carries the end of what it said.
     """
-    config = {"model": model.model_dump(mode="json"), "training": training.model_dump(mode="json")}
+    settings = training.model_dump(mode="json")
+    if training.sharding == "none":
+        del settings["sharding"]  # It decides nothing then: models trained before there was a choice are the same.
+    config = {"model": model.model_dump(mode="json"), "training": settings}
     inputs: dict[str, Artifact | str] = {
         "data": data_md5,
         "pairs": pairs,

@@ -9,6 +9,7 @@ from notellm2.model.network import Hidden, NoteLLM2
 from notellm2.model.source import NoteSource, Rows, hidden_rows
 from notellm2.model.start import fit_map, mean_cosine
 from notellm2.recipe import ModelConfig
+from notellm2.training.sharding import laid_out
 
 _FEWEST_PAIRS = 400
 """Pairs on either side below which late fusion keeps its random start: one in sixteen is left to judge by."""
@@ -52,11 +53,12 @@ def fit_start(
             # whole length of n is 24 times that with stories260k, and an image as loud as it drowns the text.
             told = hidden_rows(network, source, rows, size=size, modality="text").multimodal_BH
             loudness = (told - told.mean(0)).square().mean().sqrt()
-            network.fusion.project.weight.copy_(image.weight_DH * loudness)
+            weight = network.fusion.project.weight
+            weight.copy_(laid_out(image.weight_DH * loudness, weight))
             figures |= {"image_shrinkage": image.shrinkage, "image_gain": image.gain}
             hidden = hidden_rows(network, source, rows, size=size).multimodal_BH
         head = fit_map(hidden, index, config.dim, seed=seed)
-        network.head.weight.copy_(head.weight_DH)
+        network.head.weight.copy_(laid_out(head.weight_DH, network.head.weight))
         if config.log_scale is None:
             network.log_scale.fill_(head.log_scale)
     figures |= {"head_shrinkage": head.shrinkage, "head_gain": head.gain}

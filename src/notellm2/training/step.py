@@ -24,7 +24,7 @@ from typing import cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from notellm2.model.loss import matryoshka_loss
 from notellm2.model.network import Embeddings, NoteLLM2
@@ -33,8 +33,10 @@ from notellm2.model.start import mean_cosine
 from notellm2.recipe import TrainingConfig
 from notellm2.training.batches import NotNegatives, PairOrder, pictured_pairs, withheld_images
 from notellm2.training.companion import Companion
+from notellm2.training.gradients import clip, gradient_norms, sum_gradients
 from notellm2.training.hard import HardNegatives
 from notellm2.training.precision import precision
+from notellm2.training.sharding import is_sharded
 from notellm2.training.team import ALONE, Team
 
 _BLOCK = 256
@@ -118,13 +120,20 @@ class BatchEmbedding:
         after.restore(self._device)
 
     def _share(self) -> list[Rows]:
-        """This process's chunks, as positions among the distinct notes: of like length within a chunk and a round."""
+        """This process's chunks, as positions among the distinct notes: of like length within a chunk and a round.
+
+        Where weights are sharded every process has as many, and the last one may be empty.
+        """
         order = np.argsort(self._source.texts.lengths[self._distinct], kind="stable")
         rounds = max(1, -(-len(order) // (self._config.chunk_notes * self._team.size)))
-        chunks = np.array_split(order, rounds * self._team.size)
-        return [chunk for chunk in chunks[self._team.rank :: self._team.size] if len(chunk)]
+        chunks = np.array_split(order, rounds * self._team.size)[self._team.rank :: self._team.size]
+        return [chunk for chunk in chunks if len(chunk) or is_sharded(self._network)]
 
     def _embed(self, positions: Rows) -> Embeddings:
+        if not len(positions):
+            # The others need this process's slices of the weights: it computes along, and has nothing to say.
+            spare = self._embed(np.arange(1))
+            return Embeddings(spare.multimodal_BD[:0], None if spare.visual_BD is None else spare.visual_BD[:0])
         imageless = None if self._imageless is None else self._imageless[positions]
         batch = self._source.batch(self._distinct[positions], imageless=imageless)
         _forget_pages(self._source.vision)
@@ -204,10 +213,10 @@ def take_step(
     if companion is not None:
         written["loss_generation"] = companion.backward(network, rows, step, config, team)
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    _sum_gradients(network, parameters, team)
-    norms = _gradient_norms(network)
-    norm = nn.utils.clip_grad_norm_(parameters, config.clip_norm)
-    if not torch.isfinite(norm):
+    sum_gradients(network, parameters, team)
+    norms = gradient_norms(network, team)
+    norm = clip(parameters, config.clip_norm, norms)
+    if not math.isfinite(norm):
         raise FloatingPointError(f"step {step + 1}: the gradient is not finite; lower training.lr or use fp32")
     optimiser.step()
     return {
@@ -218,7 +227,7 @@ def take_step(
         "effective_rank": _effective_rank(embedded.multimodal_CD[: len(rows)]),
         **written,
         "log_scale": float(network.log_scale.detach()),
-        "gradient_norm": float(norm),
+        "gradient_norm": norm,
         **norms,
         "padding_share": embedded.padding_share,
     }
@@ -267,27 +276,6 @@ def _send(chunk: Embeddings, positions: Rows, multimodal_UD: Tensor | None, visu
     ends = [(chunk.multimodal_BD, multimodal_UD), (chunk.visual_BD, visual_UD)]
     known = [(end, gradient[at]) for end, gradient in ends if end is not None and gradient is not None]
     torch.autograd.backward([end for end, _ in known], [gradient.to(end.dtype) for end, gradient in known])
-
-
-def _sum_gradients(network: NoteLLM2, parameters: list[nn.Parameter], team: Team) -> None:
-    if team.size == 1:
-        return
-    for parameter in parameters:
-        if parameter.grad is None:  # this process had no share that reaches it
-            parameter.grad = torch.zeros_like(parameter)
-    if network.log_scale.grad is not None:
-        # Every process computed the whole of it.
-        network.log_scale.grad /= team.size
-    team.sum_([parameter.grad for parameter in parameters if parameter.grad is not None])
-
-
-def _gradient_norms(network: NoteLLM2) -> dict[str, float]:
-    squares: dict[str, float] = {}
-    for name, parameter in network.named_parameters():
-        if parameter.grad is not None:
-            part = f"gradient_norm_{name.split('.')[0]}"
-            squares[part] = squares.get(part, 0.0) + float(parameter.grad.square().sum())
-    return {part: math.sqrt(value) for part, value in squares.items()}
 
 
 def _effective_rank(x_BD: Tensor) -> float:

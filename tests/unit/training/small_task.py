@@ -21,11 +21,17 @@ WORDS = [
 ]  # fmt: skip
 
 
+def notes_of_topics() -> list[Note]:
+    """Note i is of topic i % TOPICS, which its first word tells."""
+    topic = np.arange(NOTES) % TOPICS
+    return [Note(f"n{i}", f"{WORDS[t]} {WORDS[(t + i // TOPICS) % TOPICS]}") for i, t in enumerate(topic)]
+
+
 def task(words: Any, config: ModelConfig) -> tuple[NoteSource, Rows]:
     """Notes, and pairs of notes of one topic."""
     rng = np.random.default_rng(0)
     topic = np.arange(NOTES) % TOPICS
-    notes = [Note(f"n{i}", f"{WORDS[t]} {WORDS[(t + i // TOPICS) % TOPICS]}") for i, t in enumerate(topic)]
+    notes = notes_of_topics()
     vision = rng.standard_normal((TOPICS, *VISION))[topic] + 0.3 * rng.standard_normal((NOTES, *VISION))
     pairs = np.array([[i, (i + TOPICS * (1 + j)) % NOTES] for i in range(NOTES) for j in range(8)])
     source = NoteSource(layout(words, config), encode_texts(words, notes, config), vision.astype(np.float16))

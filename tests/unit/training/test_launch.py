@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from notellm2.artifacts import Artifact, Store
 from notellm2.errors import InputError
@@ -139,3 +140,25 @@ def test_what_the_recipe_adds_to_the_launch_comes_after_ours(stages: Stages, tmp
     assert line[line.index("--num_processes") + 1] == "2"
     assert line.index("3") > line.index("1") > line.index("--num_machines")
     assert line[-2:] == [str(tmp_path / launch.ASSIGNMENT), "--exit-with-parent"]
+
+
+def test_sharded_processes_leave_the_bundle_of_one(stages: Stages) -> None:
+    """The whole stage: a fitted start, the best weights, and a bundle of whole weights that the leader proved."""
+    model = MODEL.model_copy(update={"tuning": "full"})
+    alone = stages.train(model, TRAINING)
+    shared = stages.train(model, TRAINING.model_copy(update={"processes": 2, "sharding": "full"}))
+    for row, other in zip(history(shared), history(alone), strict=True):
+        assert row["loss"] == pytest.approx(other["loss"], abs=1e-5), row["step"]
+    files = {p.relative_to(alone.path).as_posix() for p in alone.path.rglob("*") if p.is_file()}
+    assert {p.relative_to(shared.path).as_posix() for p in shared.path.rglob("*") if p.is_file()} == files
+    for name in ("llm/model.safetensors", "heads.safetensors"):
+        found, expected = (load_file(artifact.file("bundle") / name) for artifact in (shared, alone))
+        assert found.keys() == expected.keys()
+        for part in found.keys() - {"connector.layers.0.kv.bias", "connector.layers.0.qkv.bias"}:
+            np.testing.assert_allclose(found[part], expected[part], atol=5e-5, err_msg=part)
+    notes = stages.dataset.texts()[:5]
+    x, y = (Bundle.load(artifact.file("bundle")).embed(notes) for artifact in (shared, alone))
+    np.testing.assert_allclose(x, y, atol=1e-4)
+    first, second = shared.summary["held_bytes"]
+    trained, weights_ = shared.summary["trained_weights"], shared.summary["weights"]
+    assert max(first, second) < 0.52 * (4 * weights_ + 8 * trained)
