@@ -50,6 +50,7 @@ COMMANDS = [
     ("stack", "down"),
     ("stack", "status"),
     ("stack", "logs"),
+    ("lineage",),
 ]
 
 Run = Callable[..., Result]

@@ -12,6 +12,7 @@ import typer
 
 from notellm2.cli.artifacts import artifact_commands
 from notellm2.cli.data import data_commands, import_, sample
+from notellm2.cli.lineage import lineage
 from notellm2.cli.model import export
 from notellm2.cli.promotion import history, promote, rollback
 from notellm2.cli.release import similar, status
@@ -40,6 +41,7 @@ app.command()(report)
 app.command()(promote)
 app.command()(rollback)
 app.command()(history)
+app.command()(lineage)
 app.add_typer(data_commands, name="data")
 app.add_typer(artifact_commands, name="artifacts")
 app.add_typer(stack_commands, name="stack")
