@@ -19,11 +19,9 @@ def secret(name: str) -> str | None:
     """The value of a secret variable, or what the file that ``NAME_FILE`` names holds; None where neither is set.
 
     Raises:
-        InputError: both are set, or the file cannot be read or is empty; never tells the value.
+        InputError: both are set and differ, or the file cannot be read or is empty; never tells the value.
     """
     value, path = os.environ.get(name), os.environ.get(f"{name}_FILE")
-    if value and path:
-        raise InputError(f"{name} and {name}_FILE are both set: set one of them")
     if not path:
         return value or None
     try:
@@ -32,6 +30,8 @@ def secret(name: str) -> str | None:
         raise InputError(f"{name}_FILE {path}: expected a readable text file with the secret ({error})") from None
     if not held:
         raise InputError(f"{name}_FILE {path}: the file is empty; expected the secret in it")
+    if value and value != held:
+        raise InputError(f"{name} and {name}_FILE {path} are both set, to two secrets: set one of them")
     return held
 
 

@@ -59,6 +59,9 @@ PROMOTED_BY = PREFIX + "promoted_by"
 PROMOTED_OVER = PREFIX + "promoted_over"
 COMPARED_WITH = GATE + ".compared_with"
 """On a version: the champion its verdict was reached against, ``none`` if there was none."""
+BEGUN = PREFIX + "ledger.begun"
+"""On a version at a server: the id of the change to it that began last. Only a promoter may write it, so that who may
+not is refused before anything has moved."""
 CANARY = PREFIX + "canary"
 """On a version: ``passed`` once the registered bundle was loaded and gave its canary embeddings again."""
 

@@ -30,6 +30,7 @@ from notellm2.index import publish
 from notellm2.index.location import Location
 from notellm2.index.pointer import NothingPublished, Publication, PublicationDamaged, read_pointer
 from notellm2.registry import names, versions
+from notellm2.registry.identities import Forbidden
 from notellm2.registry.journal import Held, LeaseLost, hold, read_intent
 from notellm2.registry.ledger import Action, Entry, Ledger, Mode, Pair
 from notellm2.registry.retention import earlier_pair, names_to_keep
@@ -142,6 +143,7 @@ class Promoter:
         Raises:
             Refused: the champion, or the published index, is another one than expected; nothing was changed.
             LeaseTaken, LeaseLost: another promotion is under way; nothing was changed by this one.
+            Forbidden: the tracking server does not let this process promote; nothing was changed.
             InputError: no such version; an index of another bundle or data version; a damaged pointer or ledger.
             PublishFailed: the place refused (a full disk); what was in use is in use.
         """
@@ -183,7 +185,7 @@ class Promoter:
 
         Raises:
             InputError: there is nothing to go back to, or no such pair is kept; lists those that are.
-            LeaseTaken, LeaseLost, PublishFailed: as `promote`.
+            LeaseTaken, LeaseLost, PublishFailed, Forbidden: as `promote`.
         """
         with self._held("rolling back") as held:
             self._recover(held, self._pointer(damaged_is_none=True))
@@ -202,6 +204,9 @@ class Promoter:
     def recover(self) -> None:
         """Finish or undo what a killed promotion left, so that alias and pointer name one pair; often nothing.
 
+        A process that is no promoter, a training say, leaves it to the next that is: its own promotion, if it comes to
+        one, is refused all the same.
+
         Raises:
             LeaseTaken: another promotion is under way.
             InputError: pointer, journal or ledger are damaged.
@@ -210,7 +215,10 @@ class Promoter:
         if read_intent(self.location) is None and not self._strayed(pointer):
             return
         with self._held("settling what was left") as held:
-            self._recover(held, self._pointer())
+            try:
+                self._recover(held, self._pointer())
+            except Forbidden as error:
+                logger.warning("what a promotion left stays until a promoter's next one settles it: %s", error)
             self.on_step(Step.RELEASE)
 
     @contextlib.contextmanager
@@ -222,7 +230,9 @@ class Promoter:
 
     def _change(self, held: Held, entry: Entry, publication: Publication, expected: str | None) -> Outcome:
         """From the intent to its end."""
-        Ledger(self.location).entries()  # A ledger that cannot be added to is a reason not to begin.
+        # A ledger that cannot be added to, and a server that does not let us, are reasons not to begin.
+        Ledger(self.location).entries()
+        versions.begin_change(self.tracking, entry)
         self.on_step(Step.INTENT)
         held.record(entry)
         try:
@@ -294,6 +304,7 @@ class Promoter:
             self._mend(pointer)
         elif pointer is not None and pointer.version == intent.to.publication:
             logger.warning("finishing: %s of version %s (%s)", intent.action, intent.to.version, intent.id)
+            versions.begin_change(self.tracking, intent)
             self.on_step(Step.ALIAS)
             versions.move_alias(self.tracking, names.CHAMPION, intent.to.version)
             self._finish(held, intent.model_copy(update={"recovered": True}))

@@ -20,8 +20,10 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from notellm2.credentials import redacted
 from notellm2.errors import InputError
 from notellm2.recipe import RegistryConfig
+from notellm2.registry import identities
 from notellm2.workspace import Workspace, file_lock
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ SETTINGS = {
 }
 """Set, where the environment does not say otherwise, before mlflow is imported: it reads them at import."""
 
+_SERVERS = ("http://", "https://")
 # Opens the experiment in the "Model training" pages of MLflow's interface, not in those for chat applications.
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
@@ -69,13 +72,14 @@ class Tracking:
 
         Raises:
             InputError: the variable names a store that MLflow no longer has or that depends on the current
-                folder, or the registered model's name has characters that MLflow refuses.
+                folder, or a server with a password in its address, or the registered model's name has characters
+                that MLflow refuses.
         """
         config = config or RegistryConfig()
         if re.search(r"[/:]", config.model_name):
             raise InputError(f"registry.model_name {config.model_name!r}: expected a name without '/' and ':'")
         uri = _checked(os.environ.get(URI_VARIABLE) or workspace.tracking_uri)
-        served = uri.startswith(("http://", "https://"))
+        served = uri.startswith(_SERVERS)
         return cls(
             uri=uri,
             experiment=config.experiment,
@@ -92,9 +96,24 @@ class Tracking:
         return _client(self.uri)
 
     @property
+    def served(self) -> bool:
+        """Whether a server stands before the store, which knows users; a database does not."""
+        return self.uri.startswith(_SERVERS)
+
+    @property
+    def promoting(self) -> identities.Registrar:
+        """The client that moves the champion: as the promoter whose credentials are given, else as `client`.
+
+        Raises:
+            InputError: only half of the promoter's credentials is given.
+        """
+        given = identities.promoter() if self.served else None
+        return self.client if given is None else identities.registrar(self.uri, *given)
+
+    @property
     def shown_uri(self) -> str:
         """The URI without its password, for people and logs."""
-        return re.sub(r"//([^/@:]*):[^/@]*@", r"//\1:***@", self.uri)
+        return redacted(self.uri)
 
     def page(self, path: str) -> str:
         """Address of one of MLflow's pages, as a person's browser has it.
@@ -102,8 +121,7 @@ class Tracking:
         Args:
             path: as MLflow names it after ``#``: ``/experiments/0/runs/...``.
         """
-        served = self.uri if self.uri.startswith(("http://", "https://")) else _LOCAL_PAGES
-        pages = os.environ.get(PAGES_VARIABLE) or re.sub(r"//[^/@]*@", "//", served)
+        pages = os.environ.get(PAGES_VARIABLE) or (self.uri if self.served else _LOCAL_PAGES)
         return f"{pages.rstrip('/')}/#{path}"
 
     @property
@@ -145,9 +163,15 @@ def _checked(uri: str) -> str:
     scheme = uri.partition(":")[0]
     if "://" not in uri or scheme == "file" or re.match(r"sqlite:///(?!/)", uri):
         raise InputError(
-            f"{URI_VARIABLE} {uri!r}: expected a server (http://...), a database (postgresql://...) or an absolute "
-            "SQLite file (sqlite:////folder/mlflow.db, four slashes); plain folders are no store of MLflow any more, "
-            "and a relative file would depend on the current folder. Unset it to use the workspace's own"
+            f"{URI_VARIABLE} {redacted(uri)!r}: expected a server (http://...), a database (postgresql://...) or an "
+            "absolute SQLite file (sqlite:////folder/mlflow.db, four slashes); plain folders are no store of MLflow "
+            "any more, and a relative file would depend on the current folder. Unset it to use the workspace's own"
+        )
+    if uri.startswith(_SERVERS) and "@" in uri.split("/")[2]:
+        # MLflow would show it in every error.
+        raise InputError(
+            f"{URI_VARIABLE} {redacted(uri)!r}: expected no user and password in a server's address; set "
+            f"{' and '.join(identities.OWN)} (or {identities.OWN[1]}_FILE)"
         )
     return uri
 
@@ -156,6 +180,7 @@ def _checked(uri: str) -> str:
 def _client(uri: str) -> MlflowClient:
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    identities.read_own()
     from mlflow import MlflowClient
 
     # A new store is migrated step by step, and alembic tells every one of some sixty steps.

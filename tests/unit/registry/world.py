@@ -44,7 +44,7 @@ class World:
         client, name = self.tracking.client, self.tracking.model_name
         versions._ensure_registered_model(self.tracking)
         tags = {names.BUNDLE: bundle, names.DATA_MD5: DATA_MD5, names.GATE: "passed"}
-        return str(client.create_model_version(name, "file:///nowhere", tags=tags, await_creation_for=0).version)
+        return str(client.create_model_version(name, "s3://nowhere/model", tags=tags, await_creation_for=0).version)
 
     def promote(
         self, version: str, index: Artifact, expected: str | None, over: str | None = None, **settings: Any
