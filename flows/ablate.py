@@ -18,10 +18,10 @@ if __name__ == "__main__":
 from pathlib import Path
 
 from prefect import flow
-from prefect.runtime import flow_run
 
-from flows import show, stages
-from flows.job import HOUR, Facts, Job, artifact, git_commit, open_job, stage
+from flows import events, show, stages
+from flows.job import HOUR, Facts, Job, artifact, begin, recipe_name, stage, turn
+from flows.parameters import AblateSettings
 from flows.tracked import attach, tracked_run
 from notellm2.artifacts import Artifact
 from notellm2.model.variants import find_variant
@@ -29,27 +29,21 @@ from notellm2.recipe import load_recipe
 
 
 def _run_name() -> str:
-    return f"{Path(str(flow_run.parameters['recipe'])).stem}-ablation"
+    return f"{recipe_name()}-ablation"
 
 
-@flow(name="ablate", flow_run_name=_run_name, persist_result=False, result_serializer="json")
-def ablate(
-    recipe: str,
-    variants: list[str],
-    seeds: list[int],
-    data: str | None = None,
-    store: str = "store",
-    overrides: list[str] | None = None,
-) -> Facts:
+@flow(
+    name="ablate",
+    flow_run_name=_run_name,
+    on_failure=[events.tell_failure],
+    persist_result=False,
+    result_serializer="json",
+)
+def ablate(settings: AblateSettings) -> Facts:
     """Train and measure every variant with every seed.
 
     Args:
-        recipe: path of a YAML recipe.
-        variants: names from `notellm2.model.variants`, in the order of the table.
-        seeds: of training.
-        data: a data set or a plain export; None: what the recipe says.
-        store: folder for everything this makes.
-        overrides: ``section.field=value`` assignments on top of the recipe, below the variants' own.
+        settings: recipe, data, store, variants and seeds.
 
     Returns:
         ``text``: what to print at the end.
@@ -57,9 +51,15 @@ def ablate(
     Raises:
         InputError: the recipe, a variant, the data or a setting is wrong.
     """
-    job = open_job(Path(recipe), tuple(overrides or ()), Path(store)).about(git_commit=git_commit())
-    cells = [(name, seed, _one(job, recipe, overrides or [], name, seed)) for name in variants for seed in seeds]
-    version = stages.data_version(job, stages.ingest(job, data))
+    job = begin(settings)
+    with turn(job, "a sweep"):
+        return _all_cells(job, settings)
+
+
+def _all_cells(job: Job, settings: AblateSettings) -> Facts:
+    variants, seeds = settings.variants, settings.seeds
+    cells = [(name, seed, _one(job, settings, name, seed)) for name in variants for seed in seeds]
+    version = stages.data_version(job, stages.ingest(job, settings.data))
     job = job.about(data_md5=version["md5"])
     with tracked_run(job, version, sweep=[variants, seeds]) as parent:
         stages.quality(job, version, parent)
@@ -92,9 +92,9 @@ def tabulate(job: Job, measured: list[Facts], run_id: str) -> Artifact:
     return made
 
 
-def _one(job: Job, recipe: str, overrides: list[str], variant: str, seed: int) -> Job:
+def _one(job: Job, settings: AblateSettings, variant: str, seed: int) -> Job:
     """The job of one cell: the recipe with the variant's changes and the seed."""
-    changes = (*overrides, *find_variant(variant).overrides, f"training.seed={seed}")
-    changed = load_recipe(Path(recipe), changes)
+    changes = (*settings.overrides, *find_variant(variant).overrides, f"training.seed={seed}")
+    changed = load_recipe(Path(settings.recipe), changes)
     named = changed.model_copy(update={"name": f"{changed.name}-{variant}-{seed}"})
     return job.model_copy(update={"recipe": named}).about(recipe=named.name)

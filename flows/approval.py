@@ -13,7 +13,8 @@ from prefect.input import RunInput
 from prefect.runtime import deployment, flow_run
 from pydantic import Field
 
-from flows import show
+from flows import events, show
+from flows.events import News
 from flows.job import Facts, Job
 from notellm2.errors import InputError
 
@@ -57,8 +58,11 @@ def _asked(job: Job, number: str, judged: Facts, page: Facts) -> Facts:
     form = Approval.with_initial_data(description=show.question(number, judged, page))
     timeout_s = job.recipe.gate.approval_timeout_s
     # With the champion in it: a suspended run that comes back to another champion asks anew.
-    key = f"approve-version-{number}-over-{judged['champion']}"
+    key = f"approve-version-{number}-over-{judged['champion'] or 'none'}"
     show.waiting(number, timeout_s)
+    facts = {"version": number, "champion": judged["champion"], "verdict": judged["sentence"], "timeout_s": timeout_s}
+    asked = [key, flow_run.get_id()]
+    events.tell_once(job, asked, News.APPROVAL_WAITING, "model", job.recipe.registry.model_name, facts)
     if deployment.get_id() is not None:
         # The process ends here; the run comes back, with the answer, when a person has given it.
         answer = suspend_flow_run(wait_for_input=form, timeout=timeout_s, key=key)

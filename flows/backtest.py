@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefect import flow
-from prefect.runtime import flow_run
 
-from flows import show, stages
-from flows.job import HOUR, Facts, Job, artifact, git_commit, open_job, stage
+from flows import events, show, stages
+from flows.job import HOUR, Facts, Job, artifact, begin, recipe_name, stage, turn
+from flows.parameters import BacktestSettings
 from flows.review import trained_vectors
 from notellm2.artifacts import Artifact
 from notellm2.errors import InputError
@@ -33,29 +33,23 @@ if TYPE_CHECKING:
 
 
 def _run_name() -> str:
-    return f"backtest {Path(str(flow_run.parameters['recipe'])).stem}"
+    return f"backtest {recipe_name()}"
 
 
-@flow(name="backtest", flow_run_name=_run_name, persist_result=False, result_serializer="json")
-def backtest(
-    recipe: str,
-    data: str | None = None,
-    store: str = "store",
-    overrides: list[str] | None = None,
-    days: float = 7.0,
-    windows: int = 4,
-) -> Facts:
+@flow(
+    name="backtest",
+    flow_run_name=_run_name,
+    on_failure=[events.tell_failure],
+    persist_result=False,
+    result_serializer="json",
+)
+def backtest(settings: BacktestSettings) -> Facts:
     """Test the recipe on the latest windows of time, each with a model trained on all behaviour before it.
 
     With `training.select: best` its step is chosen by validation notes' behaviour in the window.
 
     Args:
-        recipe: path of a YAML recipe.
-        data: a data set or a plain export; None: what the recipe says.
-        store: folder for everything this makes.
-        overrides: ``section.field=value`` assignments on top of the recipe.
-        days: length of a window.
-        windows: how many are tested.
+        settings: recipe, data, store and windows.
 
     Returns:
         ``text``: what to print at the end; ``backtest``: the artifact with table and plot.
@@ -63,14 +57,19 @@ def backtest(
     Raises:
         InputError: the recipe or the data is wrong, or behaviour does not last for so many windows.
     """
+    job = begin(settings)
+    with turn(job, "a backtest"):
+        return _windows(job, settings)
+
+
+def _windows(job: Job, settings: BacktestSettings) -> Facts:
     from notellm2.evaluation.backtest import plan_windows
 
-    job = open_job(Path(recipe), tuple(overrides or ()), Path(store)).about(git_commit=git_commit())
-    version = stages.data_version(job, stages.ingest(job, data))
+    version = stages.data_version(job, stages.ingest(job, settings.data))
     job = job.about(data_md5=version["md5"])
     halves = stages.backbones(job, version, stages.pairs(job, version))
     features = stages.vision_features(job, version, halves)
-    planned = plan_windows(Dataset.open(Path(version["path"])).info, days=days, windows=windows)
+    planned = plan_windows(Dataset.open(Path(version["path"])).info, days=settings.days, windows=settings.windows)
     first: Facts | None = None
     tested = []
     for window in planned:

@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from flows.command import in_prefect, told, with_job
+from flows.command import in_prefect, job_settings, told, with_job
+from flows.parameters import BacktestSettings
 from notellm2.recipe import load_recipe
 from notellm2.workspace import Workspace
 
@@ -48,11 +49,4 @@ def _run(given: argparse.Namespace) -> int:
 def _backtest(given: argparse.Namespace, workspace: Workspace) -> Facts:
     from flows.backtest import backtest
 
-    return backtest(
-        recipe=str(given.recipe),
-        data=None if given.data is None else str(given.data),
-        store=str(workspace.root),
-        overrides=list(given.overrides),
-        days=given.days,
-        windows=given.windows,
-    )
+    return backtest(BacktestSettings.given(**job_settings(given, workspace), days=given.days, windows=given.windows))

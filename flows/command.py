@@ -9,9 +9,10 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flows import environment
+from flows.parameters import RetrainSettings
 from notellm2.errors import InputError
 from notellm2.recipe import load_recipe
 from notellm2.workspace import Workspace
@@ -59,6 +60,16 @@ def with_job(arguments: argparse.ArgumentParser, *, recipe: str | None = None) -
     return arguments
 
 
+def job_settings(given: argparse.Namespace, workspace: Workspace) -> dict[str, Any]:
+    """What `with_job` was given, as the settings of a flow name it."""
+    return {
+        "recipe": None if given.recipe is None else str(given.recipe),
+        "data": None if given.data is None else str(given.data),
+        "store": str(workspace.root),
+        "overrides": list(given.overrides),
+    }
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a retraining; returns the exit status."""
     given = parser().parse_args(argv)
@@ -89,12 +100,7 @@ def _retrain(given: argparse.Namespace) -> int:
     def start() -> Facts:
         from flows.retrain import retrain
 
-        return retrain(
-            recipe=str(given.recipe),
-            data=None if given.data is None else str(given.data),
-            store=str(workspace.root),
-            overrides=list(given.overrides),
-        )
+        return retrain(RetrainSettings.given(**job_settings(given, workspace)))
 
     with workspace.exclusive("a retraining"):
         return in_prefect(workspace, start)

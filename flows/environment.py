@@ -53,6 +53,10 @@ RUNS = {
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
 }
 
+DEPLOYED = {**QUIET, **RUNS, "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
+"""What a run of a deployment has in its environment; prefect.yaml says the same. Heartbeats: seconds between them, so
+that an automation can tell a run that has fallen silent from one that trains for hours."""
+
 SERVER_MODULE = "prefect.server.api.server:create_app"
 SERVER_RECORD = "server.json"
 _STARTUP_S = 130.0

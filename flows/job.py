@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import subprocess
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
 from prefect import Task, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.runtime import flow_run
+from prefect.runtime import deployment, flow_run
 from pydantic import BaseModel, ConfigDict
 
+from flows.parameters import RecipeSettings
 from notellm2.artifacts import MANIFEST, Artifact, Store, digest_json
 from notellm2.errors import InputError
 from notellm2.recipe import Recipe, load_recipe
@@ -28,6 +30,8 @@ Facts = dict[str, Any]
 
 MINUTE = 60.0
 HOUR = 60 * MINUTE
+TURN_S = 10 * MINUTE
+"""Longest wait of a run of a deployment for whoever holds its store, seconds."""
 
 
 class Job(BaseModel):
@@ -38,6 +42,8 @@ class Job(BaseModel):
     recipe: Recipe
     root: Path
     provenance: dict[str, str] = {}
+    run: str | None = None
+    """Id of the flow run if it is one of a deployment: such a run may be taken up again by another process."""
 
     @property
     def workspace(self) -> Workspace:
@@ -113,6 +119,50 @@ def open_job(recipe: Path, overrides: tuple[str, ...], store: Path) -> Job:
     calm_logs()
     job = Job(recipe=loaded, root=store.absolute(), provenance={"recipe": loaded.name})
     return job.about(recipe_digest=recipe_digest(loaded), flow_run=flow_run.get_id())
+
+
+def begin(settings: RecipeSettings) -> Job:
+    """The job of the flow run that calls this.
+
+    Raises:
+        InputError: the recipe or an override is wrong.
+    """
+    return begun(open_job(Path(settings.recipe), tuple(settings.overrides), Path(settings.store)))
+
+
+def begun(job: Job) -> Job:
+    """A job with the flow run that calls this."""
+    run = flow_run.get_id() if deployment.get_id() is not None else None
+    return job.model_copy(update={"run": run}).about(git_commit=git_commit())
+
+
+def recipe_name() -> str:
+    """Name of a flow run: its recipe's file name."""
+    settings = flow_run.parameters["settings"]
+    given = settings["recipe"] if isinstance(settings, Mapping) else settings.recipe
+    return Path(given).stem if given else "of-the-champion"
+
+
+@contextlib.contextmanager
+def turn(job: Job, purpose: str, workspace: Workspace | None = None) -> Iterator[None]:
+    """Hold the workspace for a run of a deployment; one of the command line holds it already.
+
+    Two runs of one deployment exclude each other in Prefect, before they start. This is for what Prefect cannot know:
+    a run at a terminal, and a run whose process lives although Prefect believes that it crashed.
+
+    Args:
+        job: whose workspace it is.
+        purpose: what it is held for, as others are told.
+        workspace: another one instead.
+
+    Raises:
+        InputError: another process has held it for `TURN_S` seconds.
+    """
+    if job.run is None:
+        yield
+        return
+    with (workspace or job.workspace).exclusive(purpose, wait_s=TURN_S):
+        yield
 
 
 def artifact(facts: Facts) -> Artifact:

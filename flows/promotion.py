@@ -6,14 +6,17 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows import show
+from flows import events, show
+from flows.events import News
 from flows.job import HOUR, MINUTE, Facts, Job, artifact, stage
 from flows.rival import measured_today, version_to_beat
 from flows.tracked import attach, tracking
 from notellm2.notes.dataset import Dataset
 
 if TYPE_CHECKING:
+    from notellm2.registry.gate import Verdict
     from notellm2.registry.promotion import Promoter
+    from notellm2.registry.versions import Version
 
 
 @stage("champion", timeout_s=24 * HOUR, retries=2)
@@ -94,6 +97,8 @@ def gate(
     run.log_verdict(verdict)
     versions.record_verdict(run.tracking, number, verdict, rival["version"])
     show.verdict(verdict)
+    if not verdict.passed:
+        _tell_refusal(job, challenger, verdict, rival["version"])
     return {
         "passed": verdict.passed,
         "sentence": verdict.sentence,
@@ -130,6 +135,7 @@ def promote(
     if done.entry is not None:
         attach(job, run_id).log_publication(done.entry, promoter(job).location)
         show.promotion(done.entry)
+    tell_changes(job)
     return {"promoted": True, "version": done.publication.model_version, "published": done.publication.published}
 
 
@@ -146,6 +152,25 @@ def promoter(job: Job) -> Promoter:
         lease_s=recipe.registry.lease_s,
         wait_s=recipe.registry.lease_wait_s,
     )
+
+
+def tell_changes(job: Job) -> None:
+    """Tell every change of what is in use that nobody has told yet."""
+    from notellm2.registry.ledger import Ledger
+
+    events.tell_changes(job, Ledger(promoter(job).location).entries())
+
+
+def _tell_refusal(job: Job, challenger: Version, verdict: Verdict, champion: str | None) -> None:
+    facts = {
+        "version": challenger.version,
+        "mlflow_run": challenger.run_id,
+        "data_md5": challenger.data_md5,
+        "champion": champion,
+        "verdict": verdict.sentence,
+        "recipe": job.recipe.name,
+    }
+    events.tell(News.GATE_REFUSED, "model", challenger.name, facts)
 
 
 def _json(facts: Facts, name: str) -> Any:

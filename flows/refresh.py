@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from flows import show
 from flows.job import HOUR, MINUTE, Facts, Job, artifact, open_job, stage
-from flows.promotion import promoter
+from flows.promotion import promoter, tell_changes
 from flows.stages import check_data
 from flows.tracked import tracking
 from notellm2.artifacts import Artifact
@@ -45,6 +45,7 @@ def in_use(job: Job) -> Facts:
     from notellm2.registry import versions
 
     promoter(job).recover()
+    tell_changes(job)  # what a person promoted or rolled back at a terminal since
     pointer = read_pointer(promoter(job).location)
     champion = versions.champion(tracking(job))
     if champion is None or (champion.version, champion.bundle) != (pointer.model_version, pointer.bundle):
@@ -131,6 +132,7 @@ def publish(job: Job, data: Facts, used: Facts, changed: Facts, indexed: Facts) 
         data_md5=data["md5"],
         why=Why(by=this_actor(), reason=f"index refresh: {told}", mode="automatic", compared_with=used["version"]),
     )
+    tell_changes(job)
     return {"publication": done.publication.version, "count": done.publication.count}
 
 

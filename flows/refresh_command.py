@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from flows.command import in_prefect, told, with_job
+from flows.command import in_prefect, job_settings, told, with_job
+from flows.parameters import RefreshSettings
 from notellm2.errors import InputError
 from notellm2.workspace import Workspace
 
@@ -45,17 +46,11 @@ def _refresh(given: argparse.Namespace) -> int:
     def start() -> Facts:
         from flows.refresh_index import refresh_index
 
-        return refresh_index(
-            store=str(workspace.root),
-            data=None if given.data is None else str(given.data),
-            recipe=None if given.recipe is None else str(given.recipe),
-            overrides=list(given.overrides),
-        )
+        return refresh_index(RefreshSettings.given(**job_settings(given, workspace)))
 
     if not workspace.root.is_dir():
         raise InputError(f"store {workspace.root}: no such folder; a retraining makes it")
-    # A desk of its own, with its own lock and Prefect home: a refresh need not wait for a retraining of hours.
-    desk = Workspace.at(workspace.root / "_refresh")
+    desk = refresh_desk(workspace)
     try:
         read_pointer(workspace.published)  # With nothing to refresh, no server need be started to say so.
         with desk.exclusive("an index refresh"):
@@ -63,3 +58,8 @@ def _refresh(given: argparse.Namespace) -> int:
     except OSError as error:  # from the look at the pointer; the flow reports its own
         sys.stderr.write(f"failed: {error}\n")
         return 1
+
+
+def refresh_desk(workspace: Workspace) -> Workspace:
+    """A desk of its own, with its own lock and Prefect home: a refresh need not wait for a retraining of hours."""
+    return Workspace.at(workspace.root / "_refresh")

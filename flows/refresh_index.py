@@ -18,21 +18,24 @@ from pathlib import Path
 
 from prefect import flow
 
-from flows import refresh, stages
-from flows.job import Facts, git_commit
+from flows import events, refresh, stages
+from flows.job import Facts, Job, begun, recipe_name, turn
+from flows.parameters import RefreshSettings
+from flows.refresh_command import refresh_desk
 
 
-@flow(name="refresh-index", persist_result=False, result_serializer="json")
-def refresh_index(
-    store: str = "store", data: str | None = None, recipe: str | None = None, overrides: list[str] | None = None
-) -> Facts:
+@flow(
+    name="refresh-index",
+    flow_run_name=recipe_name,
+    on_failure=[events.tell_failure],
+    persist_result=False,
+    result_serializer="json",
+)
+def refresh_index(settings: RefreshSettings) -> Facts:
     """Run every stage in order; ends early where the published index has these very notes.
 
     Args:
-        store: the retraining's folder.
-        data: a data set or a plain export; None: what the recipe says.
-        recipe: path of a YAML recipe; None: the one the champion was trained by.
-        overrides: ``section.field=value`` assignments on top of the recipe.
+        settings: store, data and recipe.
 
     Returns:
         What changed and what is published, and ``text``: what to print at the end.
@@ -40,11 +43,15 @@ def refresh_index(
     Raises:
         InputError: nothing is published yet, or the recipe, the data or a setting is wrong.
     """
-    job = refresh.open_refresh(Path(store), None if recipe is None else Path(recipe), tuple(overrides or ())).about(
-        git_commit=git_commit()
-    )
+    recipe = None if settings.recipe is None else Path(settings.recipe)
+    job = begun(refresh.open_refresh(Path(settings.store), recipe, tuple(settings.overrides)))
+    with turn(job, "an index refresh", refresh_desk(job.workspace)):
+        return _in_order(job, settings)
+
+
+def _in_order(job: Job, settings: RefreshSettings) -> Facts:
     in_use = refresh.in_use(job)
-    found = stages.ingest(job, data)
+    found = stages.ingest(job, settings.data)
     version = stages.data_version(job, found)
     job = job.about(data_md5=version["md5"])
     changes = refresh.changes(job, version, in_use)

@@ -16,30 +16,27 @@ if __name__ == "__main__":
     # is imported by name, so that it is the same flow when a deployment runs it.
     raise SystemExit(command.main())
 
-from pathlib import Path
-
 from prefect import flow
-from prefect.runtime import flow_run
 
-from flows import promotion, review, stages
+from flows import events, promotion, review, stages
 from flows.approval import decide
-from flows.job import Facts, git_commit, open_job
+from flows.job import Facts, Job, begin, recipe_name, turn
+from flows.parameters import RetrainSettings
 from flows.tracked import tracked_run
 
 
-def _run_name() -> str:
-    return Path(str(flow_run.parameters["recipe"])).stem
-
-
-@flow(name="retrain", flow_run_name=_run_name, persist_result=False, result_serializer="json")
-def retrain(recipe: str, data: str | None = None, store: str = "store", overrides: list[str] | None = None) -> Facts:
+@flow(
+    name="retrain",
+    flow_run_name=recipe_name,
+    on_failure=[events.tell_failure],
+    persist_result=False,
+    result_serializer="json",
+)
+def retrain(settings: RetrainSettings) -> Facts:
     """Run every stage in order; finished ones are reused.
 
     Args:
-        recipe: path of a YAML recipe.
-        data: a data set or a plain export; None: what the recipe says.
-        store: folder for everything this makes.
-        overrides: ``section.field=value`` assignments on top of the recipe.
+        settings: recipe, data and store.
 
     Returns:
         Seconds of each stage, whether it was reused, and ``text``: what to print at the end.
@@ -47,8 +44,13 @@ def retrain(recipe: str, data: str | None = None, store: str = "store", override
     Raises:
         InputError: the recipe, the data or a setting is wrong.
     """
-    job = open_job(Path(recipe), tuple(overrides or ()), Path(store)).about(git_commit=git_commit())
-    found = stages.ingest(job, data)
+    job = begin(settings)
+    with turn(job, "a retraining"):
+        return _in_order(job, settings)
+
+
+def _in_order(job: Job, settings: RetrainSettings) -> Facts:
+    found = stages.ingest(job, settings.data)
     version = stages.data_version(job, found)
     job = job.about(data_md5=version["md5"])
     with tracked_run(job, version) as run:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows import show
-from flows.ingest import known_version
+from flows.datasets import known_version
 from flows.job import HOUR, Facts, Job, artifact, stage
 from flows.tracked import attach
 from notellm2.artifacts import Artifact

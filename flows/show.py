@@ -46,6 +46,17 @@ def data(info: DatasetInfo, origin: str) -> None:
     _markdown("data", _table(("", ""), rows), "The data set")
 
 
+def data_version(text: str) -> None:
+    """What an ingest made of an export."""
+    _markdown("data-version", f"```text\n{text}\n```", "Data version")
+
+
+def cleanup(text: str) -> None:
+    """What a cleanup removed."""
+    _log("%s", text)
+    _markdown("cleanup", f"```text\n{text}\n```", "Cleanup")
+
+
 def quality(checked: Artifact) -> None:
     """The expectations, failures first."""
     summary = checked.summary

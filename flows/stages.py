@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flows import show
+from flows import events, show, snapshots
+from flows.datasets import ALREADY_THERE, BEGUN, data_folder, previous_version, remember_version
+from flows.events import News
 from flows.examples import examples
-from flows.ingest import ALREADY_THERE, data_folder, previous_version, remember_version
 from flows.job import HOUR, MINUTE, Facts, Job, artifact, stage, test_set
 from flows.tracked import attach
 from notellm2.artifacts import Artifact
@@ -20,24 +21,26 @@ from notellm2.notes.dataset import Dataset
 @stage("ingest", timeout_s=6 * HOUR, retries=2)
 def ingest(job: Job, given: str | None) -> Facts:
     """Find the data set, or make it from the sample or an export."""
-    folder, origin = data_folder(job, None if given is None else Path(given))
+    kept = snapshots.begun_with(job)
+    folder, origin = (kept, BEGUN) if kept else data_folder(job, None if given is None else Path(given))
     dataset = Dataset.open(folder)
     show.data(dataset.info, origin)
     return {"path": str(folder.absolute()), "origin": origin, "reused": origin in ALREADY_THERE}
 
 
 @stage("data version", timeout_s=HOUR)
-def data_version(_job: Job, ingested: Facts) -> Facts:
+def data_version(job: Job, ingested: Facts) -> Facts:
     """Name the data by its digest, and say so if it is not the one that git pins."""
     from notellm2.notes import versions
 
     folder = Path(ingested["path"])
-    md5, pinned = versions.data_md5(folder), versions.pinned_md5(folder)
+    kept, md5 = snapshots.keep(job, folder)
+    pinned = versions.pinned_md5(folder)
     if pinned is not None and pinned != md5:
         show.warn(
             f"{folder} is {md5}, but {folder.name}.dvc pins {pinned}: `notellm2 data pin` records the new version"
         )
-    return {"path": str(folder), "md5": md5, "pinned": pinned}
+    return {"path": str(kept.absolute()), "md5": md5, "pinned": pinned}
 
 
 @stage("quality", timeout_s=HOUR)
@@ -68,6 +71,15 @@ def check_data(job: Job, data: Facts) -> Artifact:
         target_events=recipe.pairs.target_events,
     )
     show.quality(checked)
+    if not checked.summary["success"]:
+        failed = ", ".join(checked.summary["critical_failed"])
+        facts = {
+            "data_md5": data["md5"],
+            "failed": failed,
+            "report": str(checked.path / "summary.md"),
+            "recipe": recipe.name,
+        }
+        events.tell(News.DATA_REFUSED, "data", dataset.info.name, facts)
     return checked
 
 

@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from flows.command import in_prefect, told, with_job
+from flows.command import in_prefect, job_settings, told, with_job
+from flows.parameters import AblateSettings
 from notellm2.errors import InputError
 from notellm2.model.variants import TRAINED, find_variant, variants
 from notellm2.recipe import load_recipe
@@ -55,14 +56,7 @@ def _sweep(given: argparse.Namespace) -> int:
     def start() -> Facts:
         from flows.ablate import ablate
 
-        return ablate(
-            recipe=str(given.recipe),
-            variants=names,
-            seeds=seeds,
-            data=None if given.data is None else str(given.data),
-            store=str(workspace.root),
-            overrides=list(given.overrides),
-        )
+        return ablate(AblateSettings.given(**job_settings(given, workspace), variants=names, seeds=seeds))
 
     with workspace.exclusive("a sweep"):
         return in_prefect(workspace, start)

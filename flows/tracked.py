@@ -79,7 +79,7 @@ def run_key(job: Job, md5: str) -> str:
         "vectors": embedding.VECTORS_VERSION,
         "evaluation": evaluation.EVALUATION_VERSION,
     }
-    return digest_json([job.recipe.model_dump(mode="json"), md5, versions])[:20]
+    return digest_json([job.recipe.model_dump(mode="json", exclude={"alerts"}), md5, versions])[:20]
 
 
 def attach(job: Job, run_id: str) -> Run:

@@ -106,18 +106,19 @@ class Workspace:
         return os.environ.get(PUBLISHED) or self.root / "_published"
 
     @contextlib.contextmanager
-    def exclusive(self, purpose: str) -> Iterator[None]:
+    def exclusive(self, purpose: str, *, wait_s: float = 0) -> Iterator[None]:
         """Hold the workspace for one writer; the system frees it when the process ends, however it ends.
 
         Args:
             purpose: what it is held for, as another writer is told.
+            wait_s: seconds to wait for another holder; 0: not at all.
 
         Raises:
             InputError: another process holds it; names the purpose, the process, and since when.
         """
         with contextlib.ExitStack() as stack:
             try:
-                stack.enter_context(file_lock(self.root / _LOCK, purpose, timeout_s=0))
+                stack.enter_context(file_lock(self.root / _LOCK, purpose, timeout_s=wait_s))
             except Locked as locked:
                 raise InputError(
                     f"store {self.root}: in use by {locked.holder}; wait for it, or choose another store"

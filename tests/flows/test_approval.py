@@ -140,7 +140,10 @@ def test_nobody_in_time_is_a_refusal(tmp_path: Path, prefect: None) -> None:
         in_a_flow(tmp_path, "gate.approval_timeout_s=1")
 
 
-def test_a_run_of_a_deployment_is_suspended_and_comes_back_with_the_answer(tmp_path: Path, prefect: None) -> None:
+@pytest.mark.parametrize("champion", ["2", None], ids=["over-a-champion", "the-first"])
+def test_a_run_of_a_deployment_is_suspended_and_comes_back_with_the_answer(
+    tmp_path: Path, prefect: None, champion: str | None
+) -> None:
     from prefect import flow
     from prefect.client.orchestration import get_client
     from prefect.exceptions import Pause
@@ -152,10 +155,10 @@ def test_a_run_of_a_deployment_is_suspended_and_comes_back_with_the_answer(tmp_p
     @flow(persist_result=False)
     def deployed() -> Facts:
         begun.append("from the start")
-        return decided(tmp_path, "gate.mode=approval")
+        return decided(tmp_path, "gate.mode=approval", champion=champion)
 
     with get_client(sync_client=True) as client:
-        deployment = client.create_deployment(flow_id=client.create_flow(deployed), name="nightly")
+        deployment = client.create_deployment(flow_id=client.create_flow(deployed), name=f"nightly-{champion}")
         run = client.create_flow_run_from_deployment(deployment)
         with pytest.raises(Pause):
             run_flow(deployed, flow_run=run)

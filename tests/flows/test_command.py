@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from flows import command
+from flows.parameters import RetrainSettings
 from notellm2.errors import InputError
 from notellm2.workspace import Workspace
 from tests.conftest import ROOT
@@ -28,8 +29,8 @@ def flow_that(monkeypatch: pytest.MonkeyPatch, outcome: BaseException | str) -> 
 
     calls: list[dict[str, Any]] = []
 
-    def flow(**parameters: Any) -> dict[str, str]:
-        calls.append(parameters)
+    def flow(settings: RetrainSettings) -> dict[str, str]:
+        calls.append(settings.model_dump())
         if isinstance(outcome, BaseException):
             raise outcome
         return {"text": outcome}

@@ -47,7 +47,7 @@ TASKS = [
     "summary",
 ]
 GRAPH = {
-    "found": "ingest(data)",
+    "found": "ingest(settings.data)",
     "version": "data_version(found)",
     "checked": "quality(version, run)",
     "mined": "pairs(version)",

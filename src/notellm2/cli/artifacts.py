@@ -10,7 +10,6 @@ from notellm2.cli.options import STORE, JsonOption, StoreOption, group, open_sto
 
 if TYPE_CHECKING:
     from notellm2.artifacts import Artifact
-    from notellm2.workspace import Workspace
 
 artifact_commands = group("Stage outputs in the store: list, show, verify, remove.")
 
@@ -96,15 +95,12 @@ def gc(
 
     Example: notellm2 artifacts gc --keep 2 --dry-run
     """
+    from notellm2.registry.upkeep import artifacts_to_keep
     from notellm2.workspace import Workspace
 
-    folder = open_store(store)
-    newest: dict[str, list[Artifact]] = {}
-    for artifact in sorted(folder.artifacts(), key=lambda a: str(a.manifest["created"]), reverse=True):
-        newest.setdefault(artifact.stage, []).append(artifact)
-    kept = {(a.stage, a.key) for chosen in newest.values() for a in chosen[:keep]}
-    with Workspace.at(store).exclusive("artifacts gc"):
-        kept |= _in_use(Workspace.at(store))
+    folder, workspace = open_store(store), Workspace.at(store)
+    with workspace.exclusive("artifacts gc"):
+        kept = artifacts_to_keep(workspace, newest=keep)
         removed = folder.gc(kept, older_than_s=older_than * 3600, dry_run=dry_run)
     if as_json:
         print_json({"removed": [str(path) for path in removed], "dry_run": dry_run})
@@ -112,19 +108,6 @@ def gc(
     for path in removed:
         typer.echo(str(path))
     typer.echo(f"{len(removed)} folder(s) {'would be removed' if dry_run else 'removed'} from {store}")
-
-
-def _in_use(workspace: Workspace) -> set[tuple[str, str]]:
-    """Artifacts of champion, challenger and every version a rollback can go to.
-
-    Without them a version could be brought back, but not compared with on new test pairs.
-    """
-    from notellm2.registry.status import collect_status, reachable_versions
-
-    found = collect_status(workspace)
-    versions = [version for version in (found.champion, found.challenger) if version is not None]
-    addresses = {address for version in versions for address in version.artifacts.items()}
-    return addresses | {address for version in reachable_versions(workspace) for address in version.artifacts.items()}
 
 
 def _row(artifact: Artifact) -> dict[str, Any]:

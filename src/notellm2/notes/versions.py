@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -23,6 +24,7 @@ import yaml
 
 from notellm2.artifacts import write_atomic
 from notellm2.errors import InputError
+from notellm2.notes import replace
 
 PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 """Pauses between tries when another DVC command holds the repository's lock, seconds; then it is given up."""
@@ -121,6 +123,16 @@ def pin(directory: Path) -> str:
     return found
 
 
+def place(source: Path, directory: Path) -> None:
+    """Put a data set in the place of another, in one step: a reader sees the old one or the new one.
+
+    The files get a second name (hard links) where the file system can do that, and are copied where it cannot.
+    """
+    with replace.building(directory) as new:
+        shutil.copytree(source, new, copy_function=_link, dirs_exist_ok=True)
+        replace.publish(new, directory)
+
+
 def push(directory: Path, remote: str | None = None) -> str:
     """Store the pinned version at a remote.
 
@@ -166,6 +178,13 @@ def pull(directory: Path, remote: str | None = None) -> str:
     if found != pinned:
         raise InputError(f"{directory}: fetched the version {found}, but {_pointer(directory)} names {pinned}")
     return found
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _file_md5(path: Path) -> str:

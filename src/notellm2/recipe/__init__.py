@@ -17,11 +17,12 @@ from notellm2.recipe.model import (
     TinyLLMConfig,
     TinyVisionConfig,
 )
-from notellm2.recipe.release import EvaluationConfig, GateConfig, IndexConfig, RegistryConfig
+from notellm2.recipe.release import AlertsConfig, EvaluationConfig, GateConfig, IndexConfig, RegistryConfig
 from notellm2.recipe.section import Section
 from notellm2.recipe.training import GenerationConfig, TrainingConfig
 
 __all__ = [
+    "AlertsConfig",
     "BackbonesConfig",
     "ConnectorConfig",
     "DataConfig",

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 from notellm2.errors import InputError
 from notellm2.recipe.data import DataConfig, PairsConfig, QualityConfig
 from notellm2.recipe.model import BackbonesConfig, ModelConfig
-from notellm2.recipe.release import EvaluationConfig, GateConfig, IndexConfig, RegistryConfig
+from notellm2.recipe.release import AlertsConfig, EvaluationConfig, GateConfig, IndexConfig, RegistryConfig
 from notellm2.recipe.section import Section
 from notellm2.recipe.training import TrainingConfig
 
@@ -30,6 +30,7 @@ class Recipe(Section):
     gate: GateConfig = GateConfig()
     index: IndexConfig = IndexConfig()
     registry: RegistryConfig = RegistryConfig()
+    alerts: AlertsConfig = AlertsConfig()
 
     @model_validator(mode="after")
     def _can_be_sharded(self) -> Recipe:

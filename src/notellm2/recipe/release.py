@@ -72,3 +72,12 @@ class RegistryConfig(Section):
     model_name: str = Field("notellm2", min_length=1, description="MLflow registered model")
     lease_s: float = Field(60.0, ge=1, description="a promotion that says nothing is given up after, seconds")
     lease_wait_s: float = Field(90.0, ge=0, description="wait for another promotion, then refuse, seconds")
+
+
+class AlertsConfig(Section):
+    """Who is told what goes wrong, and when a model counts as old; see docs/deployments.md. No flow's result."""
+
+    notify: tuple[Annotated[str, Field(pattern=r"^[a-z0-9-]+/[a-z0-9-]+$")], ...] = Field(
+        (), description="Prefect blocks that get every alert, such as webhook/notellm2, slack-webhook/notellm2"
+    )
+    stale_days: float = Field(14.0, gt=0, description="a champion older than this is an alert, days")

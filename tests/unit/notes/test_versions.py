@@ -184,3 +184,15 @@ def test_the_projects_own_settings_are_quiet_and_keep_the_cache_out_of_git() -> 
     for line in ("analytics = false", "check_update = false", "autostage = false"):
         assert line in settings
     assert {"/cache", "/tmp", "/config.local"} <= set((ROOT / ".dvc" / ".gitignore").read_text().split())
+
+
+def test_placing_puts_a_data_set_in_the_place_of_another_without_copying(tmp_path: Path) -> None:
+    first = _data(tmp_path / "one")
+    second = _data(tmp_path / "two", new="x")
+    expected = data_md5(second)
+    versions.place(second, first)
+    assert data_md5(first) == data_md5(second) == expected
+    assert (first / "b.json").stat().st_ino == (second / "b.json").stat().st_ino
+    versions.place(second, tmp_path / "three" / "data")
+    assert data_md5(tmp_path / "three" / "data") == expected
+    assert [p.name for p in first.parent.iterdir()] == ["data"], "nothing is left beside it"

@@ -1,0 +1,51 @@
+"""Steps that prefect.yaml names: where a worker finds the project, and which version of it is deployed.
+
+Imports no Prefect and nothing of the library: Prefect runs a step before the flow.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+HOME_VARIABLE = "NOTELLM2_HOME"
+
+
+def enter() -> dict[str, str]:
+    """Go to the project's folder on this machine, where recipes and relative paths of a deployment begin.
+
+    It is the one that `NOTELLM2_HOME` names, else the one this file lies in.
+
+    Returns:
+        ``directory``: the folder.
+
+    Raises:
+        FileNotFoundError: it has no recipes; says what to do.
+    """
+    named = os.environ.get(HOME_VARIABLE)
+    home = Path(named) if named else Path(__file__).resolve().parents[1]
+    if not (home / "recipes").is_dir():
+        raise FileNotFoundError(
+            f"{home}: no project here (no folder recipes/); set {HOME_VARIABLE} in the worker's environment to the "
+            "checkout, or install the project there with `pip install -e .`"
+        )
+    os.chdir(home)
+    return {"directory": str(home)}
+
+
+def describe() -> dict[str, str]:
+    """What is deployed: the commit of the checkout, else the package's version.
+
+    Returns:
+        ``version``.
+    """
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        told = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=30
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        told = version("notellm2")
+    return {"version": told}
