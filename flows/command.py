@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows import environment
 from flows.parameters import RetrainSettings
+from notellm2.credentials import redacted
 from notellm2.errors import InputError
 from notellm2.recipe import load_recipe
 from notellm2.workspace import Workspace
@@ -139,7 +140,7 @@ def in_prefect(workspace: Workspace, start: Callable[[], Facts]) -> int:
         except InputError:
             raise
         except Exception as error:  # the flow's own log has the traceback; here the cause in one line
-            cause = " ".join(str(error).split())[:500]
+            cause = redacted(" ".join(str(error).split()))[:500]
             sys.stderr.write(f"failed: {type(error).__name__}: {cause}\n")
             return 1
     sys.stdout.write(outcome["text"] + "\n")

@@ -6,6 +6,7 @@ cannot be read or written with a message and status 1.
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
@@ -19,6 +20,7 @@ from notellm2.cli.release import similar, status
 from notellm2.cli.review import evaluate, report
 from notellm2.cli.serve import serve
 from notellm2.cli.stack import stack_commands
+from notellm2.credentials import redacted
 from notellm2.errors import InputError
 
 app = typer.Typer(
@@ -53,6 +55,8 @@ _PLACES = ("mlflow", "sqlalchemy", "botocore")
 
 def main() -> None:
     """Run the command line; wrong input becomes a message and status 2, a place that fails one and status 1."""
+    # A person waits: some 12 s for a server that is away, not the ten minutes that a training has.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     try:
         app()
     except InputError as error:
@@ -61,7 +65,7 @@ def main() -> None:
     except Exception as error:
         if not (isinstance(error, OSError) or type(error).__module__.split(".")[0] in _PLACES):
             raise
-        said = str(error).strip().splitlines() or ["no more is known"]
+        said = redacted(str(error)).strip().splitlines() or ["no more is known"]
         sys.stderr.write(
             f"failed: {type(error).__name__}: {said[0]}\n"
             "A file, database or object store cannot be read or written: see that it is there, whole and permitted.\n"

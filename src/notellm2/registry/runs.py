@@ -10,6 +10,7 @@ Uses MLflow's client only, never its fluent functions, so there is no active run
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,6 +40,8 @@ _PARAM_CHARS = 6000
 _TAG_CHARS = 8000
 _FLOW_RUNS = 100  # as many ids as the tag holds, and some to spare
 _DIGEST_CHARS = 36
+
+logger = logging.getLogger(__name__)
 
 
 class Run:
@@ -103,8 +106,13 @@ class Run:
     ) -> None:
         if kind is None:
             self.finish()
-        else:
+            return
+        from mlflow.exceptions import MlflowException
+
+        try:
             self.finish("FAILED" if issubclass(kind, Exception) else "KILLED")
+        except MlflowException as unheard:  # What went wrong is the error to be told, not that MLflow was away.
+            logger.warning("MLflow was not told that run %s has ended: %s", self.run_id, unheard)
 
     def finish(self, status: str = "FINISHED") -> None:
         """End the run: FINISHED, FAILED or KILLED. Sends the curves' last points first if it ends well."""

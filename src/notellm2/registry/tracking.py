@@ -40,6 +40,8 @@ SETTINGS = {
     "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
+    # A server that is away for some ten minutes fails no run: MLflow waits 4, 8, ... up to 120 s between its tries.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "10",
 }
 """Set, where the environment does not say otherwise, before mlflow is imported: it reads them at import."""
 

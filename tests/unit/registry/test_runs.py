@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -144,36 +145,71 @@ def test_each_step_is_logged_once_through_kill_and_resume(
     assert set(tracking.client.get_run(run.run_id).data.metrics) == {"training/loss"}
 
 
-def test_points_wait_while_the_store_does_not_answer(
+def test_points_wait_while_the_store_does_not_answer_and_training_does_not(
     tracking: Tracking, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from mlflow.exceptions import MlflowException
 
-    seconds = iter(range(0, 1000, 10))
+    tried, let_go = threading.Event(), threading.Event()
     with Run.open(tracking, "key", name="sample") as run:
-        curves = curves_module.Curves(tracking.client, run.run_id, clock=lambda: float(next(seconds)))
+        curves = curves_module.Curves(tracking.client, run.run_id, every_s=0.01)
         with monkeypatch.context() as broken:
 
             def refuse(*args: object, **kwargs: object) -> None:
+                tried.set()
+                let_go.wait(60)  # MLflow's client tries by itself for minutes.
                 raise MlflowException("database is locked")
 
             broken.setattr(type(tracking.client), "log_batch", refuse)
             curves.add(1, {"loss": 1.0})
-            curves.add(2, {"loss": 0.5})
+            assert tried.wait(60)
+            curves.add(2, {"loss": 0.5})  # Returns although the sender is stuck.
+            let_go.set()
             with pytest.raises(MlflowException):
                 curves.flush()
-        assert "2 points wait" in caplog.text
+        assert "points wait for the next try" in caplog.text
         curves.add(3, {"loss": 0.25})
+        curves.flush()
     assert history(run, "training/loss") == [(1, 1.0), (2, 0.5), (3, 0.25)]
+
+
+def test_live_points_come_by_themselves(tracking: Tracking) -> None:
+    with Run.open(tracking, "key", name="sample") as run:
+        curves = curves_module.Curves(tracking.client, run.run_id, every_s=0.01)
+        for begun in (1, 4):
+            for step in range(begun, begun + 3):
+                curves.add(step, {"loss": 1.0 / step, "recall@10": None})
+            sender = curves._sender
+            if sender is not None:
+                sender.join(60)  # It ends when nothing is left to send.
+            assert [step for step, _ in history(run, "training/loss")] == list(range(1, begun + 3))
 
 
 def test_points_are_sent_in_batches(tracking: Tracking) -> None:
     with Run.open(tracking, "key", name="sample") as run:
-        curves = curves_module.Curves(tracking.client, run.run_id, clock=lambda: 100.0)
+        curves = curves_module.Curves(tracking.client, run.run_id, every_s=60)
         for step in range(1, 1202):
             curves.add(step, {"loss": 1.0 / step})
         curves.flush()
     assert [step for step, _ in history(run, "training/loss")] == list(range(1, 1202))
+
+
+def test_a_store_that_does_not_answer_hides_no_error(
+    tracking: Tracking, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from mlflow.exceptions import MlflowException
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise MlflowException("connection refused")
+
+    def fail() -> None:
+        with Run.open(tracking, "key", name="sample"):
+            monkeypatch.setattr(type(tracking.client), "set_terminated", refuse)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert "connection refused" in caplog.text
 
 
 def test_a_broken_history_names_the_line(tracking: Tracking, training: Callable[[list[str]], Artifact]) -> None:
