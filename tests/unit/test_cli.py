@@ -51,6 +51,8 @@ COMMANDS = [
     ("stack", "status"),
     ("stack", "logs"),
     ("lineage",),
+    ("stack", "backup"),
+    ("stack", "restore"),
 ]
 
 Run = Callable[..., Result]

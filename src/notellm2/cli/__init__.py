@@ -11,6 +11,7 @@ import sys
 
 import typer
 
+from notellm2.cli import backup
 from notellm2.cli.artifacts import artifact_commands
 from notellm2.cli.data import data_commands, import_, sample
 from notellm2.cli.lineage import lineage
@@ -46,6 +47,8 @@ app.command()(history)
 app.command()(lineage)
 app.add_typer(data_commands, name="data")
 app.add_typer(artifact_commands, name="artifacts")
+stack_commands.command()(backup.backup)
+stack_commands.command()(backup.restore)
 app.add_typer(stack_commands, name="stack")
 
 

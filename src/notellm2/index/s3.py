@@ -40,6 +40,21 @@ _CONFLICTS = {"409", "ConditionalRequestConflict"}
 _CONFLICT_TRIES = 5
 
 
+def s3_client() -> Any:
+    """A client of boto3 with settings from the environment; see the module. May be used by several threads."""
+    import boto3
+    from botocore.config import Config
+
+    endpoint = _endpoint()
+    config = Config(
+        connect_timeout=10,
+        read_timeout=60,
+        retries={"mode": "standard"},
+        s3={"addressing_style": "path" if endpoint else "auto"},
+    )
+    return boto3.session.Session().client("s3", endpoint_url=endpoint, config=config)
+
+
 class StoreRefused(OSError):
     """The object store did not answer, or refused; the message has what it said."""
 
@@ -75,17 +90,7 @@ class S3Location(Location):
 
     @functools.cached_property
     def _client(self) -> Any:
-        import boto3
-        from botocore.config import Config
-
-        endpoint = _endpoint()
-        config = Config(
-            connect_timeout=10,
-            read_timeout=60,
-            retries={"mode": "standard"},
-            s3={"addressing_style": "path" if endpoint else "auto"},
-        )
-        return boto3.session.Session().client("s3", endpoint_url=endpoint, config=config)
+        return s3_client()
 
     def read(self, name: str) -> Stored | None:
         """See `Location.read`."""

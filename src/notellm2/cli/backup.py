@@ -1,0 +1,161 @@
+"""Commands that back a set-up up and bring it back.
+
+Status 0: done. 1: done, but something could not be saved whole; or a promotion did not end in time. 2: something given
+is wrong, and nothing was touched.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from notellm2.cli.options import JsonOption, print_json
+from notellm2.cli.stack import COMPOSE, ENV, STATE, ComposeOption, EnvOption, StateOption, open_stack
+
+if TYPE_CHECKING:
+    from notellm2.stack.backup.archive import Archive
+    from notellm2.stack.backup.installation import Installation
+    from notellm2.stack.backup.manifest import Manifest
+
+DirectoryArgument = Annotated[Path, typer.Argument(help="Folder of backups.")]
+_EVERY_S = 10.0
+"""Seconds between two lines of progress where there is no terminal."""
+
+
+def backup(
+    directory: DirectoryArgument,
+    keep: Annotated[int | None, typer.Option(min=1, help="Then remove all but the newest; else none is.")] = None,
+    env: EnvOption = ENV,
+    compose: ComposeOption = COMPOSE,
+    state: StateOption = STATE,
+    as_json: JsonOption = False,
+) -> None:
+    """Save databases, object store, artifacts and pointer as of one moment, while everything runs.
+
+    What the folder has already is not copied again. Secrets (.env) are not in it.
+
+    Example: notellm2 stack backup /backups/notellm2 --keep 14
+    """
+    from notellm2.registry.journal import LeaseTaken
+    from notellm2.stack.backup.archive import Archive
+    from notellm2.stack.backup.save import save
+
+    archive = Archive(directory)
+    try:
+        manifest = save(_installation(env, compose, state), archive, _Shown())
+    except LeaseTaken as taken:
+        typer.echo(f"refused: {taken}; no backup was made", err=True)
+        raise typer.Exit(1) from None
+    removed = archive.prune(keep) if keep else []
+    if as_json:
+        print_json({**manifest.model_dump(mode="json"), "removed": removed})
+    else:
+        _tell(manifest)
+        for name in removed:
+            typer.echo(f"removed {name}")
+    for problem in manifest.problems:
+        typer.echo(f"not saved: {problem}", err=True)
+    if manifest.problems:
+        raise typer.Exit(1)
+
+
+def restore(
+    directory: DirectoryArgument,
+    at: Annotated[str | None, typer.Option(help="Name of a backup; the newest when not given.")] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="Replace what the target holds.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Only verify the backup, every byte.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="Only list the backups.")] = False,
+    env: EnvOption = ENV,
+    compose: ComposeOption = COMPOSE,
+    state: StateOption = STATE,
+    as_json: JsonOption = False,
+) -> None:
+    """Verify a backup, then bring it back; PostgreSQL and the object store must run, and nothing else.
+
+    A restore that was interrupted is begun again with the same command, and goes on where it was.
+
+    Example: notellm2 stack restore /backups/notellm2 --check
+    """
+    from notellm2.stack.backup import restore as restoring
+    from notellm2.stack.backup.archive import Archive
+
+    archive = Archive(directory)
+    if list_:
+        _list(archive, as_json)
+        return
+    if check:
+        manifest = restoring.verify(archive, at, _Shown())
+        if as_json:
+            print_json(manifest.model_dump(mode="json"))
+        else:
+            _tell(manifest)
+            typer.echo("every byte is as it was written")
+        return
+    done = restoring.restore(_installation(env, compose, state), archive, at, replace=replace, progress=_Shown())
+    if as_json:
+        print_json({**done.manifest.model_dump(mode="json"), "written": done.written, "present": done.present})
+        return
+    _tell(done.manifest)
+    typer.echo(f"restored: {done.written} files written, {done.present} were there; now `notellm2 stack up`")
+
+
+def _installation(env: Path, compose: Path, state: Path) -> Installation:
+    """As .env and the compose file say; without .env, as in a container, as the environment says."""
+    from notellm2.stack.backup.described import described
+
+    if not env.exists():
+        return described(os.environ, Path.cwd())
+    environment = open_stack(env, compose, state).environment("backup")
+    # The object store's client looks nowhere else.
+    os.environ.update({name: value for name, value in environment.items() if name.startswith("AWS_")})
+    return described(environment, compose.absolute().parent)
+
+
+def _list(archive: Archive, as_json: bool) -> None:
+    manifests = [archive.manifest(name) for name in archive.names()]
+    if as_json:
+        print_json([manifest.model_dump(mode="json") for manifest in manifests])
+        return
+    for manifest in manifests:
+        in_use = f"version {manifest.champion} in use" if manifest.champion else "nothing in use"
+        flaw = f", {len(manifest.problems)} problem(s)" if manifest.problems else ""
+        typer.echo(f"{manifest.name}  {manifest.size / 1e6:10.1f} MB  {in_use}{flaw}")
+    typer.echo(f"{len(manifests)} backup(s) in {archive.root}")
+
+
+def _tell(manifest: Manifest) -> None:
+    typer.echo(f"backup {manifest.name}, {manifest.size / 1e6:.1f} MB, made in {manifest.seconds:.1f} s")
+    if manifest.champion:
+        typer.echo(f"  in use     version {manifest.champion} with index {manifest.publication}")
+    for dump in manifest.databases:
+        typer.echo(f"  database   {dump.database}: {dump.beside.size / 1e6:.1f} MB")
+    for name, place in manifest.places.items():
+        typer.echo(f"  {name:10s} {place.where}: {place.files} files, {place.size / 1e6:.1f} MB")
+    for line in manifest.left_out:
+        typer.echo(f"  not in it  {line}")
+
+
+class _Shown:
+    """Progress on stderr: one line that is written over on a terminal, else a line now and then."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._what, self._at = "", 0.0
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        """See `archive.Progress`."""
+        now = time.monotonic()
+        new, ended = what != self._what, total > 0 and done >= total
+        if not (new or ended or now - self._at > (0.2 if self._terminal else _EVERY_S)):
+            return
+        self._what, self._at = what, now
+        share = f" {done / 1e6:.1f} of {total / 1e6:.1f} MB" if total > 1000 else ""
+        if self._terminal:
+            typer.echo(f"\r\033[K{what}{share}", err=True, nl=ended or not total)
+        else:
+            typer.echo(f"{what}{share}", err=True)

@@ -1,0 +1,86 @@
+"""`notellm2 stack backup` and `restore` without a .env, as in the container: the environment says what there is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from notellm2 import cli
+from notellm2.errors import InputError
+from notellm2.registry.journal import hold
+from notellm2.stack.backup import save as saving
+from tests.unit.stack.backup.world import World
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.chdir(tmp_path)
+
+    def invoke(command: str, *arguments: str, of: World = world) -> Result:
+        for name, value in of.variables.items():
+            monkeypatch.setenv(name, value)
+        return CliRunner().invoke(cli.app, ["stack", command, str(world.archive.root), *arguments])
+
+    return invoke
+
+
+def test_back_up_list_check_and_restore(world: World, run: Run, monkeypatch: pytest.MonkeyPatch):
+    before = world.seen()
+    made = run("backup")
+    assert made.exit_code == 0, made.output
+    (name,) = world.archive.names()
+    assert f"backup {name}" in made.stdout
+    assert "in use     version 7 with index v7-" in made.stdout
+    assert "copying" in made.stderr
+    assert world.server.password not in made.output
+
+    listed = run("restore", "--list")
+    assert f"{name} " in listed.stdout
+    assert "version 7 in use\n1 backup(s)" in listed.stdout
+    checked = run("restore", "--check")
+    assert checked.exit_code == 0
+    assert checked.stdout.endswith("every byte is as it was written\n")
+
+    target = world.wiped()
+    done = run("restore", "--json", of=target)
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["name"] == name
+    assert json.loads(done.stdout)["present"] == 0
+    assert target.seen() == before
+
+    monkeypatch.setattr(saving, "_new_name", lambda archive: "29990101T000000Z")
+    again = run("backup", "--keep", "1", "--json", of=target)
+    assert json.loads(again.stdout)["removed"] == [name]
+    assert [entry["name"] for entry in json.loads(run("restore", "--list", "--json").stdout)] == ["29990101T000000Z"]
+
+
+def test_what_could_not_be_saved_ends_with_status_1(world: World, run: Run):
+    artifact = world.artifact("damaged", b"sound")
+    (artifact.path / "deep" / "damaged").write_bytes(b"other")
+    made = run("backup")
+    assert made.exit_code == 1
+    assert f"not saved: store: training/{artifact.key}/deep/damaged: its bytes" in made.stderr
+    assert world.archive.names()
+    assert "1 problem(s)" in run("restore", "--list").stdout
+
+
+def test_a_promotion_that_does_not_end_is_a_refusal(world: World, run: Run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(saving, "WAIT_S", 0.1)
+    with hold(world.installation.published, "a promotion", lease_s=60, wait_s=0):
+        made = run("backup")
+    assert made.exit_code == 1
+    assert "a promotion is under way" in made.stderr
+    assert world.archive.names() == []
+
+
+def test_without_env_file_and_environment_it_says_where_to_run_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PGHOST", raising=False)
+    with pytest.raises(InputError, match=r"PGHOST.*there is no \.env"):
+        CliRunner().invoke(cli.app, ["stack", "backup", "backups"], catch_exceptions=False)
