@@ -117,12 +117,16 @@ def load_checkpoint(
 ) -> dict[str, Any] | None:
     """Restore the newest checkpoint in `folder`; returns its facts (with ``step``), or None if there is none.
 
-    A process that was not there when it was written (a larger team) keeps its random state.
+    A process that was not there when it was written (a larger team) keeps its random state. What a kill left of an
+    unfinished checkpoint is removed.
 
     Raises:
         ArtifactError: its tensors cannot be read; says what to remove.
         ValueError: they do not fit the network.
     """
+    if team.leads:
+        for unfinished in folder.glob(".step-*"):
+            shutil.rmtree(unfinished)
     newest = max(folder.glob("step-*"), default=None)
     if newest is None:
         return None

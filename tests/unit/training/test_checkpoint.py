@@ -15,6 +15,7 @@ from notellm2.training.checkpoint import (
     save_weights,
     trained_weights,
 )
+from notellm2.training.team import Team
 
 
 class Small(nn.Module):
@@ -64,15 +65,28 @@ def test_only_the_newest_checkpoint_stays_and_half_written_ones_are_not_seen(tmp
     for step in (2, 10, 9999):
         save_checkpoint(tmp_path, step, network, optimiser, {})
     assert [p.name for p in tmp_path.iterdir()] == ["step-00009999"]
-    (tmp_path / ".step-00010000.123").mkdir()
-    facts = load_checkpoint(tmp_path, network, optimiser)
-    assert facts is not None
-    assert facts["step"] == 9999
+    left = unfinished(tmp_path)
+    for team in (Team(2, 1), Team(2, 0)):
+        assert left.exists(), "a process that does not lead removed it: the leader may be writing"
+        facts = load_checkpoint(tmp_path, network, optimiser, team)
+        assert facts is not None
+        assert facts["step"] == 9999
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00009999"], "what a kill left is still there"
 
 
 def test_no_checkpoint_is_no_error(tmp_path: Path) -> None:
     network, optimiser = build()
+    unfinished(tmp_path)
     assert load_checkpoint(tmp_path, network, optimiser) is None
+    assert not list(tmp_path.iterdir())
+
+
+def unfinished(folder: Path) -> Path:
+    """What a kill leaves in the middle of writing."""
+    left = folder / ".step-00010000.123"
+    left.mkdir()
+    (left / "state.safetensors").write_bytes(b"half")
+    return left
 
 
 def test_a_damaged_checkpoint_says_what_to_remove(tmp_path: Path) -> None:
