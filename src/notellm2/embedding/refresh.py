@@ -11,7 +11,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ from notellm2.artifacts import KEY_LENGTH, Artifact, Store, digest_tree
 from notellm2.errors import InputError
 from notellm2.notes.dataset import Dataset
 from notellm2.notes.schema import Note
+
+if TYPE_CHECKING:
+    from notellm2.model.bundle import Bundle
 
 DIGESTS_STAGE, DIGESTS_VERSION = "note-digests", 1
 REFRESH_STAGE, REFRESH_VERSION = "refreshed-vectors", 1
@@ -147,9 +150,6 @@ def refresh_vectors(
     changes = compare_refresh(store, dataset, data_md5, previous)
 
     def write(folder: Path) -> dict[str, Any]:
-        from rich.console import Console
-        from rich.progress import Progress
-
         from notellm2.model.bundle import Bundle
 
         found = digest_tree(bundle)[:KEY_LENGTH]
@@ -160,17 +160,7 @@ def refresh_vectors(
         kept = np.flatnonzero(changes.source >= 0)
         if previous is not None and len(kept):
             vectors[kept] = np.load(previous.file("both.npy"), mmap_mode="r")[changes.source[kept]]
-        ids: list[str] = []
-        console = Console(stderr=True)
-        with Progress(console=console, disable=not console.is_terminal) as bar:
-            task = bar.add_task("new and changed notes", total=len(changes.source) - len(kept))
-            for notes in dataset.batches(_BATCH):
-                rows = np.arange(len(ids), len(ids) + len(notes))
-                ids += [note.note_id for note in notes]
-                wanted = np.flatnonzero(changes.source[rows] < 0)
-                if len(wanted):
-                    vectors[rows[wanted]] = model.embed([notes[i] for i in wanted])
-                    bar.update(task, advance=len(wanted))
+        ids = _embed_others(vectors, changes.source, dataset, model)
         vectors.flush()
         (folder / "note_ids.json").write_text(json.dumps(ids))
         return {
@@ -188,6 +178,27 @@ def refresh_vectors(
     origin = "none" if previous is None else f"{previous.stage}/{previous.key}"
     inputs: dict[str, Artifact | str] = {"data": data_md5, "bundle": bundle_digest, "previous": origin}
     return store.build(REFRESH_STAGE, REFRESH_VERSION, {}, inputs, write)
+
+
+def _embed_others(
+    vectors: NDArray[np.float32], source: NDArray[np.int64], dataset: Dataset, model: Bundle
+) -> list[str]:
+    """Embed the notes whose `source` is negative into their rows, float32[N, D]; returns the ids of all notes."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    ids: list[str] = []
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("new and changed notes", total=int((source < 0).sum()))
+        for notes in dataset.batches(_BATCH):
+            rows = np.arange(len(ids), len(ids) + len(notes))
+            ids += [note.note_id for note in notes]
+            wanted = np.flatnonzero(source[rows] < 0)
+            if len(wanted):
+                vectors[rows[wanted]] = model.embed([notes[i] for i in wanted])
+                bar.update(task, advance=len(wanted))
+    return ids
 
 
 def _digests_of(store: Store, vectors: Artifact | None) -> Artifact | None:

@@ -68,6 +68,31 @@ class Progress:
     recent: list[float] = field(default_factory=list)
     """Loss minus chance of the last steps, nats."""
 
+    def took_step(self, figures: Mapping[str, float], seconds: float) -> None:
+        """Count one more step, with its figures."""
+        self.step += 1
+        self.last_loss, self.last_chance = figures["loss"], figures["chance"]
+        self.recent = [*self.recent, figures["loss"] - figures["chance"]][-50:]
+        self.seconds += seconds
+
+    @property
+    def left_chance(self) -> bool:
+        """Whether the last steps were better than telling nothing apart."""
+        return float(np.mean(self.recent[-20:])) < -LEFT_CHANCE
+
+    def figures(self, config: TrainingConfig) -> dict[str, Any]:
+        """Figures of the run, at its end."""
+        return {
+            "steps": self.step,
+            "final_loss": self.last_loss,
+            "chance": self.last_chance,
+            "left_chance": self.left_chance,
+            "pairs_per_s": round(self.step * config.pairs_per_batch / max(self.seconds, 1e-9), 2),
+            "train_seconds": round(self.seconds, 1),
+            "best_step": self.best_step or self.step,
+            "best_validation_mrr": None if self.best_mrr < 0 else self.best_mrr,
+        }
+
 
 def total_steps(config: TrainingConfig, pairs: int) -> int:
     """Optimiser steps of a run over `pairs` pairs."""
@@ -150,44 +175,24 @@ def train(
             for group in optimiser.param_groups:
                 group["lr"] = group["peak"] * share
             figures = take_step(network, source, order, optimiser, state.step, config, team, hard, companion)
-            state.step += 1
-            state.last_loss, state.last_chance = figures["loss"], figures["chance"]
-            state.recent = [*state.recent, figures["loss"] - figures["chance"]][-50:]
             elapsed = time.monotonic() - begun
-            state.seconds += elapsed
+            state.took_step(figures, elapsed)
             last = state.step == steps
             figures |= {"lr": config.lr * share, "pairs_per_s": config.pairs_per_batch / elapsed}
             if validation is not None and (state.step % config.validate_every == 0 or last):
-                figures |= _validate(network, source, validation, config, team)
-                if figures["validation_mrr"] > state.best_mrr:
-                    state.best_mrr, state.best_step = figures["validation_mrr"], state.step
-                    _keep_best(folder, network, team)
+                figures |= _judged(network, source, validation, config, folder, state, team)
             if state.step % config.log_every == 0 or state.step == 1 or last or "validation_mrr" in figures:
                 log(state.step, figures)
                 on_metrics(state.step, figures)
-            if state.step == min(100, max(10, steps // 4)) and not _left_chance(state):
-                logger.warning(
-                    "training has not left chance after %d steps: loss %.3f, chance %.3f, mean cosine %.3f; "
-                    "try model.start: fitted, a lower training.lr, or more warm-up",
-                    state.step, state.last_loss, state.last_chance, figures["mean_cosine"],
-                )  # fmt: skip
+            if state.step == min(100, max(10, steps // 4)):
+                _warn_at_chance(state, figures)
             if state.step % config.checkpoint_every == 0 and not last:
                 save_checkpoint(folder, state.step, network, optimiser, vars(state), team)
             advance(figures)
-    shared = {}
+    held = {}
     if is_sharded(network):
-        shared["held_bytes"] = team.gathered(torch.tensor(held_bytes(network, optimiser))).tolist()
-    return {
-        **shared,
-        "steps": steps,
-        "final_loss": state.last_loss,
-        "chance": state.last_chance,
-        "left_chance": _left_chance(state),
-        "pairs_per_s": round(steps * config.pairs_per_batch / max(state.seconds, 1e-9), 2),
-        "train_seconds": round(state.seconds, 1),
-        "best_step": state.best_step or steps,
-        "best_validation_mrr": None if state.best_mrr < 0 else state.best_mrr,
-    }
+        held["held_bytes"] = team.gathered(torch.tensor(held_bytes(network, optimiser))).tolist()
+    return {**state.figures(config), **held}
 
 
 def _untrained(
@@ -215,6 +220,32 @@ def _untrained(
         "best_step": 0,
         "best_validation_mrr": figures.get("validation_mrr"),
     }
+
+
+def _judged(
+    network: NoteLLM2,
+    source: NoteSource,
+    validation: Validation,
+    config: TrainingConfig,
+    folder: Path,
+    state: Progress,
+    team: Team,
+) -> dict[str, float]:
+    """Measure on held-out pairs, and keep the weights if none were better."""
+    figures = _validate(network, source, validation, config, team)
+    if figures["validation_mrr"] > state.best_mrr:
+        state.best_mrr, state.best_step = figures["validation_mrr"], state.step
+        _keep_best(folder, network, team)
+    return figures
+
+
+def _warn_at_chance(state: Progress, figures: Mapping[str, float]) -> None:
+    if not state.left_chance:
+        logger.warning(
+            "training has not left chance after %d steps: loss %.3f, chance %.3f, mean cosine %.3f; "
+            "try model.start: fitted, a lower training.lr, or more warm-up",
+            state.step, state.last_loss, state.last_chance, figures["mean_cosine"],
+        )  # fmt: skip
 
 
 def _keep_best(folder: Path, network: NoteLLM2, team: Team) -> None:
@@ -264,10 +295,6 @@ def _embedded(network: NoteLLM2, source: NoteSource, rows: Rows, size: int, team
 
 def _unheard(_step: int, _values: Mapping[str, float]) -> None:
     """What the processes that do not lead say of their steps: nothing."""
-
-
-def _left_chance(state: Progress) -> bool:
-    return float(np.mean(state.recent[-20:])) < -LEFT_CHANCE
 
 
 @contextlib.contextmanager

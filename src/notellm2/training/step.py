@@ -183,17 +183,62 @@ def take_step(
     if hard is not None:
         columns = np.concatenate([rows, hard.draw(rows[::2], config.hard_negatives, config.seed, step)])
     optimiser.zero_grad(set_to_none=True)
-    distinct = np.unique(columns)
-    imageless = withheld_images(len(distinct), config.image_dropout, config.seed, step)
+    imageless = withheld_images(len(np.unique(columns)), config.image_dropout, config.seed, step)
     embedded = BatchEmbedding(network, source, columns, config, team, imageless)
-    others = order.excluded(columns, known_positives=config.mask_positives)
+    losses = _compared(network, source, order, rows, columns, embedded, imageless, config)
+    embedded.backward()
+    written = {}
+    if companion is not None:
+        written["loss_generation"] = companion.backward(network, rows, step, config, team)
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    sum_gradients(network, parameters, team)
+    norms = gradient_norms(network, team)
+    norm = clip(parameters, config.clip_norm, norms)
+    if not math.isfinite(norm):
+        raise FloatingPointError(f"step {step + 1}: the gradient is not finite; lower training.lr or use fp32")
+    optimiser.step()
+    return {
+        **losses,
+        "mean_cosine": mean_cosine(embedded.multimodal_CD[: len(rows)]),
+        "effective_rank": _effective_rank(embedded.multimodal_CD[: len(rows)]),
+        **written,
+        "log_scale": float(network.log_scale.detach()),
+        "gradient_norm": norm,
+        **norms,
+        "padding_share": embedded.padding_share,
+    }
+
+
+def _compared(
+    network: NoteLLM2,
+    source: NoteSource,
+    order: PairOrder,
+    rows: Rows,
+    columns: Rows,
+    embedded: BatchEmbedding,
+    imageless: Flags | None,
+    config: TrainingConfig,
+) -> dict[str, float]:
+    """Leave the loss's gradient in the embeddings; returns loss and chance, the whole loss and by embedding.
+
+    Args:
+        network: for its logit scale, whose gradient is left too.
+        source: says which notes have an image.
+        order: knows the partners.
+        rows: int64[2B], the pairs.
+        columns: int64[C], `rows` and what else they are compared with.
+        embedded: of `columns`.
+        imageless: of their distinct notes, whose image was withheld.
+        config: weights of the losses, masks.
+    """
     # All notes without an image have one visual embedding: they would be partners of nobody and of everybody.
-    of_pairs = None if imageless is None else imageless[np.searchsorted(distinct, np.unique(rows))]
+    of_pairs = None if imageless is None else imageless[np.searchsorted(np.unique(columns), np.unique(rows))]
     seen = pictured_pairs(rows, source.has_image, of_pairs)
     shares = {"multimodal": 1.0}
     if embedded.visual_CD is not None and config.weight_visual > 0 and seen.sum() > 2:
         both = config.weight_multimodal + config.weight_visual
         shares = {"multimodal": config.weight_multimodal / both, "visual": config.weight_visual / both}
+    others = order.excluded(columns, known_positives=config.mask_positives)
     losses = {
         "multimodal": compare(
             embedded.multimodal_CD, network.log_scale, others, shares["multimodal"], network.matryoshka, len(rows)
@@ -208,28 +253,10 @@ def take_step(
         chances["visual"] = others.chance()
         embedded.visual_CD.grad = torch.zeros_like(embedded.visual_CD)
         embedded.visual_CD.grad[: len(rows)][shown] = cast(Tensor, visual_VD.grad)
-    embedded.backward()
-    written = {}
-    if companion is not None:
-        written["loss_generation"] = companion.backward(network, rows, step, config, team)
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    sum_gradients(network, parameters, team)
-    norms = gradient_norms(network, team)
-    norm = clip(parameters, config.clip_norm, norms)
-    if not math.isfinite(norm):
-        raise FloatingPointError(f"step {step + 1}: the gradient is not finite; lower training.lr or use fp32")
-    optimiser.step()
     return {
         "loss": sum(shares[name] * loss for name, loss in losses.items()),
         "chance": sum(shares[name] * chance for name, chance in chances.items()),
         **{f"loss_{name}": loss for name, loss in losses.items()},
-        "mean_cosine": mean_cosine(embedded.multimodal_CD[: len(rows)]),
-        "effective_rank": _effective_rank(embedded.multimodal_CD[: len(rows)]),
-        **written,
-        "log_scale": float(network.log_scale.detach()),
-        "gradient_norm": norm,
-        **norms,
-        "padding_share": embedded.padding_share,
     }
 
 
