@@ -46,7 +46,7 @@ from notellm2.model.adapters import tune
 from notellm2.model.attention import attend_fast
 from notellm2.model.backbones import load_language_model, load_vision_encoder
 from notellm2.model.bundle import encode_images
-from notellm2.model.loss import pair_loss, weighted_loss
+from notellm2.model.loss import pair_loss
 from notellm2.model.network import NoteLLM2, assemble
 from notellm2.model.prompt import WORDINGS, encode_texts, layout
 from notellm2.model.source import NoteSource, Rows
@@ -149,10 +149,11 @@ def plain(material: Material, *, cached: bool) -> Callable[[int], None]:
         texts = encode_texts(tokenizer, notes, material.recipe.model)
         batch = assemble(source.layout, [texts.text(i) for i in range(len(notes))], features)
         found = network(batch.to(device))
-        visual = None if found.visual_BD is None else pair_loss(found.visual_BD, network.log_scale)
-        multimodal = pair_loss(found.multimodal_BD, network.log_scale)
+        loss = config.weight_multimodal * pair_loss(found.multimodal_BD, network.log_scale)
+        if found.visual_BD is not None:
+            loss = loss + config.weight_visual * pair_loss(found.visual_BD, network.log_scale)
         optimiser.zero_grad()
-        weighted_loss(multimodal, visual, config.weight_multimodal, config.weight_visual).backward()
+        (loss / (config.weight_multimodal + config.weight_visual)).backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), config.clip_norm)
         optimiser.step()
 

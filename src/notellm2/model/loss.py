@@ -55,13 +55,6 @@ def matryoshka_loss(
     return torch.stack([pair_loss(x, log_scale, mask_22, rows) for x in (*prefixes, x_2BD)]).mean()
 
 
-def weighted_loss(multimodal: Tensor, visual: Tensor | None, weight_multimodal: float, weight_visual: float) -> Tensor:
-    """(w_m·L_m + w_v·L_v) / (w_m + w_v); the multimodal loss alone where there is no visual embedding."""
-    if visual is None:
-        return multimodal
-    return (weight_multimodal * multimodal + weight_visual * visual) / (weight_multimodal + weight_visual)
-
-
 def chance_loss(pairs: int, mask_22: Tensor | None = None) -> float:
     """The loss of embeddings that tell nothing apart: ln(2B - 1), and less where a mask leaves fewer to compare."""
     if mask_22 is None:

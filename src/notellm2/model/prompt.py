@@ -143,10 +143,6 @@ class EncodedTexts:
         """int32[L], the tokens of one note."""
         return self.tokens[self.offsets[note] : self.offsets[note + 1]]
 
-    def emptied(self) -> EncodedTexts:
-        """The same notes with their text withheld, for the modality test."""
-        return EncodedTexts(self.tokens[:0], np.zeros_like(self.offsets), 0)
-
 
 def layout(tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> Layout:
     """Encode the fixed parts of the prompt that `config` names; without LLM a single token that nobody reads."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from notellm2.model.loss import chance_loss, matryoshka_loss, pair_loss, weighted_loss
+from notellm2.model.loss import chance_loss, matryoshka_loss, pair_loss
 
 PAIRS, DIM = 5, 7
 
@@ -78,12 +78,6 @@ def test_alike_embeddings_cost_chance_with_and_without_a_mask() -> None:
     assert masked == pytest.approx(float(pair_loss(x, torch.tensor(3.0), mask)), rel=1e-6)
     assert masked < chance_loss(PAIRS) - 0.1
     assert chance_loss(PAIRS, torch.zeros_like(mask)) == pytest.approx(chance_loss(PAIRS))
-
-
-def test_weighted_loss_is_nine_to_one_and_skips_a_missing_visual_loss() -> None:
-    multimodal, visual = torch.tensor(2.0), torch.tensor(4.0)
-    assert float(weighted_loss(multimodal, visual, 9.0, 1.0)) == pytest.approx(2.2)
-    assert float(weighted_loss(multimodal, None, 9.0, 1.0)) == 2.0
 
 
 @pytest.mark.parametrize("cut", [2, 4, 8])

@@ -111,11 +111,8 @@ def test_blocks_do_not_matter(words: Any) -> None:
     np.testing.assert_array_equal(whole.offsets, blocks.offsets)
 
 
-def test_no_notes_and_emptied_texts(words: Any) -> None:
+def test_no_notes_are_no_texts(words: Any) -> None:
     assert len(encode_texts(words, [], model_config())) == 0
-    encoded = encode_texts(words, [NOTE, NOTE], model_config()).emptied()
-    assert encoded.lengths.tolist() == [0, 0]
-    assert encoded.text(1).size == 0
 
 
 def test_a_note_cannot_forge_slots_or_special_tokens(words: Any) -> None:
