@@ -52,6 +52,8 @@ def adopt(store: Store, bundle: Path) -> Artifact:
     def write(folder: Path) -> dict[str, Any]:
         shutil.copytree(bundle, folder / "bundle", copy_function=shutil.copyfile)
         encoder = folder / "bundle" / "base" / "vision"
+        if not encoder.is_dir() and config["vision_digest"] == config["llm_digest"]:
+            encoder = encoder.with_name("llm")  # a multimodal LLM is both halves, and is kept once
         if encoder.is_dir():
             # The same files under the name that the stage "vision-features" knows; no second copy on disk.
             shutil.copytree(encoder, folder / "vision", copy_function=os.link)

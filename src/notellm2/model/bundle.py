@@ -61,6 +61,9 @@ NARROW_TOLERANCE = 2e-2
 """The same where the LLM is held in fewer than 32 bits: machines round differently. A margin, not a measured bound."""
 CANARIES = 4
 _FILES = "files.json"
+_FOLDER = "folder:"
+"""Begins the name of a backbone that came from a local folder; its digest follows. Where it lay is nobody's affair, and
+would give bundles of one model other bytes on every machine."""
 
 
 class BundleError(RuntimeError):
@@ -222,7 +225,7 @@ def save_bundle(
         folder: made; must not exist.
         network: trained, adapters not merged.
         language: its tokenizer is saved.
-        config: names, digests and sections.
+        config: names, digests and sections; the name of a local folder that the bundle holds becomes its digest.
         canaries: a few notes, with and without image and text.
 
     Raises:
@@ -231,12 +234,16 @@ def save_bundle(
     from peft import PeftModel
 
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(config.model_dump_json(indent=2) + "\n")
+    names = {"llm": _lasting(config.llm, config.llm_digest)}
+    if config.model.reads_images:  # else the bundle does not hold the encoder, which comparisons still look for
+        names["vision"] = _lasting(config.vision, config.vision_digest)
+    (folder / "config.json").write_text(config.model_copy(update=names).model_dump_json(indent=2) + "\n")
     heads = {n: p.detach().cpu().contiguous() for n, p in network.named_parameters() if not n.startswith("llm.")}
     save_file(heads, folder / "heads.safetensors")
     llm: Any = network.llm
     if isinstance(llm, PeftModel):
         llm.save_pretrained(str(folder / "adapter"))
+        _strip_place(folder / "adapter", names["llm"])
     elif llm is not None and config.model.tuning == "full":
         llm.save_pretrained(folder / "llm")
     language.tokenizer.save_pretrained(folder / "tokenizer")
@@ -288,6 +295,22 @@ def encode_images(
     return features, failed
 
 
+def _lasting(name: str, digest: str) -> str:
+    """A backbone's name wherever it lies: a hub name as it is, of a folder what it holds."""
+    return f"{_FOLDER}{digest[:16]}" if Path(name).is_dir() else name
+
+
+def _strip_place(adapter: Path, llm: str) -> None:
+    """Take out of what peft wrote where the LLM lay and the order of a set: the same adapter has the same bytes."""
+    path = adapter / "adapter_config.json"
+    settings = json.loads(path.read_text())
+    settings["base_model_name_or_path"] = llm
+    if isinstance(settings["target_modules"], list):
+        settings["target_modules"].sort()
+    path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+    (adapter / "README.md").unlink(missing_ok=True)  # a form that nobody filled in, with the same path
+
+
 def _own_files(folder: Path) -> list[str]:
     names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return sorted(name for name in names if not name.startswith("base/") and name not in (_FILES, "canary.json"))
@@ -322,6 +345,8 @@ def _base(folder: Path, part: str, name: str, digest: str) -> str:
     """The backbone inside the bundle if it was copied, else its name; checked against the digest."""
     copied = folder / "base" / part
     if not copied.is_dir():
+        if name.startswith(_FOLDER):
+            raise BundleError(f"{copied}: missing; register the model again")
         return name
     found = backbone_digest(str(copied))
     if found != digest:

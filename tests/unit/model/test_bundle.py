@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from notellm2.artifacts import digest_tree
 from notellm2.errors import InputError
 from notellm2.model.backbones import VisionEncoder, backbone_digest, load_vision_encoder
 from notellm2.model.bundle import CANARY_TOLERANCE, Bundle, BundleConfig, BundleError, encode_images, save_bundle
@@ -94,6 +95,32 @@ def test_a_bundle_stands_alone(backbone: Backbone, tmp_path: Path) -> None:
     shutil.rmtree(vit)
     moved = folder.rename(tmp_path / "moved")
     np.testing.assert_array_equal(Bundle.load(moved).embed(NOTES), before)
+
+
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+def test_a_bundle_does_not_tell_where_its_backbones_lay(tuning: str, backbone: Backbone, tmp_path: Path) -> None:
+    """Else one model would have another digest in every store, and the store's path would be published with it."""
+    digests = []
+    for place in ("here", "elsewhere"):
+        lying = {name: shutil.copytree(backbone(name), tmp_path / place / name) for name in ("llama", "vit")}
+        folder, _ = saved(tmp_path / place, lambda name, lying=lying: Path(lying[name]), model_config(tuning=tuning))
+        digests.append(digest_tree(folder))
+        found = [p for p in folder.rglob("*") if p.is_file() and str(tmp_path).encode() in p.read_bytes()]
+        assert not found, "the path is in a file"
+    assert digests[0] == digests[1]
+
+
+def test_an_adapter_names_its_modules_in_one_order(folder: Path) -> None:
+    """peft keeps them in a set, whose order is another in every process."""
+    targets = json.loads((folder / "adapter" / "adapter_config.json").read_text())["target_modules"]
+    assert len(targets) > 3
+    assert targets == sorted(targets)
+
+
+def test_a_bundle_without_its_backbone_says_so(own: Path) -> None:
+    shutil.rmtree(own / "base" / "llm")
+    with pytest.raises(BundleError, match="base/llm: missing"):
+        Bundle.load(own)
 
 
 @pytest.fixture(scope="module")

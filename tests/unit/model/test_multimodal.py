@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 from transformers import AutoModelForImageTextToText
 
+from notellm2.artifacts import Store
+from notellm2.embedding.registered import adopt
 from notellm2.errors import InputError
 from notellm2.model.backbones import backbone_digest, load_vision_encoder
 from notellm2.model.bundle import Bundle, BundleConfig, encode_images, save_bundle
@@ -19,6 +21,7 @@ from notellm2.model.multimodal import grid_positions
 from notellm2.model.network import NoteBatch, NoteLLM2
 from notellm2.model.prompt import IMAGE_WORD, VISUAL_SLOT, encode_texts, layout
 from notellm2.model.source import NoteSource
+from notellm2.model.stage import Backbones
 from notellm2.notes.schema import Note
 from notellm2.recipe import BackbonesConfig, ConnectorConfig, ImageLimits
 from tests.unit.conftest import Backbone
@@ -141,6 +144,8 @@ def test_it_trains_and_bundles_as_any_other(kind: str, tuning: str, backbone: Ba
     save_bundle(tmp_path / "bundle", network.eval(), language, described, NOTES)
     assert sorted(p.name for p in (tmp_path / "bundle" / "base").iterdir()) == ["vision" if tuning == "full" else "llm"]
     np.testing.assert_allclose(Bundle.load(tmp_path / "bundle").embed(NOTES), expected, atol=1e-4)
+    adopted = Backbones.of(adopt(Store(tmp_path / "store"), tmp_path / "bundle"))
+    assert backbone_digest(adopted.vision) == digest, "the encoder inside the bundle is not found"
     with pytest.raises(InputError, match="multimodal LLM, which is not exported"):
         export_bundle(tmp_path / "bundle", tmp_path / "exported")
 
