@@ -188,9 +188,9 @@ class Stack:
             ServiceFailed: it did not come up again.
         """
         self._known(name)
+        if self._supervisor.process(name) is None:
+            raise InputError(f"{name} does not run here; `notellm2 stack up` starts it")
         with self._alone("restart"):
-            if self._supervisor.process(name) is None:
-                raise InputError(f"{name} does not run here; `notellm2 stack up` starts it")
             self._supervisor.stop_service(name)
             self._start({name: Program.read(self.state.program(name))})
 

@@ -1,9 +1,14 @@
-"""Which settings are secret, what a fit secret is, and how one is made. Standard library only: images run it too."""
+"""Which settings are secret, what a fit secret is, and how one is made. Standard library only.
+
+``python -m notellm2.stack.passwords`` checks those of the environment: the first service of docker-compose.yml.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
+import sys
 from collections.abc import Mapping, Set
 from pathlib import Path
 
@@ -115,3 +120,18 @@ def _is_default(value: str) -> bool:
     for word in _DEFAULTS.split():
         letters = letters.replace(word, "")
     return not letters
+
+
+def main() -> int:
+    """Check the secrets of the environment; 2 where one is unfit, told on standard error by name."""
+    try:
+        refuse_unfit(read_file_forms(os.environ, Path.cwd()))
+    except InputError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    sys.stdout.write(f"settings: {len(SECRETS)} secrets are there and fit\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -26,6 +26,8 @@ IMAGE_FOLDER = "/app"
 """Where the images hold the project."""
 
 LOOPBACK = "127.0.0.1"
+_TEMPORARY = "/tmp"  # noqa: S108
+"""A volume to containers, for its size; this machine has its own, and paths in .env may lie in it."""
 _ANY = "0.0.0.0"  # noqa: S104
 _INHERITED = re.compile(
     r"PATH|HOME|USER|LOGNAME|LANG|LC_\w+|TZ|TMPDIR|LD_LIBRARY_PATH|CUDA_\w+|NVIDIA_\w+|OMP_NUM_THREADS|HF_HOME"
@@ -96,11 +98,8 @@ class Surroundings:
         return self._path(re.sub(in_url, lambda match: self.address(match.group()), text), service)
 
     def _path(self, text: str, service: Service) -> str:
-        places = {target: self.folder(source) for target, source in service.volumes.items()}
+        places = {target: self.folder(source) for target, source in service.volumes.items() if target != _TEMPORARY}
         places[IMAGE_FOLDER] = self.project
         # Longest first: a mount below another one is the nearer.
-        for target in sorted(places, key=len, reverse=True):
-            # Backslashes of a path are no references to groups.
-            place = str(places[target]).replace("\\", r"\\")
-            text = re.sub(rf"(?<![\w/.]){re.escape(target)}(?=/|$)", place, text)
-        return text
+        targets = "|".join(re.escape(target) for target in sorted(places, key=len, reverse=True))
+        return re.sub(rf"(?<![\w/.])(?:{targets})(?=/|$)", lambda match: str(places[match.group()]), text)

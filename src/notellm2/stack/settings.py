@@ -102,8 +102,6 @@ class Settings(BaseModel):
                 variable, never a secret's value.
         """
         values = _read(env_file)
-        if env_file.stat().st_mode & 0o007:
-            raise InputError(f"{env_file}: every user of this machine may read it; run `chmod 600 {env_file}`")
         known = {field.alias for field in cls.model_fields.values() if field.alias}
         file_forms = {f"{name}_FILE" for name in passwords.SECRETS}
         for name in (known | file_forms | values.keys()) & os.environ.keys():
@@ -112,6 +110,8 @@ class Settings(BaseModel):
                 values.pop(f"{name}_FILE", None)
         values = passwords.read_file_forms(values, env_file.absolute().parent)
         passwords.refuse_unfit(values)
+        if env_file.stat().st_mode & 0o007:
+            raise InputError(f"{env_file}: every user of this machine may read it; run `chmod 600 {env_file}`")
         given = {name: value for name, value in values.items() if name in known and value}
         others = {name: value for name, value in values.items() if name not in known}
         try:

@@ -1,0 +1,132 @@
+"""The compose file as the native stack reads it: variables, services, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from notellm2.errors import InputError
+from notellm2.stack.compose import COMPLETED, HEALTHY, STARTED, fill_in, read_compose
+
+VARIABLES = {"PORT": "5000", "EMPTY": "", "HOST": "here"}
+
+
+@pytest.mark.parametrize(
+    ("text", "filled"),
+    [
+        ("plain", "plain"),
+        ("$PORT", "5000"),
+        ("${PORT}", "5000"),
+        ("a${PORT}b$HOST.c", "a5000bhere.c"),
+        ("$$PORT and $${PORT}", "$PORT and ${PORT}"),
+        ("${NONE}", ""),
+        ("${NONE:-other}", "other"),
+        ("${EMPTY:-other}", "other"),
+        ("${EMPTY-other}", ""),
+        ("${NONE-other}", "other"),
+        ("${PORT:-other}", "5000"),
+        ("${PORT:+set}", "set"),
+        ("${EMPTY:+set}", ""),
+        ("${EMPTY+set}", "set"),
+        ("${NONE+set}", ""),
+        ("${NONE:-http://${HOST}:${PORT}}/x", "http://here:5000/x"),
+        ("${NONE:-${EMPTY:-deep}}", "deep"),
+        ("${NONE:-}", ""),
+        ("${PORT:?never said}", "5000"),
+        ("${EMPTY?never said}", ""),
+    ],
+)
+def test_variables_are_filled_in_as_the_specification_says(text: str, filled: str) -> None:
+    assert fill_in(text, VARIABLES) == filled
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("${EMPTY:?run make secrets}", "EMPTY is empty: run make secrets"),
+        ("${NONE?}", "NONE is empty: it must be set"),
+        ("${PORT", "no closing brace"),
+        ("${}", "names no variable"),
+        ("${PORT!x}", "no form"),
+        ("cost: 5$ ", "single \\$"),
+    ],
+)
+def test_what_cannot_be_filled_in_is_told(text: str, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        fill_in(text, VARIABLES)
+
+
+SERVICES = """
+x-shared: &shared
+  A: "1"
+services:
+  base:
+    command: python -m "some thing"
+    environment:
+      <<: *shared
+      B: ${PORT}
+      C: true
+      D:
+    volumes: ["data:/data", "./here:/there:ro", {type: bind, source: /abs, target: /mnt}, {type: tmpfs, target: /run}]
+    healthcheck: {test: ["CMD", "true"], interval: 10s, retries: 3, start_period: 1m30s, timeout: 5s}
+    restart: unless-stopped
+    stop_signal: SIGINT
+    stop_grace_period: 1m
+    x-native: {port: PORT, environment: {E: x}}
+  once:
+    command: ["sh", "-c", "exit 0"]
+    restart: "no"
+    depends_on: {base: {condition: service_healthy}}
+  plain:
+    command: ["sleep", 5]
+    depends_on: [base]
+    restart: on-failure:3
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "docker-compose.yml"
+    path.write_text(text)
+    return path
+
+
+def test_services_are_read(tmp_path: Path) -> None:
+    services = read_compose(write(tmp_path, SERVICES), VARIABLES)
+    base = services["base"]
+    assert base.command == ("python", "-m", "some thing")
+    assert base.environment == {"A": "1", "B": "5000", "C": "true", "D": ""}
+    assert base.volumes == {"/data": "data", "/there": "./here", "/mnt": "/abs"}
+    assert base.health is not None
+    assert (base.health.test, base.health.timeout_s, base.health.limit_s) == (("true",), 5.0, 120.0)
+    assert (base.one_shot, base.stop_signal, base.stop_s) == (False, "INT", 60.0)
+    assert (base.native.port, base.native.environment) == ("PORT", {"E": "x"})
+    assert services["once"].one_shot
+    assert services["once"].depends_on == {"base": HEALTHY}
+    assert services["plain"].depends_on == {"base": STARTED}
+    assert services["plain"].command == ("sleep", "5")
+    assert COMPLETED == "service_completed_successfully"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("services: [", "no YAML"),
+        ("other: 1", "has no `services:`"),
+        ("services: {a: {command: x, environment: [A=1]}}", "service a: environment is no mapping"),
+        ("services: {a: {command: x, depends_on: [b]}}", "service a: depends_on names no service: b"),
+        ("services: {a: {command: x, depends_on: {a: {condition: soon}}}}", "unknown condition soon"),
+        ("services: {a: {command: x, healthcheck: {test: curl localhost}}}", "begins with CMD"),
+        ("services: {a: {command: x, stop_grace_period: soon}}", "'soon' is no duration"),
+        ("services: {a: {command: x, x-native: {prot: A}}}", "service a: .*prot"),
+        ("services: {a: {command: '${NONE:?run make secrets}'}}", "service a: NONE is empty: run make secrets"),
+    ],
+)
+def test_an_unfit_file_is_refused_by_service_and_key(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        read_compose(write(tmp_path, text), VARIABLES)
+
+
+def test_no_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--compose"):
+        read_compose(tmp_path / "docker-compose.yml", {})
