@@ -34,8 +34,9 @@ LABEL org.opencontainers.image.title="notellm2" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.revision="$COMMIT"
 RUN groupadd --system --gid 10001 notellm2 \
-    && useradd --system --uid 10001 --gid 10001 --home-dir /var/lib/notellm2/home --shell /usr/sbin/nologin notellm2 \
-    && install -d -o notellm2 -g notellm2 /var/lib/notellm2/store /var/lib/notellm2/home /var/lib/prefect
+    && useradd --system --uid 10001 --gid 10001 --home-dir /var/lib/notellm2 --shell /usr/sbin/nologin notellm2 \
+    && install -d -o notellm2 -g notellm2 /var/lib/notellm2 /var/lib/prefect /var/cache/notellm2 \
+    && ln -s /app/recipes /app/flows /var/lib/notellm2/
 COPY --from=build /opt/venv /opt/venv
 WORKDIR /app
 COPY recipes recipes
@@ -43,7 +44,7 @@ COPY flows flows
 COPY deploy deploy
 COPY prefect.yaml ./
 ENV PATH=/opt/venv/bin:$PATH \
-    HOME=/var/lib/notellm2/home \
+    HOME=/var/lib/notellm2 \
     NUMBA_CACHE_DIR=/tmp/numba \
     MPLCONFIGDIR=/tmp/matplotlib \
     PYTHONUNBUFFERED=1 \

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
 import subprocess
 import time
 import warnings
@@ -183,7 +184,10 @@ def test_set(mined: Artifact) -> str:
 
 
 def git_commit() -> str | None:
-    """The commit this code is from, with ``-dirty`` after it if files differ; None where git does not know."""
+    """The commit this code is from, with ``-dirty`` after it if files differ; None where git does not know.
+
+    An image holds no repository: its ``NOTELLM2_COMMIT`` says what it was built from.
+    """
     try:
         described = subprocess.run(
             ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
@@ -194,7 +198,7 @@ def git_commit() -> str | None:
             timeout=30,
         )
     except (OSError, subprocess.SubprocessError):
-        return None
+        return os.environ.get("NOTELLM2_COMMIT") or None
     return described.stdout.strip()
 
 

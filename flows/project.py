@@ -36,7 +36,7 @@ def enter() -> dict[str, str]:
 
 
 def describe() -> dict[str, str]:
-    """What is deployed: the commit of the checkout, else the package's version.
+    """What is deployed: the commit of the checkout or of the image, else the package's version.
 
     Returns:
         ``version``.
@@ -47,5 +47,5 @@ def describe() -> dict[str, str]:
             command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=30
         ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
-        told = version("notellm2")
+        told = os.environ.get("NOTELLM2_COMMIT") or version("notellm2")
     return {"version": told}

@@ -52,9 +52,14 @@ class RunningStack:
         return self.settings.s3_endpoint_url
 
     @property
+    def home(self) -> Path:
+        """The worker's folder, where paths of a deployment begin; its recipes are a copy, for tests to add to."""
+        return Path(self.native.environment("worker")["NOTELLM2_HOME"])
+
+    @property
     def store(self) -> Path:
-        """The worker's store."""
-        return Path(self.native.environment("worker")["NOTELLM2_STORE"])
+        """The store of the deployments."""
+        return self.home / "store"
 
     def password(self, identity: str) -> str:
         return self.settings.variables()[f"MLFLOW_{identity.upper()}_PASSWORD"]
@@ -131,11 +136,14 @@ def stack(stack_folder: Callable[[], Path]) -> Iterator[RunningStack]:
     """All servers, up and well, on free ports, with an object store."""
     root = stack_folder()
     with s3_server.serving() as s3:
-        env_file = write_env(root, S3_ENDPOINT_URL=s3)
+        shutil.copytree(ROOT / "recipes", root / "home" / "recipes")
+        (root / "home" / "flows").symlink_to(ROOT / "flows")
+        env_file = write_env(root, S3_ENDPOINT_URL=s3, NOTELLM2_HOME=root / "home")
         settings = Settings.load(env_file)
         native = Stack(settings, ROOT / "docker-compose.yml", root / "state")
         try:
-            native.up()
+            # Without the deployments: their schedules would begin runs in the middle of a test.
+            native.up([name for name in native.names() if name != "deployments"])
             yield RunningStack(native, settings, env_file, root)
         finally:
             native.down()

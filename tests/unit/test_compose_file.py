@@ -176,7 +176,7 @@ def test_waiting_for_a_service_says_for_what(services: dict[str, Any]) -> None:
 def test_volumes_and_networks_are_declared_and_used() -> None:
     document = yaml.safe_load(COMPOSE.read_text())
     used = {mount.rpartition(":/")[0] for s in document["services"].values() for mount in s.get("volumes", [])}
-    used = {re.sub(r"\$\{NOTELLM2_STORE:-(\w+)\}", r"\1", source) for source in used if not source.startswith("./")}
+    used = {re.sub(r"\$\{NOTELLM2_HOME:-(\w+)\}", r"\1", source) for source in used if not source.startswith("./")}
     used = {source.partition(":")[0] for source in used}
     assert used == set(document["volumes"])
     networks = {name for s in document["services"].values() for name in s.get("networks", [])}
@@ -203,7 +203,7 @@ def test_every_secret_is_demanded_and_none_is_written_down(services: dict[str, A
 def test_defaults_are_those_of_the_settings() -> None:
     text = COMPOSE.read_text()
     for field in Settings.model_fields.values():
-        if field.alias in SECRETS or not field.alias or field.alias in ("S3_ENDPOINT_URL", "NOTELLM2_STORE"):
+        if field.alias in SECRETS or not field.alias or field.alias in ("S3_ENDPOINT_URL", "NOTELLM2_HOME"):
             continue
         found = set(re.findall(rf"\$\{{{field.alias}(?::-([^}}]*))?\}}", text))
         assert found == {str(field.default)}, field.alias
@@ -276,8 +276,8 @@ def test_native_forms_are_the_containers_with_places_replaced(settings: Settings
     worker = stack.environment("worker")
     assert worker["MLFLOW_TRACKING_URI"] == "http://127.0.0.2:5000"
     assert worker["PREFECT_API_URL"] == "http://127.0.0.2:4200/api"
-    assert worker["NOTELLM2_STORE"] == str(volumes / "store")
     assert worker["NOTELLM2_HOME"] == str(ROOT)
+    assert worker["PREFECT_HOME"] == str(volumes / "home" / ".prefect")
     assert worker["NOTELLM2_PUBLISHED"] == "s3://notellm2/published"
     assert worker["AWS_ENDPOINT_URL"] == "http://127.0.0.1:9000"
     assert worker["MLFLOW_TRACKING_USERNAME"] == "trainer"
@@ -295,15 +295,24 @@ def test_native_forms_are_the_containers_with_places_replaced(settings: Settings
 
 def test_without_an_object_store_folders_take_its_place(settings: Settings, tmp_path: Path) -> None:
     stack = Stack(settings, COMPOSE, tmp_path / "state")
-    assert stack.environment("worker")["NOTELLM2_PUBLISHED"] == ""
-    assert stack.environment("serving")["NOTELLM2_PUBLISHED"] == ""
+    published = str(stack.state.volumes / "home" / "published")
+    assert {stack.environment(name)["NOTELLM2_PUBLISHED"] for name in ("worker", "serving")} == {published}
     artifacts = stack.environment("mlflow")["MLFLOW_ARTIFACTS_DESTINATION"]
     assert artifacts == str(stack.state.volumes / "mlflow" / "artifacts")
 
 
-def test_a_store_that_is_named_is_used_as_it_is(settings: Settings, tmp_path: Path) -> None:
-    stack = Stack(settings.model_copy(update={"store": str(tmp_path / "mine")}), COMPOSE, tmp_path / "state")
-    assert stack.environment("worker")["NOTELLM2_STORE"] == str(tmp_path / "mine")
+def test_a_home_that_is_named_is_used_as_it_is(settings: Settings, tmp_path: Path) -> None:
+    stack = Stack(settings.model_copy(update={"home": str(tmp_path / "mine")}), COMPOSE, tmp_path / "state")
+    assert stack.environment("worker")["NOTELLM2_HOME"] == str(tmp_path / "mine")
+
+
+def test_a_mount_means_the_same_to_every_service(settings: Settings) -> None:
+    """So that one path of a container has one place natively."""
+    found: dict[str, set[str]] = {}
+    for service in read_compose(COMPOSE, settings.variables()).values():
+        for target, source in service.volumes.items():
+            found.setdefault(target, set()).add(source)
+    assert {target for target, sources in found.items() if len(sources) > 1} == {"/tmp"}
 
 
 def test_the_reader_of_the_file_knows_all_that_is_in_it(services: dict[str, Any], settings: Settings) -> None:

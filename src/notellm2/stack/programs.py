@@ -59,22 +59,22 @@ class Surroundings:
         native = service.native
         without = {} if self.objects else native.without_objects
         given = {**service.environment, **native.environment, **without}
-        return {name: self._translated(value, service, name) for name, value in given.items()}
+        return {name: self._translated(value, name) for name, value in given.items()}
 
     def program(self, service: Service) -> Program:
         """The native form of a service."""
         inherited = {name: value for name, value in os.environ.items() if _INHERITED.fullmatch(name)}
-        folder = self._path(service.working_dir or IMAGE_FOLDER, service)
+        folder = self._path(service.working_dir or IMAGE_FOLDER)
         return Program(
-            command=self.command(service.command, service),
+            command=self.command(service.command),
             environment={**inherited, **self.environment(service)},
             folder=str(folder),
             user=service.native.user,
         )
 
-    def command(self, command: tuple[str, ...], service: Service) -> tuple[str, ...]:
+    def command(self, command: tuple[str, ...]) -> tuple[str, ...]:
         """A command of a service, its own or its health check's."""
-        program, *arguments = (self._translated(part, service) for part in command)
+        program, *arguments = (self._translated(part) for part in command)
         return (sys.executable if program == "python" else program, *arguments)
 
     def address(self, name: str) -> str:
@@ -88,17 +88,18 @@ class Surroundings:
             return (self.project / Path(source).expanduser()).resolve()
         return self.state.volumes / source
 
-    def _translated(self, text: str, service: Service, name: str = "") -> str:
+    def _translated(self, text: str, name: str = "") -> str:
         if text == _ANY:
             return self.bind
         if name.endswith("HOST") and text in self.services:
             return self.address(text)
         hosts = "|".join(re.escape(other) for other in self.services)
         in_url = rf"(?<=://)(?:{hosts})(?=[:/]|$)|(?<=@)(?:{hosts})(?=[:/])"
-        return self._path(re.sub(in_url, lambda match: self.address(match.group()), text), service)
+        return self._path(re.sub(in_url, lambda match: self.address(match.group()), text))
 
-    def _path(self, text: str, service: Service) -> str:
-        places = {target: self.folder(source) for target, source in service.volumes.items() if target != _TEMPORARY}
+    def _path(self, text: str) -> str:
+        mounts = {target: source for other in self.services.values() for target, source in other.volumes.items()}
+        places = {target: self.folder(source) for target, source in mounts.items() if target != _TEMPORARY}
         places[IMAGE_FOLDER] = self.project
         # Longest first: a mount below another one is the nearer.
         targets = "|".join(re.escape(target) for target in sorted(places, key=len, reverse=True))

@@ -45,7 +45,11 @@ class Settings(BaseModel):
         description="the object store; empty: compose's own, natively plain folders in the state folder",
     )
     s3_bucket: str = Field("notellm2", alias="S3_BUCKET", description="bucket of MLflow's files and published indexes")
-    store: str = Field("", alias="NOTELLM2_STORE", description="the workers' store; empty: a volume of the stack's own")
+    home: str = Field(
+        "",
+        alias="NOTELLM2_HOME",
+        description="folder of the workers: recipes, store, data; empty: a volume, natively the project's folder",
+    )
 
     postgres_password: SecretStr = Field(alias="POSTGRES_PASSWORD")
     prefect_db_password: SecretStr = Field(alias="PREFECT_DB_PASSWORD")

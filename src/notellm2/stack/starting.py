@@ -118,7 +118,7 @@ def passes_check(surroundings: Surroundings, service: Service, program: Program)
         return True
     try:
         done = subprocess.run(
-            surroundings.command(service.health.test, service),
+            surroundings.command(service.health.test),
             env=dict(program.environment),
             cwd="/",
             stdin=subprocess.DEVNULL,
