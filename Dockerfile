@@ -4,7 +4,7 @@
 #   docker build --tag notellm2:0.1.0 .
 #   docker build --tag notellm2-gpu:0.1.0 --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu128 .
 
-FROM python:3.11.15-slim-bookworm AS build
+FROM python:3.11.15-slim-trixie AS build
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ENV PIP_NO_CACHE_DIR=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
@@ -28,14 +28,21 @@ COPY flows flows
 RUN pip install --no-deps . \
     && pip check
 
-FROM python:3.11.15-slim-bookworm AS run
+FROM python:3.11.15-slim-trixie AS run
 ARG COMMIT=""
 LABEL org.opencontainers.image.title="notellm2" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.revision="$COMMIT"
+# PostgreSQL's programs for backups, of the server's major version. The base image's tag pins Debian's release, which
+# takes security fixes only: a pinned package would vanish with the next one.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends postgresql-client-17 \
+    && rm -rf /var/lib/apt/lists/*
 RUN groupadd --system --gid 10001 notellm2 \
     && useradd --system --uid 10001 --gid 10001 --home-dir /var/lib/notellm2 --shell /usr/sbin/nologin notellm2 \
     && install -d -o notellm2 -g notellm2 /var/lib/notellm2 /var/lib/prefect /var/cache/notellm2 \
+        /var/backups/notellm2 \
     && ln -s /app/recipes /app/flows /var/lib/notellm2/
 COPY --from=build /opt/venv /opt/venv
 WORKDIR /app

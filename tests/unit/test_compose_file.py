@@ -147,7 +147,15 @@ def test_only_pages_and_apis_are_published_and_by_default_on_loopback(services: 
     assert document["networks"]["database"]["internal"]
     assert document["networks"]["objects"]["internal"]
     on_database = {name for name, service in services.items() if "database" in service.get("networks", [])}
-    assert on_database == {"postgres", "databases", "mlflow-migrate", "mlflow", "prefect-migrate", "prefect-server"}
+    assert on_database == {
+        "postgres",
+        "databases",
+        "mlflow-migrate",
+        "mlflow",
+        "prefect-migrate",
+        "prefect-server",
+        "backup",
+    }
 
 
 def test_servers_are_watched_limited_and_restarted_and_one_shots_end(services: dict[str, Any]) -> None:
@@ -176,7 +184,7 @@ def test_waiting_for_a_service_says_for_what(services: dict[str, Any]) -> None:
 def test_volumes_and_networks_are_declared_and_used() -> None:
     document = yaml.safe_load(COMPOSE.read_text())
     used = {mount.rpartition(":/")[0] for s in document["services"].values() for mount in s.get("volumes", [])}
-    used = {re.sub(r"\$\{NOTELLM2_HOME:-(\w+)\}", r"\1", source) for source in used if not source.startswith("./")}
+    used = {re.sub(r"\$\{\w+:-(\w+)\}", r"\1", source) for source in used if not source.startswith("./")}
     used = {source.partition(":")[0] for source in used}
     assert used == set(document["volumes"])
     networks = {name for s in document["services"].values() for name in s.get("networks", [])}
@@ -222,7 +230,7 @@ def test_every_variable_of_the_file_is_a_setting_or_has_a_default() -> None:
 def test_every_service_runs_natively_or_says_why_not(settings: Settings, tmp_path: Path) -> None:
     stack = Stack(settings, COMPOSE, tmp_path / "state")
     left_out = {name: stack.left_out(name) for name in stack.services if stack.left_out(name)}
-    assert left_out.keys() == {"check-settings", "objects", "worker-gpu", "bucket"}
+    assert left_out.keys() == {"check-settings", "objects", "worker-gpu", "backup", "bucket"}
     assert all(len(reason) > 20 for reason in left_out.values())
     assert set(stack.names()) == stack.services.keys() - left_out.keys()
     with_objects = settings.model_copy(update={"s3_endpoint_url": "http://127.0.0.1:9"})
