@@ -70,6 +70,7 @@ def test_new_notes_are_found_gone_ones_are_not_and_the_rest_stays_as_it_was(
     assert f"notellm2 rollback --to {before.version}" in done.stdout
     assert reader.refresh()
     assert new in reader
+    assert reader.current.title(new) == "just written"
     assert gone not in reader
     assert len(reader) == 150
 

@@ -18,7 +18,7 @@ from notellm2.index.process import build_index_in_subprocess
 from notellm2.recipe import ImageLimits, IndexConfig, SampleConfig
 from notellm2.workspace import Workspace
 from tests.conftest import ROOT
-from tests.unit.index.examples import publish
+from tests.unit.index.examples import clustered, index_artifact, publish
 
 HELP = Path(__file__).parent / "help"
 COMMANDS = [
@@ -321,6 +321,15 @@ def test_similar_answers_from_the_published_index_without_torch(tmp_path: Path) 
         [sys.executable, "-c", probe], capture_output=True, text=True, timeout=60, cwd=tmp_path, check=True
     )
     assert heavy.stdout.splitlines()[-1] == "[]"
+
+
+def test_similar_tells_titles_where_there_are_some(run: Run, tmp_path: Path) -> None:
+    index = index_artifact(Store(tmp_path / "made"), clustered(40), titles=[f"Walk {row}" for row in range(40)])
+    publish(tmp_path / "published", index)
+    asked = ("similar", "n00000", "-k", "2", "--published", tmp_path / "published")
+    rows = json.loads(run(*asked, "--json").output)["similar"]
+    assert [row["title"] for row in rows] == [f"Walk {int(row['note_id'][1:])}" for row in rows]
+    assert run(*asked).output == "".join(f"{row['score']:.4f}  {row['note_id']}  {row['title']}\n" for row in rows)
 
 
 def test_the_script_and_the_module_are_the_same_command() -> None:

@@ -31,13 +31,16 @@ def similar(
         index = Published(place)
     except OSError as error:
         raise InputError(f"{place}: cannot be read: {error}") from None
-    neighbours = index.similar(note_id, k)
+    neighbours = [(*neighbour, index.current.title(neighbour.note_id)) for neighbour in index.similar(note_id, k)]
     if as_json:
-        rows = [{"note_id": n.note_id, "score": round(float(n.score), 6)} for n in neighbours]
+        rows = [
+            {"note_id": id_, "score": round(score, 6)} | ({"title": title} if title else {})
+            for id_, score, title in neighbours
+        ]
         print_json({"note_id": note_id, "model_version": index.model_version, "similar": rows})
         return
-    for neighbour in neighbours:
-        typer.echo(f"{neighbour.score:.4f}  {neighbour.note_id}")
+    for id_, score, title in neighbours:
+        typer.echo(f"{score:.4f}  {id_}  {title or ''}".rstrip())
 
 
 def status(store: StoreOption = STORE, as_json: JsonOption = False) -> None:

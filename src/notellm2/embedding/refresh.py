@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from notellm2.model.bundle import Bundle
 
 DIGESTS_STAGE, DIGESTS_VERSION = "note-digests", 1
-REFRESH_STAGE, REFRESH_VERSION = "refreshed-vectors", 1
+REFRESH_STAGE, REFRESH_VERSION = "refreshed-vectors", 2
 _BATCH = 256
 
 
@@ -126,8 +126,8 @@ def refresh_vectors(
 ) -> Artifact:
     """Vectors of a data set: of unchanged notes those of an earlier data version, the others embedded now.
 
-    Files: ``both.npy`` float32[N, D] (rows of length 1, in data set order) and ``note_ids.json``, as the index reads
-    them. The summary counts what was embedded, reused and dropped, and names the bundle.
+    Files: ``both.npy`` float32[N, D] (rows of length 1, in data set order), ``note_ids.json`` and ``titles.json``, as
+    the index reads them. The summary counts what was embedded, reused and dropped, and names the bundle.
 
     Args:
         store: where the artifact goes; the note digests of both data versions are looked for there.
@@ -160,9 +160,10 @@ def refresh_vectors(
         kept = np.flatnonzero(changes.source >= 0)
         if previous is not None and len(kept):
             vectors[kept] = np.load(previous.file("both.npy"), mmap_mode="r")[changes.source[kept]]
-        ids = _embed_others(vectors, changes.source, dataset, model)
+        ids, titles = _embed_others(vectors, changes.source, dataset, model)
         vectors.flush()
         (folder / "note_ids.json").write_text(json.dumps(ids))
+        (folder / "titles.json").write_text(json.dumps(titles))
         return {
             "notes": len(ids),
             "dim": model.dim,
@@ -182,23 +183,25 @@ def refresh_vectors(
 
 def _embed_others(
     vectors: NDArray[np.float32], source: NDArray[np.int64], dataset: Dataset, model: Bundle
-) -> list[str]:
-    """Embed the notes whose `source` is negative into their rows, float32[N, D]; returns the ids of all notes."""
+) -> tuple[list[str], list[str]]:
+    """Embed the notes whose `source` is negative into their rows, float32[N, D]; returns all notes' ids and titles."""
     from rich.console import Console
     from rich.progress import Progress
 
     ids: list[str] = []
+    titles: list[str] = []
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("new and changed notes", total=int((source < 0).sum()))
         for notes in dataset.batches(_BATCH):
             rows = np.arange(len(ids), len(ids) + len(notes))
             ids += [note.note_id for note in notes]
+            titles += [note.title for note in notes]
             wanted = np.flatnonzero(source[rows] < 0)
             if len(wanted):
                 vectors[rows[wanted]] = model.embed([notes[i] for i in wanted])
                 bar.update(task, advance=len(wanted))
-    return ids
+    return ids, titles
 
 
 def _digests_of(store: Store, vectors: Artifact | None) -> Artifact | None:

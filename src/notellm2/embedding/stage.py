@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from notellm2.model.stage import Backbones
 
 FEATURES_STAGE, FEATURES_VERSION = "vision-features", 1
-VECTORS_STAGE, VECTORS_VERSION = "vectors", 4
+VECTORS_STAGE, VECTORS_VERSION = "vectors", 5
 _BATCH = 64
 
 
@@ -156,8 +156,8 @@ def embed(store: Store, dataset: Dataset, data_md5: str, training: Artifact, fea
 
     Files: ``both.npy``, ``text.npy``, ``image.npy``, ``shuffled.npy`` float32[N, D] (both inputs, image withheld, text
     withheld, both inputs but another note's image; rows of length 1, in data set order), ``vision.npy`` float32[N, V]
-    (the frozen encoder's summary, length 1; zeros without image) and ``note_ids.json``. The summary names the bundle
-    that made them by the digest the registry knows it by.
+    (the frozen encoder's summary, length 1; zeros without image), ``note_ids.json`` and ``titles.json``. The summary
+    names the bundle that made them by the digest the registry knows it by.
     """
 
     def write(folder: Path) -> dict[str, Any]:
@@ -189,6 +189,7 @@ def embed(store: Store, dataset: Dataset, data_md5: str, training: Artifact, fea
         summary /= np.maximum(np.linalg.norm(summary, axis=1, keepdims=True), 1e-12)
         np.save(folder / "vision.npy", summary)
         (folder / "note_ids.json").write_text(json.dumps([note.note_id for note in notes]))
+        (folder / "titles.json").write_text(json.dumps([note.title for note in notes]))
         made_by = digest_tree(training.file("bundle"))[:KEY_LENGTH]
         return {"notes": len(notes), "dim": bundle.dim, "texts_truncated": texts.truncated, "bundle": made_by}
 

@@ -8,6 +8,7 @@ An index directory holds
     ids.order.npy                     int64[N]: rows in the order of their ids' bytes
     meta.json                         kind, factory, dimension, metric, count, parameters, bundle, origin, checksums
     validation.json                   what was measured before it was let out
+    titles.bytes.npy, titles.offsets.npy              the notes' titles in the same form, where the recipe wants them
     semantic_ids.parquet, semantic_codebooks.npy      where the recipe asks for them, see `semantic`
 
 Ids are strings of any characters, so no separator is safe: offsets are. Three plain arrays instead of one list
@@ -39,8 +40,11 @@ VALIDATION = "validation.json"
 FILES = (INDEX, *IDS, META, VALIDATION)
 SEMANTIC_IDS = "semantic_ids.parquet"
 SEMANTIC_CODEBOOKS = "semantic_codebooks.npy"
-EXTRA_FILES = (SEMANTIC_IDS, SEMANTIC_CODEBOOKS)
-"""Published with an index where the recipe asks for them; readers of the index do not need them."""
+TITLES_BYTES = "titles.bytes.npy"
+TITLES_OFFSETS = "titles.offsets.npy"
+TITLES = (TITLES_BYTES, TITLES_OFFSETS)
+EXTRA_FILES = (SEMANTIC_IDS, SEMANTIC_CODEBOOKS, *TITLES)
+"""Published with an index where the recipe asks for them; an index is whole without them."""
 
 
 class IndexInvalid(InputError):
@@ -182,3 +186,46 @@ class NoteIds(Sequence[str]):
             else:
                 high = middle
         return low
+
+
+class Titles:
+    """The titles of an index's notes, by row, over memory-mapped arrays.
+
+    Args:
+        encoded: uint8[total bytes]: all titles as UTF-8, one after the other.
+        offsets: int64[N + 1].
+    """
+
+    def __init__(self, encoded: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> None:
+        self._encoded = encoded
+        self._offsets = offsets
+
+    @classmethod
+    def of(cls, titles: Sequence[str]) -> Titles:
+        """Titles held in memory; not all of them may be empty."""
+        parts = [title.encode(errors="replace") for title in titles]
+        offsets = np.zeros(len(parts) + 1, np.int64)
+        np.cumsum([len(part) for part in parts], out=offsets[1:])
+        return cls(np.frombuffer(b"".join(parts), np.uint8), offsets)
+
+    @classmethod
+    def open(cls, directory: Path, count: int) -> Titles:
+        """The titles of an index directory with so many notes, memory-mapped.
+
+        Raises:
+            OSError, ValueError: a file is missing or is no such array.
+        """
+        encoded, offsets = (np.load(directory / name, mmap_mode="r", allow_pickle=False) for name in TITLES)
+        if encoded.dtype != np.uint8 or offsets.dtype != np.int64:
+            raise ValueError(f"{directory}: titles have types {encoded.dtype}, {offsets.dtype}")
+        if len(offsets) != count + 1 or offsets[0] != 0 or offsets[-1] != len(encoded):
+            raise ValueError(f"{directory}: the titles are not those of {count} notes")
+        return cls(encoded, offsets)
+
+    def save(self, directory: Path) -> None:
+        """Write the two files."""
+        np.save(directory / TITLES_BYTES, self._encoded, allow_pickle=False)
+        np.save(directory / TITLES_OFFSETS, self._offsets, allow_pickle=False)
+
+    def __getitem__(self, row: int) -> str:
+        return self._encoded[self._offsets[row] : self._offsets[row + 1]].tobytes().decode()

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from notellm2.errors import InputError
-from notellm2.index.layout import FILES, INDEX, NoteIds, damage
+from notellm2.index.layout import FILES, INDEX, TITLES, NoteIds, Titles, damage
 from notellm2.index.location import Location
 from notellm2.index.pointer import Publication, PublicationDamaged, read_pointer
 from notellm2.index.search import open_index, search_rows, similar_rows
@@ -70,7 +70,8 @@ class OpenVersion:
 
     def __init__(self, location: Location, publication: Publication, *, verify: bool = True) -> None:
         self.publication = publication
-        files = {name: publication.files[name] for name in FILES}
+        titled = set(TITLES) <= publication.files.keys()
+        files = {name: publication.files[name] for name in (*FILES, *(TITLES if titled else ()))}
         directory = location.fetch(publication.folder, files)
         problems = damage(directory, files) if verify else []
         if problems:
@@ -79,6 +80,7 @@ class OpenVersion:
             )
         try:
             self._ids = NoteIds.open(directory)
+            self._titles = Titles.open(directory, len(self._ids)) if titled else None
             self._index: Any = open_index(directory / INDEX)
         except (OSError, ValueError, RuntimeError) as error:
             raise PublicationDamaged(f"{directory}: not readable as a published index ({error})") from None
@@ -96,6 +98,11 @@ class OpenVersion:
     def note_id(self, row: int) -> str:
         """Id of the note at a row, 0 to the number of notes."""
         return self._ids[row]
+
+    def title(self, note_id: str) -> str | None:
+        """Title of a note; None where the publication has no titles, the note has none, or there is no such note."""
+        row = None if self._titles is None else self._ids.row(note_id)
+        return None if self._titles is None or row is None else self._titles[row] or None
 
     def similar(self, note_id: str, k: int = 10) -> list[Neighbour]:
         """The `k` notes most similar to a note, best first, the note itself never among them.

@@ -14,7 +14,7 @@ import numpy as np
 
 from notellm2.artifacts import Artifact, Store
 from notellm2.errors import InputError
-from notellm2.index.layout import IDS, INDEX, META, VALIDATION, FileEntry, IndexInvalid, NoteIds
+from notellm2.index.layout import IDS, INDEX, META, VALIDATION, FileEntry, IndexInvalid, NoteIds, Titles
 from notellm2.recipe import IndexConfig
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ STAGE = "index"
 VERSION = 3
 VECTORS = "both.npy"
 NOTE_IDS = "note_ids.json"
+NOTE_TITLES = "titles.json"
 
 
 def find_index(
@@ -47,8 +48,8 @@ def build_index(
 
     Args:
         store: where the artifact goes.
-        vectors: with both.npy (float32[N, d], L2-normalised) and note_ids.json; its summary names the bundle that made
-            them.
+        vectors: with both.npy (float32[N, d], L2-normalised), note_ids.json, and titles.json where it is to be
+            published; its summary names the bundle that made them.
         config: the recipe's section; `keep` is of publication and does not count towards the key.
         base: an index of an earlier data version by the same bundle, whose training is kept, or to which new notes are
             appended, as its kind allows (see `build`); None, or where what comes of it is not valid: built anew.
@@ -118,7 +119,7 @@ def _write(
         "data_md5": origin.manifest["inputs"].get("data", origin.manifest["provenance"].get("data_md5")),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    extra = _semantic_ids(directory, vectors, ids, config)
+    extra = _semantic_ids(directory, vectors, ids, config) | _titles(directory, origin, len(ids), config)
     try:
         made, validation = _build_validated(directory, vectors, ids, plan, base, config, threads, about)
     except IndexInvalid as error:
@@ -183,6 +184,18 @@ def _semantic_ids(
             directory, vectors, ids, levels=config.semantic_levels, codes=config.semantic_codes
         )
     }
+
+
+def _titles(directory: Path, origin: Artifact, count: int, config: IndexConfig) -> dict[str, Any]:
+    path = origin.path / NOTE_TITLES
+    if not config.titles or not path.exists():
+        return {}
+    titles = json.loads(path.read_text())
+    if not isinstance(titles, list) or len(titles) != count or not all(isinstance(title, str) for title in titles):
+        raise InputError(f"{path}: expected a JSON list of {count} titles, one a note")
+    if any(titles):  # An array of no bytes cannot be memory-mapped.
+        Titles.of(titles).save(directory)
+    return {"titled": sum(map(bool, titles))}
 
 
 def _load(origin: Artifact) -> tuple[np.ndarray[Any, np.dtype[np.float32]], list[str], str]:

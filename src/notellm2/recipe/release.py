@@ -61,6 +61,7 @@ class IndexConfig(Section):
     min_recall: float = Field(0.95, ge=0, le=1, description="least recall@100 against exact search at validation")
     sample: int = Field(500, ge=1, description="queries of the validation")
     keep: int = Field(5, ge=1, description="published versions kept for rollback")
+    titles: bool = Field(True, description="publish the notes' titles beside their ids, for people who read answers")
     semantic_levels: int = Field(0, ge=0, le=8, description="codes of a note's semantic id; 0: none are made")
     semantic_codes: int = Field(256, ge=2, le=4096, description="size of each level's codebook, a power of two")
 

@@ -66,16 +66,18 @@ class Source(BaseModel):
 
 
 class Found(BaseModel):
-    """A similar note: its id, and its cosine to the one asked for."""
+    """A similar note: its id, its cosine to the one asked for, its title where it has one and the index has titles."""
 
     note_id: str
     score: float
+    title: str | None = None
 
 
 class Similar(BaseModel):
     """The notes most similar to one, best first, and what answered."""
 
     note_id: str
+    title: str | None = None
     similar: list[Found]
     served_by: Source
 
@@ -181,8 +183,8 @@ def _answers(app: FastAPI, follower: Follower) -> None:
         except UnknownNote as error:
             raise _Unknown(Refusal(detail=str(error), near=list(error.near), served_by=source)) from None
         response.headers["Cache-Control"] = "no-cache"
-        found = [Found(note_id=n.note_id, score=round(n.score, 6)) for n in neighbours]
-        return Similar(note_id=note_id, similar=found, served_by=source)
+        found = [Found(note_id=n.note_id, score=round(n.score, 6), title=version.title(n.note_id)) for n in neighbours]
+        return Similar(note_id=note_id, title=version.title(note_id), similar=found, served_by=source)
 
     @app.get("/random", responses={503: {"model": Refusal}})
     def random(response: Response) -> dict[str, str]:

@@ -111,6 +111,7 @@ def test_only_new_and_changed_notes_are_embedded(
     ids = json.loads(refreshed.file("note_ids.json").read_text())
     notes = [note for batch in later.batches() for note in batch]
     assert ids == [note.note_id for note in notes]
+    assert json.loads(refreshed.file("titles.json").read_text()) == [note.title for note in notes]
     rows = {note_id: row for row, note_id in enumerate(json.loads(embedded.file("note_ids.json").read_text()))}
     for row, note in enumerate(notes):
         if note.note_id in asked:

@@ -116,6 +116,7 @@ def test_vectors_are_what_the_bundle_gives_one_by_one(stages: Stages, trained: A
                 np.testing.assert_allclose(found[row], alone[0], atol=2e-3, err_msg=f"{modality} {row}")
     ids = json.loads(embedded.file("note_ids.json").read_text())
     assert ids == [note.note_id for note in notes(stages)]
+    assert json.loads(embedded.file("titles.json").read_text()) == [note.title for note in notes(stages)]
 
 
 def test_modalities_differ_and_a_missing_image_makes_two_of_them_alike(stages: Stages, embedded: Artifact) -> None:

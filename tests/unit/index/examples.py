@@ -41,6 +41,7 @@ def vectors_artifact(
     ids: Sequence[str] | None = None,
     data_md5: str = DATA_MD5,
     bundle: str = BUNDLE,
+    titles: object = None,
 ) -> Artifact:
     """An artifact as the embedding room leaves it, as far as the index reads it."""
     ids = note_ids(len(vectors)) if ids is None else list(ids)
@@ -48,9 +49,17 @@ def vectors_artifact(
     def write(directory: Path) -> dict[str, int]:
         np.save(directory / "both.npy", vectors)
         (directory / "note_ids.json").write_text(json.dumps(ids))
+        if titles is not None:
+            (directory / "titles.json").write_text(json.dumps(titles))
         return {"notes": len(ids), "bundle": bundle}
 
-    content = {"sum": float(np.nansum(vectors[:, 0])), "rows": len(vectors), "ids": ids[:2], "bundle": bundle}
+    content: dict[str, object] = {
+        "sum": float(np.nansum(vectors[:, 0])),
+        "rows": len(vectors),
+        "ids": ids[:2],
+        "bundle": bundle,
+    }
+    content |= {} if titles is None else {"titles": titles}
     return store.build("vectors", 1, content, {"data": data_md5, "training": "5eed" * 5}, write)
 
 
@@ -60,11 +69,12 @@ def index_artifact(
     config: IndexConfig | None = None,
     ids: Sequence[str] | None = None,
     data_md5: str = DATA_MD5,
+    titles: object = None,
 ) -> Artifact:
     """The index of these vectors, built in this process even when other tests have brought torch into it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delitem(sys.modules, "torch", raising=False)
-        origin = vectors_artifact(store, vectors, ids, data_md5)
+        origin = vectors_artifact(store, vectors, ids, data_md5, titles=titles)
         return build_index(store, origin, config or IndexConfig(sample=20), threads=1)
 
 

@@ -19,7 +19,7 @@ from notellm2.index.location import Location
 from notellm2.index.pointer import NothingPublished, PublicationDamaged, read_pointer
 from notellm2.index.published import OpenVersion, UnknownNote
 from notellm2.recipe import IndexConfig
-from tests.unit.index.examples import DATA_MD5, clustered, index_artifact, note_ids
+from tests.unit.index.examples import DATA_MD5, clustered, index_artifact, note_ids, publish
 from tests.unit.index.test_publish import put
 
 
@@ -92,6 +92,17 @@ def test_wrong_questions_are_refused(tmp_path: Path, built: list[Artifact]) -> N
         published.search([1.0, 2.0, 3.0])
     with pytest.raises(InputError, match="not finite"):
         published.search(np.full((1, 16), np.nan))
+
+
+def test_titles_are_read_where_the_publication_has_them(place: Location, built: list[Artifact], store: Store) -> None:
+    titles = ["Sourdough", "", *(f"Walk {row}" for row in range(118))]
+    publish(place, index_artifact(store, clustered(120, seed=9), titles=titles), model_version="1")
+    published = Published(place)
+    told = [published.current.title(note_id) for note_id in ("n00000", "n00001", "n00119", "nobody")]
+    assert told == ["Sourdough", None, "Walk 117", None]
+    publish(place, built[0], model_version="2")
+    assert published.refresh()
+    assert published.current.title("n00000") is None
 
 
 def test_nothing_published_says_how_to_publish(tmp_path: Path) -> None:

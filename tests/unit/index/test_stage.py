@@ -11,7 +11,16 @@ import pytest
 
 from notellm2.artifacts import Store
 from notellm2.errors import InputError
-from notellm2.index.layout import EXTRA_FILES, FILES, INDEX, IndexInvalid
+from notellm2.index.layout import (
+    EXTRA_FILES,
+    FILES,
+    INDEX,
+    SEMANTIC_CODEBOOKS,
+    SEMANTIC_IDS,
+    TITLES,
+    IndexInvalid,
+    Titles,
+)
 from notellm2.index.stage import build_index, find_index, same_settings, vectors_of
 from notellm2.recipe import IndexConfig
 from tests.unit.index.examples import BUNDLE, DATA_MD5, clustered, index_artifact, vectors_artifact
@@ -128,5 +137,26 @@ def test_semantic_ids_are_part_of_the_artifact_where_asked_for(store: Store) -> 
     assert not set(EXTRA_FILES) & set(index_artifact(store, clustered(300)).manifest["files"])
     config = IndexConfig(sample=20, semantic_levels=2, semantic_codes=8)
     index = index_artifact(store, clustered(300), config)
-    assert set(EXTRA_FILES) < set(index.manifest["files"])
+    assert {SEMANTIC_IDS, SEMANTIC_CODEBOOKS} < set(index.manifest["files"])
     assert index.summary["semantic_ids"]["levels"] == 2
+
+
+TITLED = ["Sourdough", "", "<b>散歩</b>", *("x" * row for row in range(97))]
+
+
+def test_titles_are_part_of_the_artifact_unless_the_recipe_keeps_them_out(store: Store) -> None:
+    index = index_artifact(store, clustered(100), titles=TITLED)
+    assert set(index.manifest["files"]) == {*FILES, *TITLES}
+    assert index.summary["titled"] == 98
+    opened = Titles.open(index.path, 100)
+    assert [opened[row] for row in range(100)] == TITLED
+    with pytest.raises(ValueError, match="not those of 99 notes"):
+        Titles.open(index.path, 99)
+    for config, titles in ((IndexConfig(sample=20, titles=False), TITLED), (None, [""] * 100)):
+        assert set(index_artifact(store, clustered(100), config, titles=titles).manifest["files"]) == set(FILES)
+
+
+@pytest.mark.parametrize("titles", [TITLED[:99], [*TITLED[:99], 7], {"n00000": "Sourdough"}])
+def test_titles_that_are_not_those_of_the_notes_are_refused(store: Store, titles: object) -> None:
+    with pytest.raises(InputError, match=r"titles\.json: expected a JSON list of 100 titles"):
+        index_artifact(store, clustered(100), titles=titles)

@@ -11,9 +11,9 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 
-from notellm2.artifacts import Artifact
+from notellm2.artifacts import Artifact, Store
 from notellm2.index.pointer import POINTER
-from tests.unit.index.examples import BUNDLE, DATA_MD5, clustered, publish
+from tests.unit.index.examples import BUNDLE, DATA_MD5, clustered, index_artifact, publish
 from tests.unit.serving.conftest import NOTES, ODD, Service
 
 Open = Callable[..., Service]
@@ -35,6 +35,8 @@ def test_similar_notes_and_what_answered(open_service: Open, published: Path, in
     scores = [note["score"] for note in told["similar"]]
     assert scores == sorted(scores, reverse=True)
     assert told["note_id"] == "asked"
+    assert "title" not in told, "this index has no titles"
+    assert "title" not in told["similar"][0]
     assert told["served_by"] == {
         "publication": pointer.version,
         "model_name": "notes",
@@ -45,6 +47,15 @@ def test_similar_notes_and_what_answered(open_service: Open, published: Path, in
         "notes": NOTES,
         "published": pointer.published,
     }
+
+
+def test_titles_are_told_where_the_index_has_them(open_service: Open, published: Path, tmp_path: Path) -> None:
+    titles = ["Sourdough", *(f"Walk {row}" for row in range(1, NOTES))]
+    publish(published, index_artifact(Store(tmp_path / "store"), clustered(NOTES), titles=titles))
+    service = open_service()
+    told = service.get("/similar/n00000?k=3").json()
+    assert told["title"] == "Sourdough"
+    assert [note["title"] for note in told["similar"]] == [f"Walk {row}" for row in exact(0, 3)]
 
 
 def test_ten_are_given_where_nobody_says_how_many(open_service: Open, published: Path, indexes: list[Artifact]) -> None:
