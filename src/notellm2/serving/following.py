@@ -14,7 +14,7 @@ from typing import Self
 
 from notellm2.errors import InputError
 from notellm2.index.location import Location
-from notellm2.index.pointer import Publication
+from notellm2.index.pointer import NothingPublished, Publication
 from notellm2.index.published import OpenVersion, Published
 
 logger = logging.getLogger(__name__)
@@ -137,7 +137,8 @@ class Follower:
             logger.warning("%s: %s", still, problem, exc_info=None if expected else error)
         self.problem = problem
         self.failures += 1
-        self._failed_in_a_row += 1
+        # To see that nothing is published is one small read: the first publication should not wait.
+        self._failed_in_a_row = 0 if isinstance(error, NothingPublished) else self._failed_in_a_row + 1
 
     def _run(self) -> None:
         while True:

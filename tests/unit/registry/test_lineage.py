@@ -92,9 +92,10 @@ def retrained(world: World, root: Path, number: int, champion: str | None) -> tu
     tags[names.ARTIFACTS] = json.dumps({stage: artifact.key for stage, artifact in made.items()})
     tags[names.BUNDLE] = bundle
     versions._ensure_registered_model(world.tracking)
-    # Without the model's files, which lineage does not read.
+    # Without the model's files, which lineage does not read, though the server wants them among those of the run.
+    source = f"{client.get_run(run.run_id).info.artifact_uri}/model"
     given = {"run_id": run.run_id, "tags": tags, "await_creation_for": 0}
-    version = str(client.create_model_version(model, "file:///nowhere", **given).version)
+    version = str(client.create_model_version(model, source, **given).version)
     done = world.promote(version, index, champion)
     return run.run_id, version, done.publication.version, made
 
@@ -210,6 +211,11 @@ def test_the_beginning_of_an_id_will_do_while_it_is_unambiguous(lived: Lived) ->
         (f"run:{lived.runs[0][:6]}", lived.runs[0]),
     ]:
         assert lived.trace(what).what.id == whole, what
+    graph = collect(lived.workspace, lived.world.tracking.model_name)
+    graph.add("commit", f"{C1}-dirty")
+    graph.add("commit", "3" * 40 + "-dirty")
+    assert trace(graph, C1).what.id == C1, "the very commit, not the one that had changes"
+    assert trace(graph, "3" * 40).what.id == "3" * 40 + "-dirty"
     with pytest.raises(InputError, match=r"'training/' names 2 things: say which, by its whole name: artifact:train"):
         lived.trace("training/")
     with pytest.raises(InputError, match="'111' is the name of nothing known"):

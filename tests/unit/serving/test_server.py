@@ -47,12 +47,12 @@ OpenVersion.similar = slow
 class Process:
     """`notellm2 serve` as a process on a free port, ready when something is published."""
 
-    def __init__(self, published: Path | str, code: str = PLAIN) -> None:
+    def __init__(self, published: Path | str, code: str = PLAIN, environment: dict[str, str] | None = None) -> None:
         self.log: str | None = None
         command = [sys.executable, "-c", code, "serve", "--published", str(published), "--port", "0"]
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(
-            [*command, "--follow", FOLLOW_S], stdin=pipe, stdout=pipe, stderr=pipe, text=True
+            [*command, "--follow", FOLLOW_S], stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environment
         )
         assert self.process.stdout is not None
         self.first_line = self.process.stdout.readline()

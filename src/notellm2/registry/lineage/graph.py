@@ -147,7 +147,7 @@ class Graph:
         return self._find(set(KINDS), what)
 
     def _find(self, kinds: set[str], what: str) -> Name:
-        for match in (_is, _begins):
+        for match in (_is, _nearly_is, _begins):
             found = [name for name in self._nodes if name.kind in kinds and match(name, what)]
             if match is _is and "version" in kinds:
                 found += [name for name in self._nodes if what in self._nodes[name].facts.get("aliases", ())]
@@ -233,9 +233,14 @@ def _reached(start: Name, next_: Callable[[Name], Iterable[Name]]) -> list[Name]
 
 
 def _is(name: Name, what: str) -> bool:
-    if name.kind == "artifact" and "/" not in what:
+    return name.id == what
+
+
+def _nearly_is(name: Name, what: str) -> bool:
+    """Whether only what says nothing more is left out: an artifact's stage, ``.dir``, ``-dirty``."""
+    if name.kind == "artifact":
         return name.id.partition("/")[2] == what
-    return what in (name.id, name.id.removesuffix(".dir" if name.kind == "data" else "-dirty"))
+    return name.kind in ("data", "commit") and what == name.id.removesuffix(".dir").removesuffix("-dirty")
 
 
 def _begins(name: Name, what: str) -> bool:
