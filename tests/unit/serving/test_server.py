@@ -21,7 +21,7 @@ from notellm2.artifacts import Artifact
 from notellm2.errors import InputError
 from notellm2.index.location import Location
 from notellm2.serving.following import Follower
-from notellm2.serving.server import serve
+from notellm2.serving.server import _listen, serve
 from tests.unit.index.examples import publish
 
 FOLLOW_S = "0.05"
@@ -160,6 +160,15 @@ def test_an_address_in_use_is_told(published: Path) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(InputError, match=rf"cannot listen on 127\.0\.0\.1 port {port}: .*--port"):
             serve(Location.at(published), "127.0.0.1", port)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_answers_are_not_held_back_by_nagle(host: str) -> None:
+    with _listen(host, 0) as listening:
+        assert listening.proto == socket.IPPROTO_TCP, "asyncio sets TCP_NODELAY for these alone"
+        client = socket.create_connection(listening.getsockname()[:2], timeout=30)
+        with client, listening.accept()[0] as accepted:
+            assert accepted.proto == socket.IPPROTO_TCP
 
 
 def test_a_pace_is_above_zero(published: Path) -> None:
