@@ -44,11 +44,13 @@ demo: $(VENV)/.installed data/dataset.json ## install, make the sample data, tra
 test: $(VENV)/.installed-dev ## all tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-lint: $(VENV)/.installed-dev ## style, types, import contracts
+lint: $(VENV)/.installed-dev ## style, types, import contracts, the compose file and the Dockerfiles
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml
+	$(BIN)/hadolint Dockerfile mlflow/Dockerfile
 
 # One worker, no job execution: seven processes fewer, and nothing here needs them.
 ui: $(VENV)/.installed ## MLflow's pages on the demo's store, http://127.0.0.1:5000

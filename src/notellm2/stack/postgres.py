@@ -66,7 +66,7 @@ def _major(folder: Path) -> int:
 def prepare_data(data: Path, binaries: Path, user: str, password: str) -> bool:
     """Make a data folder with password authentication over TCP, unless it is there.
 
-    A folder that was left half made is emptied first: `initdb` is run beside it and renamed.
+    `initdb` runs beside it, and its folder is renamed: what is there is whole.
 
     Args:
         data: the folder.
@@ -78,7 +78,8 @@ def prepare_data(data: Path, binaries: Path, user: str, password: str) -> bool:
         Whether it was made.
 
     Raises:
-        InputError: the folder belongs to another major version, or the user cannot reach it.
+        InputError: the folder belongs to another major version or holds something else, the user cannot reach it, or
+            `initdb` failed.
     """
     check_reachable(data.parent, user)
     version = data / "PG_VERSION"
@@ -90,9 +91,10 @@ def prepare_data(data: Path, binaries: Path, user: str, password: str) -> bool:
                 "back up with it, remove the folder and restore (docs/operations.md)"
             )
         return False
+    if data.exists() and any(data.iterdir()):
+        raise InputError(f"{data} holds files, but no PG_VERSION: damaged, or not ours; look before you remove it")
     beside = data.with_name(f".{data.name}.new")
-    for remains in (beside, data):
-        shutil.rmtree(remains, ignore_errors=True)
+    shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(mode=0o700)
     # The password goes by a file, since command lines are for all to see.
     with tempfile.NamedTemporaryFile("w", prefix="notellm2-") as handle:
