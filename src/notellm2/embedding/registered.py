@@ -61,6 +61,7 @@ def adopt(store: Store, bundle: Path) -> Artifact:
             "llm": config["llm"],
             "vision": None if encoder.is_dir() else config["vision"],
             **{key: config[key] for key in ("llm_digest", "vision_digest", "revision")},
+            "registers": config.get("registers", 0),
         }
         (folder / "backbones.json").write_text(json.dumps(named, indent=1) + "\n")
         return {"llm": config["llm"], "vision": config["vision"]}

@@ -54,21 +54,21 @@ def vision_features(
     from notellm2.model.stage import Backbones
 
     named = Backbones.of(backbones)
-    inputs = {"data": data_md5, "vision": named.vision_digest}
+    encoder = {"vision": named.vision_digest} | ({"registers": str(named.registers)} if named.registers else {})
 
     def write(folder: Path) -> dict[str, Any]:
-        encoder = _Encoder(named, images)
+        encode = _Encoder(named, images)
         if not cache_gb:
-            return _features(folder, dataset, encoder, None)
+            return _features(folder, dataset, encode, None)
         from notellm2.embedding.cache import FeatureCache
 
-        what = {"vision": named.vision_digest, "images": images.model_dump(mode="json"), "version": FEATURES_VERSION}
+        what = {**encoder, "images": images.model_dump(mode="json"), "version": FEATURES_VERSION}
         with FeatureCache(
             Workspace.at(store.root).vision_cache, digest_json(what)[:KEY_LENGTH], cache_gb * 1e9
         ) as cache:
-            return _features(folder, dataset, encoder, cache)
+            return _features(folder, dataset, encode, cache)
 
-    return store.build(FEATURES_STAGE, FEATURES_VERSION, images, inputs, write)
+    return store.build(FEATURES_STAGE, FEATURES_VERSION, images, {"data": data_md5, **encoder}, write)
 
 
 class _Encoder:

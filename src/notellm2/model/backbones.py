@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from notellm2.artifacts import digest_tree
 from notellm2.errors import InputError
 from notellm2.model.multimodal import VisionHalf, is_multimodal, language_half
-from notellm2.model.vision import has_class_token, summary_and_patches
+from notellm2.model.vision import has_class_token, register_tokens, summary_and_patches
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -66,6 +66,7 @@ class VisionEncoder:
         self.processor = processor
         self.digest = digest
         self._class_token = has_class_token(model)
+        self._registers = register_tokens(model.config)
         self._half = model if isinstance(model, VisionHalf) else None
         # Depthwise convolutions run about twice as fast on a CPU with channels last.
         self._channels_last = any(isinstance(m, nn.Conv2d) and m.groups > 1 for m in model.modules())
@@ -83,7 +84,8 @@ class VisionEncoder:
         pixels = self.processor(list(images), return_tensors="pt")["pixel_values"].to(device)
         if self._channels_last:
             pixels = pixels.contiguous(memory_format=torch.channels_last)
-        return summary_and_patches(self.model(pixel_values=pixels), self._class_token).float().cpu()
+        output = self.model(pixel_values=pixels)
+        return summary_and_patches(output, self._class_token, self._registers).float().cpu()
 
 
 def load_language_model(
@@ -148,6 +150,21 @@ def load_vision_encoder(name: str, revision: str | None = None) -> VisionEncoder
     if is_multimodal(model.config):
         return VisionEncoder(VisionHalf(model), processor, digest)
     return VisionEncoder(getattr(model, "vision_model", model), processor, digest)
+
+
+def left_out_tokens(name: str, revision: str | None = None) -> int:
+    """Tokens of a vision encoder's output that are neither summary nor patches, told by its configuration alone.
+
+    Raises:
+        InputError: it has no readable configuration.
+    """
+    from transformers import AutoConfig
+
+    source, commit = _located(name, revision)
+    try:
+        return register_tokens(AutoConfig.from_pretrained(source, revision=commit))
+    except (OSError, ValueError) as error:
+        raise InputError(f"backbone {name!r}: its configuration cannot be read: {error}") from error
 
 
 def backbone_digest(name: str, revision: str | None = None) -> str:

@@ -83,6 +83,8 @@ class BundleConfig(BaseModel):
     vision: str
     vision_digest: str
     revision: str | None
+    registers: int = 0
+    """Tokens of the vision encoder that are left out (`notellm2.model.stage.Backbones`)."""
 
 
 class Bundle:

@@ -29,7 +29,7 @@ from transformers import (
 
 from notellm2.model.network import NoteBatch, NoteLLM2, assemble
 from notellm2.model.prompt import Layout, encode_texts
-from notellm2.model.vision import has_class_token, summary_and_patches
+from notellm2.model.vision import has_class_token, register_tokens, summary_and_patches
 
 
 class NoteLLM2Config(PreTrainedConfig):
@@ -75,6 +75,7 @@ class NoteLLM2Model(PreTrainedModel):
         self.network = NoteLLM2(_half(config.llm), layout, self._settings, config.vision_width)
         self.vision = _half(config.vision)
         self._class_token = self.vision is not None and has_class_token(self.vision)
+        self._registers = 0 if self.vision is None else register_tokens(self.vision.config)
         self.post_init()  # type: ignore[no-untyped-call]
 
     @cached_property
@@ -104,7 +105,7 @@ class NoteLLM2Model(PreTrainedModel):
         if self.vision is not None:
             if pixel_values is None or has_image is None:
                 raise ValueError("this model reads images: pixel_values and has_image are needed")
-            seen = summary_and_patches(self.vision(pixel_values=pixel_values), self._class_token)
+            seen = summary_and_patches(self.vision(pixel_values=pixel_values), self._class_token, self._registers)
             # Half precision, as the features that it was trained on are stored.
             features = seen.half().float() * has_image[:, None, None]
         vectors: Tensor = self.network(NoteBatch(tokens, last, features)).multimodal_BD

@@ -20,13 +20,19 @@ STAGE, VERSION = "backbones", 1
 
 @dataclass(frozen=True)
 class Backbones:
-    """Where the two halves are: a folder or hub name each, and what identifies it."""
+    """Where the two halves are: a folder or hub name each, and what identifies it.
+
+    Attributes:
+        registers: tokens of the vision encoder's output that are left out, being neither summary nor patches. (They
+            once counted as patches: features of these encoders, and of no others, have another key since.)
+    """
 
     llm: str
     vision: str
     llm_digest: str
     vision_digest: str
     revision: str | None
+    registers: int = 0
 
     @classmethod
     def of(cls, artifact: Artifact) -> Backbones:
@@ -62,7 +68,7 @@ def build_backbones(
         images: bounds of decoding.
         progress: called with ("llm" or "vision", step, loss).
     """
-    from notellm2.model.backbones import backbone_digest
+    from notellm2.model.backbones import backbone_digest, left_out_tokens
 
     built = isinstance(config.llm, TinyLLMConfig) or isinstance(config.vision, TinyVisionConfig)
     digests = {
@@ -71,6 +77,9 @@ def build_backbones(
         if isinstance(value, str)
     }
     inputs: dict[str, Artifact | str] = dict(digests)
+    registers = left_out_tokens(config.vision, config.revision) if isinstance(config.vision, str) else 0
+    if registers:
+        inputs["registers"] = str(registers)
     if built:
         inputs |= {"data": data_md5, "pairs": pairs}
 
@@ -84,6 +93,7 @@ def build_backbones(
             "llm_digest": digests.get("llm") or backbone_digest(str(folder / "llm")),
             "vision_digest": digests.get("vision") or backbone_digest(str(folder / "vision")),
             "revision": config.revision,
+            **({"registers": registers} if registers else {}),
         }
         (folder / "backbones.json").write_text(json.dumps(named, indent=2) + "\n")
         return summary | named

@@ -217,6 +217,7 @@ def _leave(network: NoteLLM2, language: LanguageModel, named: Backbones, dataset
         vision=named.vision,
         vision_digest=named.vision_digest,
         revision=named.revision,
+        registers=named.registers,
     )
     save_bundle(given.folder / "bundle", network, language, config, _canaries(dataset))
     shutil.copyfile(given.work / loop.METRICS, given.folder / "metrics.jsonl")

@@ -46,7 +46,14 @@ def test_language_models_load(name: str, bos: bool, backbone: Backbone) -> None:
 
 @pytest.mark.parametrize(
     ("name", "tokens", "width"),
-    [("vit", 5, WIDTH), ("clip", 5, WIDTH), ("siglip", 5, WIDTH), ("dinov2", 5, WIDTH), ("mobilenet", 5, 128)],
+    [
+        ("vit", 5, WIDTH),
+        ("clip", 5, WIDTH),
+        ("siglip", 5, WIDTH),
+        ("dinov2", 5, WIDTH),
+        ("dinov2-registers", 5, WIDTH),
+        ("mobilenet", 5, 128),
+    ],
 )
 def test_vision_encoders_load_and_encode(name: str, tokens: int, width: int, backbone: Backbone) -> None:
     vision = load_vision_encoder(str(backbone(name)))
@@ -72,6 +79,15 @@ def test_summary_is_cls_or_pooled_or_the_mean(backbone: Backbone) -> None:
     torch.testing.assert_close(siglip.features([RED])[:, 1:], output.last_hidden_state.detach())
     features = load_vision_encoder(str(backbone("mobilenet"))).features([RED])
     torch.testing.assert_close(features[:, 0], features[:, 1:].mean(1), atol=1e-5, rtol=1e-4)
+
+
+def test_registers_are_no_patches(backbone: Backbone) -> None:
+    vision = load_vision_encoder(str(backbone("dinov2-registers")))
+    last = vision.model(pixel_values=vision.processor([RED], return_tensors="pt")["pixel_values"]).last_hidden_state
+    assert last.shape[1] == 1 + 3 + 4
+    torch.testing.assert_close(vision.features([RED]), last[:, [0, 4, 5, 6, 7]].detach())
+    assert backbones.left_out_tokens(str(backbone("dinov2-registers"))) == 3
+    assert backbones.left_out_tokens(str(backbone("clip"))) == 0
 
 
 def test_digest_follows_the_bytes(backbone: Backbone, tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def exported(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("micl + late", "lora", "qwen3", "clip", 16),
         ("micl", "full", "qwen2", "siglip", 16),
         ("basic", "lora", "gpt2", "mobilenet", 128),
-        ("late", "frozen", "llama", "dinov2", 16),
+        ("late", "frozen", "llama", "dinov2-registers", 16),
         ("text", "lora", "llama", "vit", 16),
         ("vision", "frozen", "llama", "clip", 16),
     ],

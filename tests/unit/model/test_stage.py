@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from notellm2.artifacts import Artifact, digest_tree
+from notellm2.embedding.stage import vision_features
 from notellm2.errors import InputError
 from notellm2.model import stage
 from notellm2.model.backbones import load_language_model, load_vision_encoder
@@ -43,6 +46,18 @@ def test_folders_are_named_not_copied(stages: Stages, backbone: Backbone) -> Non
     assert named.llm_digest == digest_tree(backbone("gpt2"))
     assert sorted(artifact.manifest["files"]) == ["backbones.json"]
     assert MD5 not in artifact.manifest["inputs"].values(), "named backbones do not depend on the data"
+
+
+def test_an_encoder_with_registers_has_keys_of_its_own(stages: Stages, backbone: Backbone) -> None:
+    """Registers once counted as patches: features made then are not those of today. Other encoders keep their keys."""
+    named = BACKBONES.model_copy(update={"vision": str(backbone("dinov2-registers"))})
+    assert Backbones.of(build(stages, named)).registers == 3
+    assert build(stages, named).manifest["inputs"]["registers"] == "3"
+    other = build(stages, BACKBONES.model_copy(update={"vision": str(backbone("clip"))}))
+    assert "registers" not in {**other.manifest["inputs"], **json.loads(other.file("backbones.json").read_text())}
+    features = vision_features(stages.store, stages.dataset, MD5, build(stages, named), ImageLimits())
+    assert features.summary["tokens"] == 5
+    assert features.manifest["inputs"]["registers"] == "3"
 
 
 def test_one_may_be_named_and_the_other_built(stages: Stages, backbone: Backbone) -> None:

@@ -165,6 +165,22 @@ def save_dinov2(folder: Path) -> None:
     _save(folder, Dinov2Model(config), processor)
 
 
+def save_dinov2_registers(folder: Path) -> None:
+    from transformers import BitImageProcessor, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+
+    config = Dinov2WithRegistersConfig(
+        image_size=32,
+        patch_size=16,
+        hidden_size=WIDTH,
+        mlp_ratio=2,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_register_tokens=3,
+    )
+    processor = BitImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    _save(folder, Dinov2WithRegistersModel(config), processor)
+
+
 def save_mobilenet(folder: Path) -> None:
     from transformers import MobileNetV2Config, MobileNetV2ImageProcessor, MobileNetV2Model
 
@@ -241,6 +257,7 @@ SAVE: dict[str, Callable[[Path], None]] = {
     "clip": save_clip,
     "siglip": save_siglip,
     "dinov2": save_dinov2,
+    "dinov2-registers": save_dinov2_registers,
     "mobilenet": save_mobilenet,
 }
 
