@@ -60,7 +60,7 @@ def measure_saliency(
             raise InputError(f"{pairs.file('test.parquet')}: {len(test)} test pairs; saliency needs at least two")
         chosen = np.random.default_rng(seed).permutation(len(test))[:count]
         rows = np.array([[ids[test[i]["query_id"]], ids[test[i]["target_id"]]] for i in sorted(chosen)], np.int64)
-        bundle = Bundle.load(training.file("bundle"))
+        bundle = Bundle.load(training.file("bundle"), device="cpu")
         texts = token_texts(store, dataset, data_md5, bundle.tokenizer, bundle.config.model)
         vision = np.load(features.file("features.npy"), mmap_mode="r") if bundle.config.model.reads_images else None
         source = NoteSource(bundle.network.layout, texts, vision)

@@ -164,11 +164,9 @@ def embed(store: Store, dataset: Dataset, data_md5: str, training: Artifact, fea
         from notellm2.model.attention import attend_fast
         from notellm2.model.bundle import Bundle
         from notellm2.model.source import Modality, NoteSource, embed_rows, shuffled_images
-        from notellm2.training.team import Team
         from notellm2.training.texts import token_texts
 
         bundle = Bundle.load(training.file("bundle"))
-        bundle.network.to(Team.alone().device)
         notes = dataset.texts()
         vision = np.load(features.file("features.npy"), mmap_mode="r")
         texts = token_texts(store, dataset, data_md5, bundle.tokenizer, bundle.config.model)

@@ -110,8 +110,13 @@ class Bundle:
         return self.network.head.out_features
 
     @classmethod
-    def load(cls, folder: Path, *, check: bool = True) -> Bundle:
+    def load(cls, folder: Path, *, check: bool = True, device: torch.device | str | None = None) -> Bundle:
         """Load a bundle and check its canary.
+
+        Args:
+            folder: of the bundle.
+            check: whether the canary is embedded and compared.
+            device: of network and vision encoder; None: the GPU if there is one. (A 4-bit LLM keeps its own.)
 
         Raises:
             InputError: the folder is no bundle.
@@ -134,10 +139,14 @@ class Bundle:
         network = NoteLLM2(
             language.model, layout(language.tokenizer, config.model), config.model, vision.width if vision else 0
         )
-        if language.model is not None:
-            # 4-bit weights are on a GPU already, where there is one.
-            network.to(next(language.model.parameters()).device)
         _load_heads(network, folder / "heads.safetensors")
+        if device is None:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if config.model.base_weights == "nf4" and language.model is not None:
+            device = next(language.model.parameters()).device
+        network.to(device)
+        if vision is not None:
+            vision.model.to(device)
         bundle = cls(config, network, language.tokenizer, vision)
         if check:
             bundle.check_canary(folder)
@@ -256,7 +265,7 @@ def save_bundle(
         shutil.copytree(config.vision, folder / "base" / "vision", copy_function=shutil.copyfile)
     digests = {name: digest_file(folder / name) for name in _own_files(folder)}
     (folder / _FILES).write_text(json.dumps(digests, indent=1, sort_keys=True) + "\n")
-    loaded = Bundle.load(folder, check=False)
+    loaded = Bundle.load(folder, check=False, device="cpu")
     embedded = loaded.embed(canaries)
     trained = Bundle(config, network, language.tokenizer, loaded.vision).embed(canaries)
     worst = float(np.abs(embedded - trained).max())

@@ -72,7 +72,7 @@ def export_bundle(
     if onnx:
         _require_onnx()
     progress(f"loading {bundle}")
-    loaded = Bundle.load(bundle)
+    loaded = Bundle.load(bundle, device="cpu")
     if loaded.config.model.base_weights == "nf4":
         raise InputError(f"{bundle}: its LLM is held in 4 bits, which no plain folder keeps; train with bf16 to export")
     if loaded.config.model.connector.kind == "none":

@@ -140,6 +140,16 @@ def flip(path: Path, at: int = -5) -> None:
     path.write_bytes(data)
 
 
+def test_network_and_encoder_go_to_the_device_that_is_asked_for(folder: Path) -> None:
+    """ "meta" stands for a GPU: weights that are moved there, heads and encoder too, and cannot be read."""
+    bundle = Bundle.load(folder, check=False, device="meta")
+    assert bundle.vision is not None
+    for module in (bundle.network, bundle.vision.model):
+        assert {p.device.type for p in module.parameters()} == {"meta"}
+    here = Bundle.load(folder)
+    assert {p.device.type for p in here.network.parameters()} == {"cuda" if torch.cuda.is_available() else "cpu"}
+
+
 def test_heads_hold_every_weight_outside_the_llm(folder: Path) -> None:
     heads = load_file(folder / "heads.safetensors")
     assert {name.split(".")[0] for name in heads} == {"connector", "fusion", "head", "image_word", "log_scale"}
