@@ -2,7 +2,7 @@
 # The project's image: worker, Prefect server, serving, one-shots. One image, so that a server and its clients cannot
 # differ in version. Installed from constraints.txt, runs as nobody in particular, needs no writable root.
 #   docker build --tag notellm2:0.1.0 .
-#   docker build --tag notellm2-gpu:0.1.0 --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu128 .
+#   docker build --tag notellm2-gpu:0.1.0 --build-arg TORCH_INDEX=https://pypi.org/simple .
 
 FROM python:3.11.15-slim-trixie AS build
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -55,6 +55,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     NUMBA_CACHE_DIR=/tmp/numba \
     MPLCONFIGDIR=/tmp/matplotlib \
     PYTHONUNBUFFERED=1 \
+    GIT_PYTHON_REFRESH=quiet \
     NOTELLM2_COMMIT=$COMMIT
 USER 10001:10001
 CMD ["python", "-m", "notellm2", "--help"]

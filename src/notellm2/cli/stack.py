@@ -72,12 +72,14 @@ def up(
 
 
 @stack_commands.command()
-def down(env: EnvOption = ENV, compose: ComposeOption = COMPOSE, state: StateOption = STATE) -> None:
+def down(state: StateOption = STATE) -> None:
     """Stop the servers, last started first, and whatever a crash left behind. Data stays.
 
     Example: notellm2 stack down
     """
-    left = open_stack(env, compose, state).down()
+    from notellm2.stack import native
+
+    left = native.down(state)
     typer.echo(f"down{f'; {left} processes without a supervisor were ended' if left else ''}")
 
 

@@ -48,6 +48,17 @@ def set_up(client: Any, bucket: str) -> bool:
     return made
 
 
+def answers_anybody(anonymous: Any, bucket: str) -> bool:
+    """Whether a client without a key may list a bucket."""
+    from botocore.exceptions import ClientError
+
+    try:
+        anonymous.list_objects_v2(Bucket=bucket, MaxKeys=1)
+    except ClientError:
+        return False
+    return True
+
+
 def _refuse_unconditional(client: Any, bucket: str) -> None:
     prefix = f"_checks/{uuid.uuid4().hex}"
     keys = [f"{prefix}/one", f"{prefix}/race"]
@@ -92,6 +103,8 @@ def _unsafe(what: str) -> str:
 def main() -> int:
     """Set up the bucket that ``S3_BUCKET`` names, at ``AWS_ENDPOINT_URL``."""
     import boto3
+    from botocore import UNSIGNED
+    from botocore.client import Config
 
     bucket = os.environ["S3_BUCKET"]
     try:
@@ -100,6 +113,8 @@ def main() -> int:
         sys.stderr.write(f"error: {error}\n")
         return 2
     sys.stdout.write(f"bucket {bucket}: {'made' if made else 'there'}; conditional writes work\n")
+    if answers_anybody(boto3.client("s3", config=Config(signature_version=UNSIGNED)), bucket):
+        sys.stdout.write(f"WARNING: the object store shows the bucket {bucket} to whoever asks, without a key\n")
     return 0
 
 

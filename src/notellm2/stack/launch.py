@@ -24,7 +24,7 @@ def launch(state: StateFolder, name: str) -> None:
     program = Program.read(state.program(name))
     end_processes(state, service=name)
     state.launched(name).write_text(program.digest())
-    environment = {**program.environment, **state.marks(name)}
+    environment = {**program.whole_environment(), **state.marks(name)}
     if program.user and os.geteuid() == 0:
         entry = pwd.getpwnam(program.user)
         environment.update(HOME=entry.pw_dir, USER=entry.pw_name, LOGNAME=entry.pw_name)

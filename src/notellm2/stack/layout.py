@@ -28,13 +28,15 @@ class Program:
 
     Attributes:
         command: program and arguments.
-        environment: its whole environment.
+        environment: what it is given.
+        inherited: what it takes from the environment of `up`, where the service is not given the same.
         folder: where it starts.
         user: system user it becomes where we are root; empty: nobody else.
     """
 
     command: tuple[str, ...]
     environment: Mapping[str, str]
+    inherited: Mapping[str, str]
     folder: str
     user: str = ""
 
@@ -48,9 +50,13 @@ class Program:
         """What `read` reads."""
         return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True)
 
+    def whole_environment(self) -> dict[str, str]:
+        """All variables of its process."""
+        return {**self.inherited, **self.environment}
+
     def digest(self) -> str:
-        """Tells two definitions apart, so that a changed one is restarted."""
-        return hashlib.sha256(self.text().encode()).hexdigest()
+        """Tells two definitions apart, so that a changed one is restarted; another shell's PATH is no change."""
+        return hashlib.sha256(dataclasses.replace(self, inherited={}).text().encode()).hexdigest()
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from notellm2.stack.starting import ServiceFailed, Start, last_lines, passes_che
 from notellm2.stack.supervised import ENDED, RUNNING, Supervisor
 from notellm2.workspace import Locked, file_lock
 
-__all__ = ["ServiceFailed", "ServiceStatus", "Stack", "last_lines"]
+__all__ = ["ServiceFailed", "ServiceStatus", "Stack", "down", "last_lines"]
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class Stack:
         """
         names = self.names(services)
         self._make_folders(names)
-        with self._alone("up"):
+        with _alone(self.state, "up"):
             programs = {name: self._program(self.services[name]) for name in names}
             if not self._supervisor.is_running() and (ended := end_processes(self.state)):
                 self._say(f"ended {ended} processes that a killed supervisor left behind")
@@ -190,7 +190,7 @@ class Stack:
         self._known(name)
         if self._supervisor.process(name) is None:
             raise InputError(f"{name} does not run here; `notellm2 stack up` starts it")
-        with self._alone("restart"):
+        with _alone(self.state, "restart"):
             self._supervisor.stop_service(name)
             self._start({name: Program.read(self.state.program(name))})
 
@@ -203,11 +203,7 @@ class Stack:
         Raises:
             InputError: an `up` is at work.
         """
-        if not self.state.root.is_dir():
-            return 0
-        with self._alone("down"):
-            self._supervisor.shutdown()
-            return end_processes(self.state)
+        return down(self.state.root)
 
     # Steps.
 
@@ -216,17 +212,10 @@ class Stack:
             raise InputError(f"there is no service {name}; there are {', '.join(self.services)}")
         return self.services[name]
 
-    @contextlib.contextmanager
-    def _alone(self, purpose: str) -> Iterator[None]:
-        with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(file_lock(self.state.root / ".lock", f"stack {purpose}", timeout_s=0))
-            except Locked as locked:
-                raise InputError(f"state folder {self.state.root}: in use by {locked.holder}; wait for it") from None
-            yield
-
     def _make_folders(self, names: Iterable[str]) -> None:
         root = self.state.root
+        if found := set("%;#\n") & set(str(root)):
+            raise InputError(f"state folder {root}: {''.join(found)!r} in a path is not what supervisor would read")
         if root.is_dir() and any(root.iterdir()) and not self.state.programs.is_dir():
             raise InputError(f"state folder {root}: holds something else; choose an empty one with --state")
         try:
@@ -315,10 +304,34 @@ class Stack:
         return sum(1 for _ in processes(self.state))
 
 
+def down(state: Path) -> int:
+    """As `Stack.down`, for a state folder alone: settings that have become unfit since keep nobody from stopping.
+
+    Raises:
+        InputError: an `up` is at work.
+    """
+    folder = StateFolder(state.absolute())
+    if not folder.programs.is_dir():
+        return 0
+    with _alone(folder, "down"):
+        Supervisor(folder).shutdown()
+        return end_processes(folder)
+
+
+@contextlib.contextmanager
+def _alone(state: StateFolder, purpose: str) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(file_lock(state.root / ".lock", f"stack {purpose}", timeout_s=0))
+        except Locked as locked:
+            raise InputError(f"state folder {state.root}: in use by {locked.holder}; wait for it") from None
+        yield
+
+
 def _is_postgres(service: Service) -> bool:
     return service.command[:1] == ("postgres",)
 
 
 def _with_path(program: Program, folder: Path) -> Program:
-    path = os.pathsep.join([str(folder), program.environment.get("PATH", os.defpath)])
-    return replace(program, environment={**program.environment, "PATH": path})
+    path = os.pathsep.join([str(folder), program.inherited.get("PATH", os.defpath)])
+    return replace(program, inherited={**program.inherited, "PATH": path})

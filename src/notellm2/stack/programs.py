@@ -67,7 +67,8 @@ class Surroundings:
         folder = self._path(service.working_dir or IMAGE_FOLDER)
         return Program(
             command=self.command(service.command),
-            environment={**inherited, **self.environment(service)},
+            environment=self.environment(service),
+            inherited=inherited,
             folder=str(folder),
             user=service.native.user,
         )

@@ -119,7 +119,7 @@ def passes_check(surroundings: Surroundings, service: Service, program: Program)
     try:
         done = subprocess.run(
             surroundings.command(service.health.test),
-            env=dict(program.environment),
+            env=program.whole_environment(),
             cwd="/",
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -134,6 +134,6 @@ def passes_check(surroundings: Surroundings, service: Service, program: Program)
 def last_lines(path: Path, count: int) -> list[str]:
     """The last lines of a log; none where it is not there."""
     with contextlib.suppress(FileNotFoundError), path.open("rb") as handle:
-        handle.seek(max(0, path.stat().st_size - 200 * count))
+        handle.seek(max(0, path.stat().st_size - 400 * count))
         return handle.read().decode(errors="replace").splitlines()[-count:]
     return []

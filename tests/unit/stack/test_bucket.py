@@ -7,9 +7,10 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 
 from notellm2.errors import InputError
-from notellm2.stack.bucket import set_up
+from notellm2.stack.bucket import answers_anybody, set_up
 
 
 @pytest.fixture
@@ -62,3 +63,14 @@ def test_a_store_that_ignores_a_condition_is_refused(client: Any, condition: str
 def test_a_store_that_checks_first_and_writes_afterwards_is_refused(client: Any) -> None:
     with pytest.raises(InputError, match="lets 8 of 8 writers with one IfNoneMatch win"):
         set_up(Unfit(client, races=True), "racy")
+
+
+class Refusing:
+    def list_objects_v2(self, **_: Any) -> Any:
+        raise ClientError({"Error": {"Code": "AccessDenied"}}, "ListObjectsV2")
+
+
+def test_a_store_that_answers_anybody_is_known(client: Any) -> None:
+    set_up(client, "open-to-all")
+    assert answers_anybody(client, "open-to-all")
+    assert not answers_anybody(Refusing(), "closed")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import socket
@@ -87,19 +86,19 @@ def stack_of(tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch) -
     ports = {name: free_port() for name in ("SERVING_PORT", "MLFLOW_PORT")}
     made = []
 
-    def make(services: str, **values: object) -> Stack:
+    def make(services: str, state: str = "state", **values: object) -> Stack:
         lines = [line for line in env_file.read_text().splitlines() if line.split("=")[0] not in {**ports, **values}]
         lines += [f"{name}={value}" for name, value in {**ports, **values}.items()]
         env_file.write_text("\n".join(lines) + "\n")
         compose = tmp_path / "docker-compose.yml"
         compose.write_text(services)
-        made.append(Stack(Settings.load(env_file), compose, tmp_path / "state", say=said.append))
+        made.append(Stack(Settings.load(env_file), compose, tmp_path / state, say=said.append))
         return made[-1]
 
     yield make
-    with contextlib.suppress(IndexError):
-        made[-1].down()
-        assert made[-1].running() == 0
+    for stack in made:
+        stack.down()
+        assert stack.running() == 0
 
 
 def states(stack: Stack) -> dict[str, str]:
@@ -144,6 +143,16 @@ def test_up_again_leaves_running_what_has_not_changed(stack_of: Callable[..., St
     assert changed.pid("web") != pid
     assert "web: its definition has changed, restarting it" in said
     assert psutil.Process(changed.pid("web")).environ()["COLOUR"] == "red"
+
+
+def test_another_shell_is_no_change(stack_of: Callable[..., Stack], monkeypatch: pytest.MonkeyPatch) -> None:
+    stack = stack_of(WEB)
+    stack.up()
+    pid = stack.pid("web")
+    monkeypatch.setenv("LANG", "C.UTF-8")
+    monkeypatch.setenv("PATH", f"/somewhere:{os.environ['PATH']}")
+    stack_of(WEB).up()
+    assert stack.pid("web") == pid
 
 
 def test_a_service_gets_no_setting_of_the_surroundings(
@@ -204,6 +213,16 @@ def test_down_and_up_find_what_a_killed_supervisor_left(stack_of: Callable[..., 
     stack.up()
     assert "ended 1 processes that a killed supervisor left behind" in said
     assert states(stack)["web"] == "healthy"
+
+
+def test_down_needs_no_settings(stack_of: Callable[..., Stack], tmp_path: Path) -> None:
+    stack = stack_of(WEB)
+    stack.up()
+    (tmp_path / ".env").unlink()
+    command = [sys.executable, "-m", "notellm2", "stack", "down", "--state", str(tmp_path / "state")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "down\n")
+    assert stack.running() == 0
 
 
 def test_a_killed_up_can_be_taken_down(stack_of: Callable[..., Stack], tmp_path: Path) -> None:
@@ -276,6 +295,15 @@ def test_a_long_state_folder_still_has_a_socket(tmp_path: Path) -> None:
     assert short.socket == Path("/s/supervisor.sock")
     assert len(os.fsencode(long.socket)) <= 100
     assert long.socket != StateFolder(tmp_path / ("y" * 120)).socket
+
+
+def test_a_folder_may_have_nearly_any_name(stack_of: Callable[..., Stack]) -> None:
+    stack = stack_of(WEB, state='it\'s \\ ${HOME} (1), "my" \u6587')
+    stack.up()
+    assert states(stack)["web"] == "healthy"
+    assert stack.log_path("web").exists()
+    with pytest.raises(InputError, match="'%' in a path"):
+        stack_of(WEB, state="50%").up()
 
 
 def test_secrets_lie_only_where_their_owner_reads_them(stack_of: Callable[..., Stack]) -> None:
