@@ -127,6 +127,8 @@ def load_tokenizer(name: str, digest: str, revision: str | None = None) -> Langu
 def load_language_head(name: str, revision: str | None = None) -> Tensor:
     """The weight of an LLM's language-model head, float32[W, H]: what turns a hidden state into scores of words.
 
+    Of the LLM only its words are read beside it, no layer.
+
     Raises:
         InputError: as `load_language_model`; also a checkpoint without a head, which names it as missing.
     """
@@ -230,12 +232,15 @@ def _load(name: str, revision: str | None, *, head: bool = False, **options: Any
         auto: Any = AutoModelForCausalLM if head else AutoModel
         if is_multimodal(config):
             auto = AutoModelForImageTextToText
+        if head:
+            options["config"] = _without_layers(config)
         with quiet():
             model, report = auto.from_pretrained(source, revision=commit, output_loading_info=True, **options)
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"backbone {name!r}: cannot be loaded: {error}") from error
     missing = sorted(k for k in report["missing_keys"] if not _POOLERS.search(k))
     unexpected = sorted(k for k in report["unexpected_keys"] if not _TASK_HEADS.match(k) and not _POOLERS.search(k))
+    unexpected = [] if head else unexpected  # the layers, which are not wanted
     mismatched = sorted(str(k) for k in report["mismatched_keys"])
     if missing or unexpected or mismatched:
         found = {"missing": missing, "unexpected": unexpected, "of another shape": mismatched}
@@ -244,6 +249,15 @@ def _load(name: str, revision: str | None, *, head: bool = False, **options: Any
         ]
         raise InputError(f"backbone {name!r}: its weights do not fit its configuration\n" + "\n".join(lines))
     return model, digest
+
+
+def _without_layers(config: Any) -> Any:
+    """A configuration of the same LLM with no layer between words and head; changed in place."""
+    text = config.get_text_config()
+    text.num_hidden_layers = 0
+    if getattr(text, "layer_types", None):
+        text.layer_types = []
+    return config
 
 
 @torch.no_grad()

@@ -62,8 +62,7 @@ NARROW_TOLERANCE = 2e-2
 CANARIES = 4
 _FILES = "files.json"
 _FOLDER = "folder:"
-"""Begins the name of a backbone that came from a local folder; its digest follows. Where it lay is nobody's affair, and
-would give bundles of one model other bytes on every machine."""
+"""Begins the name of a backbone from a local folder; its digest follows, not its place: one model, the same bytes."""
 
 
 class BundleError(RuntimeError):

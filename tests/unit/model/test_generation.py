@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
 from notellm2.errors import InputError
+from notellm2.model import backbones
 from notellm2.model.backbones import load_language_head, load_language_model
 from notellm2.model.generation import Exercises, generation_loss
 from notellm2.model.prompt import encode_texts
@@ -88,6 +93,28 @@ def test_the_loss_is_the_whole_models_own(llm: str, backbone: Backbone) -> None:
         expected = whole(input_ids=tokens, labels=labels).loss
         found = generation_loss(language.module.eval(), head, tokens, answers)
     assert float(found) / int(answers.sum()) == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("llm", ["llama", "qwen2", "qwen3", "gpt2", "qwen2-vl", "smolvlm"])
+def test_the_head_comes_without_the_layers(llm: str, backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    auto = AutoModelForImageTextToText if llm in ("qwen2-vl", "smolvlm") else AutoModelForCausalLM
+    expected = auto.from_pretrained(backbone(llm), dtype=torch.float32).get_output_embeddings().weight
+    loaded = []
+    real = backbones._load
+    monkeypatch.setattr(backbones, "_load", lambda *a, **k: loaded.append(real(*a, **k)) or loaded[0])
+    assert load_language_head(str(backbone(llm))).equal(expected)
+    base = loaded[0][0].base_model
+    language = getattr(base, "language_model", getattr(base, "text_model", base))
+    assert not [name for name, _ in language.named_parameters() if re.search(r"\b(layers|h)\.\d", name)]
+
+
+def test_a_checkpoint_without_a_head_is_named(backbone: Backbone, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(backbone("llama"), tmp_path / "llama"))
+    weights = load_file(folder / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match=r"missing: lm_head\.weight"):
+        load_language_head(str(folder))
 
 
 def test_answers_are_cut_and_a_note_cannot_end_one_early(backbone: Backbone) -> None:
