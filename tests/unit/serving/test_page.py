@@ -11,10 +11,10 @@ from urllib.parse import quote
 
 import pytest
 
-from notellm2.artifacts import Artifact
+from notellm2.artifacts import Store
 from notellm2.serving.page import Page
-from tests.unit.index.examples import publish
-from tests.unit.serving.conftest import ODD
+from tests.unit.index.examples import clustered, index_artifact, publish
+from tests.unit.serving.conftest import NOTES, ODD
 from tests.unit.serving.test_server import Process
 
 
@@ -45,16 +45,19 @@ def shown(chromium: str, address: str) -> str:
 
 
 @pytest.mark.browser
-def test_a_browser_shows_the_neighbours_as_text(chromium: str, published: Path, indexes: list[Artifact]) -> None:
-    pointer = publish(published, indexes[0], model_version="7")
+def test_a_browser_shows_the_neighbours_as_text(chromium: str, published: Path, tmp_path: Path) -> None:
+    ids, titles = ["asked", ODD, *(f"m{row}" for row in range(2, NOTES))], ["", "", *["<i>Walk</i>"] * (NOTES - 2)]
+    index = index_artifact(Store(tmp_path / "store"), clustered(NOTES), ids=ids, titles=titles)
+    pointer = publish(published, index, model_version="7")
     with Process(published) as service:
         body = shown(chromium, f"{service.url}/#asked")
         assert body.count("<li>") == 10
+        assert body.count("&lt;i&gt;Walk&lt;/i&gt;") >= 9
+        assert "<i>" not in body
         assert "notes version 7" in body
         assert pointer.version in body
         odd = shown(chromium, f"{service.url}/#{quote(ODD, safe='')}")
-        assert "a/b ?#é&lt;b&gt;" in odd
-        assert "<b>a/b" in odd, "in bold as text"
-        unknown = shown(chromium, f"{service.url}/#m0-39x")
-        assert '<a href="#m0-39">m0-39</a>' in unknown
+        assert "<b>a/b ?#é&lt;b&gt;</b>" in odd, "in bold as text"
+        unknown = shown(chromium, f"{service.url}/#m39x")
+        assert '<a href="#m39">m39</a>' in unknown
         assert "<li>" not in unknown
