@@ -19,6 +19,7 @@ from notellm2.stack import postgres
 from notellm2.stack.native import Stack
 from notellm2.stack.settings import Settings, write_secrets
 from tests.conftest import ROOT
+from tests.stack.outage import MODEL, Retraining, retrain_through_an_outage
 from tests.unit.index import s3_server
 
 _OF_SERVICES = re.compile(r"(MLFLOW|PREFECT|AWS|NOTELLM2|POSTGRES|S3|PG)[A-Z0-9_]*")
@@ -147,3 +148,14 @@ def stack(stack_folder: Callable[[], Path]) -> Iterator[RunningStack]:
             yield RunningStack(native, settings, env_file, root)
         finally:
             native.down()
+
+
+@pytest.fixture(scope="session")
+def through_outage(stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) -> Retraining:
+    """A retraining by a trainer while the servers went away, then its promotion: refused as trainer, then done."""
+    place = retrain_through_an_outage(stack, tmp_path_factory.mktemp("outage"))
+    command = ("-m", "notellm2", "promote", "1", "--model", MODEL, "--store", "store", "--reason", "the tests say so")
+    place.run("promote as trainer", *command, user="trainer")
+    place.run("promote", *command, user="trainer", promoting=True)
+    place.run("history", "-m", "notellm2", "history", "--store", "store", user="reader")
+    return place

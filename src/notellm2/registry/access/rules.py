@@ -13,14 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from notellm2.registry import names
+
 TRAINER_ALIAS = "challenger"
 """The one alias that a trainer may move: the candidate put forward."""
 
-PROMOTER_TAGS = ("notellm2.ledger.", "notellm2.promoted_")
+PROMOTER_TAGS = (f"{names.PREFIX}ledger.", f"{names.PREFIX}promoted_")
 """How the tags begin that record a promotion on a version: a rollback trusts them."""
 
-_HIDDEN_TAGS = ("mlflow.prompt.",)
 # A version that says it is a prompt is hidden from who may read models.
+_HIDDEN_TAGS = ("mlflow.prompt.",)
+# A version that says it is another bundle's would no longer be found where the pointer names it.
+_FIXED_TAGS = (names.BUNDLE,)
 
 _READ = frozenset(
     {
@@ -146,6 +150,9 @@ def refusal(
         return f"{operation} is for {' or '.join(able) if able else 'administrators'}"
     if finished_model:
         return "the files of a finished model do not change: register another version"
+    fixed = sorted(set(tags) & set(_FIXED_TAGS))
+    if fixed and operation == "SetModelVersionTag":
+        return f"tag {fixed[0]!r} is given to a version when it is made, and stays"
     if "promoter" in held:
         return None
     if alias is not None and alias != TRAINER_ALIAS:

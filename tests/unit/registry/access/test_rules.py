@@ -65,8 +65,14 @@ def test_only_a_promoter_removes_an_alias() -> None:
 @pytest.mark.parametrize("operation", ["SetModelVersionTag", "CreateModelVersion"])
 @pytest.mark.parametrize("tag", [*(f"{prefix}x" for prefix in PROMOTER_TAGS), "mlflow.prompt.is_prompt"])
 def test_the_record_of_a_promotion_is_not_a_trainers_to_write(operation: str, tag: str) -> None:
-    assert refusal(["trainer"], operation, tags=["notellm2.gate", "notellm2.bundle"]) is None
+    assert refusal(["trainer"], operation, tags=["notellm2.gate"]) is None
     assert tag in str(refusal(["trainer"], operation, tags=["notellm2.gate", tag]))
+
+
+def test_whose_bundle_a_version_is_does_not_change() -> None:
+    assert refusal(["trainer"], "CreateModelVersion", tags=["notellm2.bundle"]) is None
+    for role in ("trainer", "promoter"):
+        assert "stays" in str(refusal([role], "SetModelVersionTag", tags=["notellm2.bundle"]))
 
 
 @pytest.mark.parametrize("roles", [["trainer"], ["promoter", "trainer"]])
