@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from notellm2.registry.access.rules import GRANTS, PROMOTER_TAGS, ROLES, refusal
+from tests.conftest import ROOT
 
+_SOURCE = {"PYTHONPATH": str(ROOT / "src")}
 DESTRUCTIVE = ("Delete", "Restore", "Rename", "Transition")
 
 
@@ -95,3 +100,15 @@ def test_what_is_not_listed_is_refused_and_the_refusal_says_who_may() -> None:
         refusal(["reader"], "SetRegisteredModelAlias", alias="x")
         == "SetRegisteredModelAlias is for trainer or promoter"
     )
+
+
+def test_the_package_needs_only_what_the_servers_image_has() -> None:
+    """Before it calls MLflow it has imported the standard library and our own light modules alone."""
+    code = (
+        "import sys; import notellm2.registry.access.app, notellm2.registry.access.people\n"
+        "import notellm2.registry.access.__main__\n"
+        "print(*sorted({m.partition('.')[0] for m in sys.modules} - set(sys.stdlib_module_names)))"
+    )
+    done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, env=_SOURCE, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) <= {"__main__", "notellm2"}
