@@ -60,7 +60,7 @@ class Retraining:
     def environment(self, user: str, *, promoting: bool = False) -> dict[str, str]:
         """A client's, its password in a file; with `promoting` the promoter's beside it."""
         own = {**self.stack.env(user), "NOTELLM2_PUBLISHED": self.published, "PYTHONPATH": str(ROOT)}
-        own |= {"NOTELLM2_CACHE": str(self.root / "cache"), "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0.5"}
+        own |= {"NOTELLM2_CACHE": str(self.root / "cache"), "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1"}
         del own["MLFLOW_TRACKING_PASSWORD"]
         own["MLFLOW_TRACKING_PASSWORD_FILE"] = str(self._secret(user))
         if promoting:
