@@ -21,6 +21,7 @@ import json
 import os
 import posixpath
 import re
+import stat
 import tempfile
 from collections.abc import Awaitable, Callable
 from hashlib import sha256
@@ -70,8 +71,8 @@ def create_app() -> Any:
     # Not for what this process starts.
     del os.environ["MLFLOW_AUTH_CONFIG_PATH"], os.environ["MLFLOW_AUTH_ADMIN_PASSWORD"]
     # Workers start at once, and on a new database each would make the tables.
-    lock = Path(tempfile.gettempdir()) / f"notellm2-mlflow-{sha256(database.encode()).hexdigest()[:16]}.lock"
-    with file_lock(lock, "making MLflow's user tables", timeout_s=120):
+    lock = f"{sha256(database.encode()).hexdigest()[:16]}.lock"
+    with file_lock(_own_folder() / lock, "making MLflow's user tables", timeout_s=120):
         served = auth.create_app(flask_app)
         if not auth.store.authenticate_user(ADMIN, password):
             auth.store.update_user(ADMIN, password=password)
@@ -79,6 +80,16 @@ def create_app() -> Any:
     if served is not flask_app:
         _guard_native(served)
     return served
+
+
+def _own_folder() -> Path:
+    """A folder for lock files that no other user of this machine can have laid a link into."""
+    folder = Path(tempfile.gettempdir()) / f"notellm2-mlflow-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise InputError(f"{folder}: expected a folder of this user; remove it, or set TMPDIR to another place")
+    return folder
 
 
 def _required(name: str) -> str:
