@@ -182,9 +182,8 @@ async def _make_automations(
                 continue
             if before is None:
                 await client.create_automation(made)
-            elif (wanted_now := _switched_as(made, before)).model_dump() != before.model_dump(exclude={"id"}):
-                # Only then: an update forgets which runs it is waiting to hear of.
-                await client.update_automation(before.id, wanted_now)
+            elif (update := updated(before, made)) is not None:
+                await client.update_automation(before.id, update)
             lines.append(f"Automation:   {made.name.removeprefix(alerts.PREFIX)}")
         for name, gone in known.items():
             await client.delete_automation(gone.id)
@@ -192,9 +191,15 @@ async def _make_automations(
     return lines
 
 
-def _switched_as(made: AutomationCore, before: Automation) -> AutomationCore:
-    """The automation as the file has it, on or off as somebody has left it; every field set, as updates need it."""
-    return type(made).model_validate({**made.model_dump(), "enabled": before.enabled})
+def updated(before: Automation, made: AutomationCore) -> AutomationCore | None:
+    """What an automation is to become; None: it is so already, and an update would forget whom it is waiting for.
+
+    On or off as somebody has left it. Every field is set, as an update wants them, but the owner, which it refuses.
+    """
+    fields = made.model_dump(exclude={"owner_resource"}) | {"enabled": before.enabled}
+    if fields == before.model_dump(exclude={"owner_resource", "id"}):
+        return None
+    return type(made).model_validate(fields)
 
 
 async def _our_automations(client: PrefectClient) -> dict[str, Automation]:

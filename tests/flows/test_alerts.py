@@ -40,6 +40,21 @@ def test_prefect_s_server_takes_each_automation(one: dict[str, Any]) -> None:
     AutomationCreate.model_validate(made.model_dump(mode="json"))
 
 
+@pytest.mark.parametrize("one", SPECIFICATIONS, ids=lambda one: one["name"])
+def test_an_automation_that_is_there_is_updated_only_where_it_differs(one: dict[str, Any]) -> None:
+    from prefect.events.schemas.automations import Automation
+    from prefect.server.events.schemas.automations import AutomationUpdate
+
+    made = alerts.build(one, DEPLOYMENTS, BLOCKS)
+    assert made is not None
+    before = Automation(id=uuid4(), **made.model_dump() | {"enabled": False})
+    assert deploy.updated(before, made) is None, "switched off by somebody is no difference"
+    update = deploy.updated(before.model_copy(update={"description": "as it was"}), made)
+    assert update is not None
+    assert (update.enabled, update.description) == (False, made.description)
+    AutomationUpdate.model_validate(update.model_dump(mode="json", exclude_unset=True))
+
+
 def test_new_data_starts_a_retraining_once_a_day() -> None:
     made = built("new data, new model")
     (action,) = made.actions

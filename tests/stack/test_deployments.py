@@ -298,6 +298,48 @@ def test_a_wrong_recipe_is_a_clear_error_before_any_work(team: Team) -> None:
     wait_until(lambda: any(one["event"] == told for one in team.posted), f"{told} came to the webhook")
 
 
+def test_a_cleanup_by_the_worker_leaves_what_is_in_use(team: Team, story: Story) -> None:
+    before = finished(team.store)
+    run = team.client.create_flow_run_from_deployment(team.deployment("cleanup/cleanup"))
+    team.wait_for(run.id, "Completed")
+    assert finished(team.store) == before
+    log = team.stack.log("worker")
+    for told in ("artifacts: 0 folder(s)", "flow runs: 0", "MLflow: nothing, as mlflow_days is empty", "days old"):
+        assert told in log
+
+
+def test_old_runs_go_by_an_administrator_and_not_by_a_trainer(team: Team, story: Story) -> None:
+    code = """
+import os, sys
+from pathlib import Path
+from notellm2.errors import InputError
+from notellm2.registry.tracking import Tracking
+from notellm2.registry.upkeep import expire, purge
+from notellm2.workspace import Workspace
+
+workspace = Workspace.at(Path(os.environ["STORE"]))
+tracking = Tracking.at(workspace)
+made = tracking.client.create_run(tracking.experiment_id()).info.run_id
+tracking.client.set_terminated(made)
+try:
+    gone = expire(tracking, workspace, older_than_s=-60)
+    print(made in gone.runs, gone.versions, purge(tracking, older_than_days=30))
+except InputError as refused:
+    print(refused)
+"""
+
+    def told(identity: str) -> str:
+        environment = {**team.stack.env(identity), "STORE": str(team.store)}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    assert "MLflow does not let this user delete runs and versions" in told("trainer")
+    assert told("admin").startswith("True [] deleted runs stay until `mlflow gc --older-than 30d`")
+
+
 def test_deploying_again_changes_nothing(team: Team) -> None:
     before = {one.name: one for one in team.client.read_automations()}
     assert "Removed" not in team.deploy()
