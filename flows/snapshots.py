@@ -56,9 +56,15 @@ def keep(job: Job, folder: Path) -> tuple[Path, str]:
     return kept, md5
 
 
+def release(job: Job) -> None:
+    """Let this run read the data anew if it is tried again: what it began with is not fit to be trained on."""
+    if job.run is not None:
+        _note(job).unlink(missing_ok=True)
+
+
 def forget(job: Job, older_than_s: float, now: float, *, dry_run: bool) -> list[Path]:
     """Remove versions and notes that no run has begun with for so long; returns them."""
-    found = [*_versions(job).glob("*"), *_versions(job).glob(".new-*"), *_note(job).parent.glob("*.json")]
+    found = [*_versions(job).glob("*"), *_note(job).parent.glob("*.json")]  # with what killed runs left half-linked
     old = [path for path in found if path.stat().st_mtime < now - older_than_s]
     for path in [] if dry_run else old:
         if path.is_dir():

@@ -72,6 +72,7 @@ def check_data(job: Job, data: Facts) -> Artifact:
     )
     show.quality(checked)
     if not checked.summary["success"]:
+        snapshots.release(job)  # "Retry" on the run's page is then a try with the data that was mended
         failed = ", ".join(checked.summary["critical_failed"])
         facts = {
             "data_md5": data["md5"],

@@ -103,11 +103,12 @@ def test_what_no_run_reads_any_more_is_forgotten(data: Path, job: Job, tmp_path:
     kept, _ = snapshots.keep(job, data)
     now = time.time()
     assert snapshots.forget(job, 3600, now, dry_run=False) == []
+    (kept.parent / ".new-killed").mkdir()
     later = now + 7200
     assert set(snapshots.forget(job, 3600, later, dry_run=True)) > {kept}
     assert kept.is_dir()
     snapshots.forget(job, 3600, later, dry_run=False)
-    assert not kept.exists()
+    assert list(kept.parent.iterdir()) == []
     assert snapshots.begun_with(job) is None
     assert data.is_dir()
 
@@ -116,3 +117,12 @@ def test_a_version_that_is_gone_is_read_anew(data: Path, job: Job) -> None:
     kept, _ = snapshots.keep(job, data)
     shutil.rmtree(kept)
     assert snapshots.begun_with(job) is None
+
+
+def test_a_run_whose_data_was_refused_reads_it_anew_when_it_is_tried_again(data: Path, job: Job) -> None:
+    kept, _ = snapshots.keep(job, data)
+    snapshots.release(job)
+    assert snapshots.begun_with(job) is None
+    assert kept.is_dir(), "another run may read it"
+    snapshots.release(job)
+    snapshots.release(job.model_copy(update={"run": None}))
