@@ -41,15 +41,15 @@ def backup(
 
     Example: notellm2 stack backup /backups/notellm2 --keep 14
     """
-    from notellm2.registry.journal import LeaseTaken
+    from notellm2.registry.journal import LeaseLost, LeaseTaken
     from notellm2.stack.backup.archive import Archive
     from notellm2.stack.backup.save import save
 
     archive = Archive(directory)
     try:
         manifest = save(_installation(env, compose, state), archive, _Shown())
-    except LeaseTaken as taken:
-        typer.echo(f"refused: {taken}; no backup was made", err=True)
+    except (LeaseTaken, LeaseLost) as error:
+        typer.echo(f"refused: {error}; no backup was made", err=True)
         raise typer.Exit(1) from None
     removed = archive.prune(keep) if keep else []
     if as_json:
@@ -109,11 +109,11 @@ def _installation(env: Path, compose: Path, state: Path) -> Installation:
     from notellm2.stack.backup.described import described
 
     if not env.exists():
-        return described(os.environ, Path.cwd())
+        return described(os.environ)
     environment = open_stack(env, compose, state).environment("backup")
     # The object store's client looks nowhere else.
     os.environ.update({name: value for name, value in environment.items() if name.startswith("AWS_")})
-    return described(environment, compose.absolute().parent)
+    return described(environment)
 
 
 def _list(archive: Archive, as_json: bool) -> None:

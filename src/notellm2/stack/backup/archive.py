@@ -152,6 +152,8 @@ class Archive:
         """
         with contextlib.ExitStack() as stack:
             try:
+                # Password hashes and people's notes lie in it.
+                self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
                 stack.enter_context(file_lock(self.root / ".lock", purpose, timeout_s=0))
             except Locked as locked:
                 raise InputError(f"{self.root}: in use by {locked.holder}; wait for it") from None
@@ -171,7 +173,6 @@ class Archive:
             # Only the holder of the lock writes: these are a killed one's.
             shutil.rmtree(left) if left.is_dir() else left.unlink()
         temporary = self._backups / f".{name}.{uuid.uuid4().hex[:8]}"
-        # Password hashes and run data lie in the dumps.
         temporary.mkdir(mode=0o700)
         try:
             yield temporary
@@ -217,8 +218,13 @@ class Archive:
             The names of the backups removed.
 
         Raises:
-            InputError: the list of a backup that is kept is damaged: nothing is removed then.
+            InputError: the list of a backup that is kept is damaged, or another process is at work in the folder:
+                nothing is removed then.
         """
+        with self.lock("removing old backups"):
+            return self._prune(keep)
+
+    def _prune(self, keep: int) -> list[str]:
         names = self.names()
         manifests = [self.manifest(name) for name in names[-keep:]]
         for manifest in manifests:

@@ -4,7 +4,7 @@ In its container they are the process's own; natively `Stack.environment("backup
 addresses and folders. The object store's settings (``AWS_...``) are read by its client from the process itself.
 
     PGHOST, PGPORT, PGUSER, PGPASSWORD     the server and its superuser
-    NOTELLM2_STORE                         the workers' store
+    NOTELLM2_STORE                         the workers' store; its folder holds their data, and DVC's settings
     NOTELLM2_PUBLISHED                     where indexes are published; empty: in the store
     MLFLOW_ARTIFACTS_DESTINATION           where MLflow's server keeps files
     S3_BUCKET                              the stack's bucket, all of it
@@ -24,7 +24,7 @@ from notellm2.index.location import Location
 from notellm2.stack import postgres
 from notellm2.stack.backup.bucket import Bucket
 from notellm2.stack.backup.databases import Server
-from notellm2.stack.backup.installation import Installation, published_files
+from notellm2.stack.backup.installation import DVC, PINS, Installation, published_files
 from notellm2.stack.backup.places import Folder, Place, StoreFolder, alone
 from notellm2.workspace import Workspace
 
@@ -36,6 +36,7 @@ _DATA = "_data"
 _PUBLISHED = "_published"
 _LEFT_OUT = (
     ".env: the secrets; keep a copy apart from the backups",
+    "data: as DVC has them; `notellm2 data pull` brings the pinned version to disk again",
     "store: vision features (_vision), which are made again, and work in progress (names that begin with a dot)",
 )
 
@@ -52,12 +53,11 @@ class Remote(NamedTuple):
     url: str
 
 
-def described(environment: Mapping[str, str], project: Path) -> Installation:
+def described(environment: Mapping[str, str]) -> Installation:
     """What the variables describe; see the module.
 
     Args:
         environment: the variables.
-        project: the folder whose DVC remotes belong to the set-up.
 
     Raises:
         InputError: a variable is missing, or an object store is named and boto3 is not installed.
@@ -93,7 +93,7 @@ def described(environment: Mapping[str, str], project: Path) -> Installation:
         workspace=workspace,
         published=published,
         folder=folder,
-        left_out=(*_LEFT_OUT, *_add_remotes(remotes(project), bucket, places)),
+        left_out=(*_LEFT_OUT, *_add_data(workspace.root.parent, bucket, places)),
     )
 
 
@@ -149,16 +149,19 @@ def _add_bucket(places: dict[str, Place], bucket: str) -> None:
         places["bucket"] = Bucket(bucket, "", alone)
 
 
-def _add_remotes(found: list[Remote], bucket: str, places: dict[str, Place]) -> list[str]:
-    """Add the remotes that can be read here; what is said of the others, a line each."""
-    said = [] if found else ["DVC: no remote is set up in this project, so its data versions are in no backup"]
+def _add_data(home: Path, bucket: str, places: dict[str, Place]) -> list[str]:
+    """Add the data versions that DVC keeps in the workers' folder; what is said of those elsewhere, a line each."""
+    places[PINS] = Folder(home, tops=("[!.]*.dvc", ".dvc/config"))
+    said, found = [], remotes(home)
     for remote in found:
         if "://" not in remote.url:
-            places[f"dvc-{remote.name}"] = Folder(Path(remote.url))
+            places[f"{DVC}{remote.name}"] = Folder(Path(remote.url))
         elif remote.url.startswith("s3://") and _parts(remote.url)[0] == bucket:
             _add_bucket(places, bucket)
         else:
             said.append(f"DVC: remote {remote.name!r} is elsewhere; back it up where it is")
+    if not found:
+        places[f"{DVC}cache"] = Folder(home / ".dvc" / "cache")
     return said
 
 

@@ -20,6 +20,11 @@ POINTERS = (LEDGER, JOURNAL, POINTER)
 PUBLISHED = "published"
 """Name, in a backup, of the place that holds `POINTERS` and nothing else."""
 
+PINS = "pins"
+"""Name of the place that holds the data versions' pins: DVC's pointer files and settings, which lie in the project."""
+DVC = "dvc-"
+"""Names of places that begin so hold what DVC keeps, by its content."""
+
 
 @dataclass(frozen=True)
 class Installation:

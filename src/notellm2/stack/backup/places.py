@@ -96,18 +96,26 @@ class Folder(Place):
     Args:
         root: the folder; may be missing.
         sort: what the backup does with a file, by its name in the folder.
+        tops: only the files and folders that match these patterns; empty: all.
     """
 
-    def __init__(self, root: Path, sort: Sort = alone) -> None:
+    def __init__(self, root: Path, sort: Sort = alone, tops: tuple[str, ...] = ()) -> None:
         self.root = root.absolute()
         self._sort = sort
+        self._tops = tops
 
     def __str__(self) -> str:
         return str(self.root)
 
     def listed(self) -> Iterator[Listed]:
         """See `Place.listed`."""
-        return self._walk(self.root)
+        if not self._tops:
+            yield from self._walk(self.root)
+        for path in (path for top in self._tops for path in sorted(self.root.glob(top))):
+            if path.is_dir():
+                yield from self._walk(path)
+            else:
+                yield from self._entry(path)
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[Opened]:
@@ -137,15 +145,17 @@ class Folder(Place):
         for folder, below, names in os.walk(top):
             below[:] = sorted(name for name in below if not name.startswith("."))
             for file in sorted(names):
-                path = Path(folder, file)
-                name = path.relative_to(self.root).as_posix()
-                group = None if file.startswith(".") else self._sort(name)
-                if group is None:
-                    continue
-                # It may be removed while it is listed.
-                with contextlib.suppress(FileNotFoundError):
-                    status = path.stat()
-                    yield Listed(name, status.st_size, _mark(status), group=group)
+                if not file.startswith("."):
+                    yield from self._entry(Path(folder, file))
+
+    def _entry(self, path: Path) -> Iterator[Listed]:
+        name = path.relative_to(self.root).as_posix()
+        group = self._sort(name)
+        # It may be removed while it is listed.
+        with contextlib.suppress(FileNotFoundError):
+            status = path.stat()
+            if group is not None:
+                yield Listed(name, status.st_size, _mark(status), group=group)
 
     def _path(self, name: str) -> Path:
         parts = PurePosixPath(name).parts
@@ -164,8 +174,7 @@ class StoreFolder(Folder):
     """
 
     def __init__(self, root: Path, beside: tuple[str, ...], sort: Sort = alone) -> None:
-        super().__init__(root, sort)
-        self._beside = beside
+        super().__init__(root, sort, beside)
 
     def listed(self) -> Iterator[Listed]:
         """See `Place.listed`; the files of an artifact are a group."""
@@ -173,8 +182,7 @@ class StoreFolder(Folder):
             # One that cannot be read as an artifact is none, and its stage makes it again.
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
                 yield from self._artifact(artifact)
-        for name in self._beside:
-            yield from self._walk(self.root / name)
+        yield from super().listed()
 
     def _artifact(self, artifact: Artifact) -> list[Listed]:
         group = f"{artifact.stage}/{artifact.key}"

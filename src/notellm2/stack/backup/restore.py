@@ -12,6 +12,7 @@ or pointer names them any more.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import re
 import threading
@@ -25,9 +26,9 @@ from notellm2.errors import InputError
 from notellm2.index.location import Moved
 from notellm2.stack.backup import databases
 from notellm2.stack.backup.archive import Archive, Progress, silent
-from notellm2.stack.backup.installation import POINTERS, PUBLISHED, Installation
+from notellm2.stack.backup.installation import DVC, PINS, POINTERS, PUBLISHED, Installation
 from notellm2.stack.backup.manifest import Manifest, Saved
-from notellm2.stack.backup.places import put_order
+from notellm2.stack.backup.places import Place, put_order
 
 MARK = ".restoring.json"
 """In the store while a restore is under way: names the backup, so that it may go on in a target that is not empty."""
@@ -97,8 +98,9 @@ def restore(
         _check_fit(installation, archive, manifest)
         _check_schemas(manifest)
         _check_databases(installation, manifest)
+        _check_pointers(installation, archive.files(manifest))
         if not (replace or _begun(installation) == manifest.digest):
-            _check_empty(installation, manifest)
+            _check_empty(installation, manifest, archive.files(manifest))
         # Only now: the lock makes the store's folder where it is missing.
         with installation.workspace.exclusive("restoring a backup"):
             return _bring_back(installation, archive, manifest, progress)
@@ -190,20 +192,44 @@ def _check_databases(installation: Installation, manifest: Manifest) -> None:
                 )
 
 
-def _check_empty(installation: Installation, manifest: Manifest) -> None:
-    """What would be replaced is asked for first."""
+def _check_pointers(installation: Installation, files: Sequence[Saved]) -> None:
+    """What readers follow, and the record of it, is replaced, never taken away."""
+    saved = {file.name for file in files if file.place == PUBLISHED}
+    extra = [name for name in POINTERS if name not in saved and installation.published.read(name) is not None]
+    if extra:
+        raise InputError(
+            f"{installation.published}: has {', '.join(extra)}, and the backup is of a time before that; nothing was "
+            "touched: remove them by hand, if readers may find nothing there, or choose a later backup (--list)"
+        )
+
+
+def _check_empty(installation: Installation, manifest: Manifest, files: Sequence[Saved]) -> None:
+    """What would be replaced is asked for first. What DVC keeps is named by its content: nothing of it is replaced."""
     held = []
     for dump in manifest.databases:
         with installation.server.connected(dump.database) as connection:
             tables = databases.facts_of(connection).tables
             held += [f"database {dump.database} ({tables} tables)"] if tables else []
-    held += [f"{name} ({place})" for name, place in installation.places.items() if not place.is_empty()]
+    for name, place in installation.places.items():
+        if name == PINS:
+            held += [f"{place}/{file.name}" for file in files if file.place == PINS and _is_other(place, file)]
+        elif not (name.startswith(DVC) or place.is_empty()):
+            held.append(f"{name} ({place})")
     held += [f"{installation.published}/{name}" for name in POINTERS if installation.published.read(name) is not None]
     if held:
         raise InputError(
             f"the target is not empty: {', '.join(held)}; nothing was touched. With --replace the databases and the "
             "pointer become those of the backup, and files are added to those that are there"
         )
+
+
+def _is_other(place: Place, file: Saved) -> bool:
+    """Whether a file of that name is there and is not the same: a project's checkout holds its pins already."""
+    try:
+        with place.open(file.name) as opened:
+            return hashlib.sha256(opened.stream.read()).hexdigest() != file.sha256
+    except FileNotFoundError:
+        return False
 
 
 def _begun(installation: Installation) -> str | None:

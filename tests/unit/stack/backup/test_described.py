@@ -16,17 +16,22 @@ GIVEN = {
 }
 
 
+OF_HOME = ("store", "pins", "dvc-cache")
+
+
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
     return {**GIVEN, "NOTELLM2_STORE": str(tmp_path / "store"), "MLFLOW_ARTIFACTS_DESTINATION": str(tmp_path / "files")}
 
 
 def test_a_set_up_of_plain_folders(environment: dict[str, str], tmp_path: Path):
-    found = described(environment, tmp_path)
+    found = described(environment)
     assert found.server.port == 5432
     assert {name: str(place) for name, place in found.places.items()} == {
         "store": environment["NOTELLM2_STORE"],
         "mlflow": environment["MLFLOW_ARTIFACTS_DESTINATION"],
+        "pins": str(tmp_path),
+        "dvc-cache": f"{tmp_path}/.dvc/cache",
     }
     assert found.folder == ("store", "_published/")
     assert str(found.published) == f"{environment['NOTELLM2_STORE']}/_published"
@@ -49,12 +54,12 @@ def test_a_set_up_with_a_bucket(environment: dict[str, str], tmp_path: Path):
         "NOTELLM2_PUBLISHED": "s3://one/published",
         "MLFLOW_ARTIFACTS_DESTINATION": "s3://one/mlflow",
     }
-    found = described(given, tmp_path)
+    found = described(given)
     assert found.server.port == 5433
-    assert {name: str(place) for name, place in found.places.items() if name != "store"} == {"bucket": "s3://one"}
+    assert {name: str(place) for name, place in found.places.items() if name not in OF_HOME} == {"bucket": "s3://one"}
     assert found.folder == ("bucket", "published/")
-    elsewhere = described({**given, "NOTELLM2_PUBLISHED": "s3://two/a/b"}, tmp_path)
-    assert {name: str(place) for name, place in elsewhere.places.items() if name != "store"} == {
+    elsewhere = described({**given, "NOTELLM2_PUBLISHED": "s3://two/a/b"})
+    assert {name: str(place) for name, place in elsewhere.places.items() if name not in OF_HOME} == {
         "bucket": "s3://one",
         "indexes": "s3://two/a/b",
     }
@@ -64,7 +69,13 @@ def test_a_set_up_with_a_bucket(environment: dict[str, str], tmp_path: Path):
 def test_remotes_of_dvc_are_places_or_are_told(environment: dict[str, str], tmp_path: Path):
     settings = tmp_path / ".dvc"
     settings.mkdir()
-    assert any("no remote is set up" in line for line in described(environment, tmp_path).left_out)
+    cached = settings / "cache" / "files" / "md5" / "aa" / "bb"
+    for path in (cached, settings / "config", tmp_path / "data.dvc", tmp_path / "data" / "notes.parquet"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    found = described(environment)
+    assert [entry.name for entry in found.places["dvc-cache"].listed()] == ["files/md5/aa/bb"]
+    assert [entry.name for entry in found.places["pins"].listed()] == ["data.dvc", ".dvc/config"]
     (settings / "config").write_text(
         "[core]\n    remote = near\n['remote \"near\"']\n    url = ../dvc\n['remote \"far\"']\n    url = ssh://far/x\n"
     )
@@ -74,7 +85,8 @@ def test_remotes_of_dvc_are_places_or_are_told(environment: dict[str, str], tmp_
         ("far", "ssh://far/x"),
         ("other", str(tmp_path / "other")),
     ]
-    found = described(environment, tmp_path)
+    found = described(environment)
+    assert "dvc-cache" not in found.places
     assert str(found.places["dvc-near"]) == str(tmp_path / "dvc")
     assert [line for line in found.left_out if line.startswith("DVC")] == [
         "DVC: remote 'far' is elsewhere; back it up where it is"
@@ -87,7 +99,7 @@ def test_remotes_of_dvc_are_places_or_are_told(environment: dict[str, str], tmp_
 def test_what_is_missing_is_named(environment: dict[str, str], tmp_path: Path):
     del environment["PGPASSWORD"]
     with pytest.raises(InputError, match=r"^PGPASSWORD: not set.*docker compose run --rm backup"):
-        described(environment, tmp_path)
+        described(environment)
 
 
 def test_the_databases_are_those_that_the_stack_makes():

@@ -157,6 +157,34 @@ def _die_at(at: str) -> None:
         restoring._point = die
 
 
+def test_pins_of_the_project_are_replaced_only_where_told(world: World):
+    """A checkout has them already: the same ones are no reason to refuse, others are."""
+    pin = world.archive.root.parent / "data.dvc"
+    pin.write_text("outs: one")
+    save(world.installation, world.archive)
+    target = world.wiped()
+    pin.write_text("outs: another")
+    with pytest.raises(InputError, match=r"not empty: \S+data\.dvc; "):
+        restore(target.installation, target.archive)
+    done = restore(target.installation, target.archive, replace=True)
+    assert pin.read_text() == "outs: one"
+    assert done.present == 0
+    again = target.wiped()
+    assert restore(again.installation, again.archive).present == 1
+
+
+def test_a_pointer_is_never_taken_away(world: World):
+    objects, pointer = s3.s3_client(), "published/current.json"
+    kept = objects.get_object(Bucket=world.variables["S3_BUCKET"], Key=pointer)["Body"].read()
+    objects.delete_object(Bucket=world.variables["S3_BUCKET"], Key=pointer)
+    save(world.installation, world.archive)
+    world.put(pointer, kept)
+    before = world.seen()
+    with pytest.raises(InputError, match=r"has current\.json, and the backup is of a time before that"):
+        restore(world.installation, world.archive, replace=True)
+    assert world.seen() == before
+
+
 def test_a_mark_of_another_backup_opens_nothing(saved: World):
     (saved.installation.workspace.root / MARK).write_text('{"digest": "another"}')
     with pytest.raises(InputError, match="not empty"):
@@ -266,7 +294,10 @@ def test_backups_are_chosen_by_name_and_pruned(saved: World, monkeypatch: pytest
 def test_two_at_once_take_turns(saved: World):
     target = saved.wiped()
     with saved.archive.lock("a backup"):
+        assert saved.archive.root.stat().st_mode & 0o077 == 0
         with pytest.raises(InputError, match="in use by a backup"):
             save(saved.installation, saved.archive)
+        with pytest.raises(InputError, match="in use by a backup"):
+            saved.archive.prune(1)
         with pytest.raises(InputError, match="in use by a backup"):
             restore(target.installation, target.archive)

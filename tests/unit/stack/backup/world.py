@@ -78,7 +78,7 @@ class World:
             "NOTELLM2_PUBLISHED": f"s3://{bucket}/published",
             "MLFLOW_ARTIFACTS_DESTINATION": f"s3://{bucket}/mlflow",
         }
-        return cls(variables, described(variables, root), Archive(root / "backups"))
+        return cls(variables, described(variables), Archive(root / "backups"))
 
     def fill(self) -> None:
         """An artifact, imported data, an object, rows in both databases, and an index in use."""
