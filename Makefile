@@ -14,10 +14,10 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 QUIET := DO_NOT_TRACK=true MLFLOW_DISABLE_TELEMETRY=true DVC_NO_ANALYTICS=1 GX_ANALYTICS_ENABLED=false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint ui secrets lock clean
+.PHONY: help demo test test-stack lint ui secrets lock clean
 
 help: ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 8
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 # torch first and by itself: it is the one large download, and the rest then finds it installed.
 $(VENV)/.installed: constraints.txt pyproject.toml
@@ -41,8 +41,11 @@ demo: $(VENV)/.installed data/dataset.json ## install, make the sample data, tra
 	$(QUIET) $(BIN)/dvc status data.dvc
 	$(BIN)/python -m flows.retrain --recipe $(RECIPE) --store $(STORE)
 
-test: $(VENV)/.installed-dev ## all tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: $(VENV)/.installed-dev ## the tests, but for those on real servers
+	$(BIN)/python -m pytest tests/unit tests/flows tests/faults $(PYTEST_ARGS)
+
+test-stack: $(VENV)/.installed-dev ## the tests on real servers: PostgreSQL, MLflow, Prefect, an S3 API, a worker
+	$(BIN)/python -m pytest tests/stack $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev ## style, types, import contracts, the compose file and the Dockerfiles
 	$(BIN)/ruff check .
