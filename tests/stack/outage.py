@@ -39,6 +39,16 @@ Run.on_metrics = on_metrics
 from flows import command
 sys.exit(command.main(sys.argv[1:]))
 """
+EMPTY = f"""
+from pathlib import Path
+from notellm2.recipe import RegistryConfig
+from notellm2.registry.status import collect_status
+from notellm2.workspace import Workspace
+
+Path("store").mkdir()
+found = collect_status(Workspace.at(Path("store")), RegistryConfig(model_name={MODEL!r}))
+print(found.champion, found.challenger)
+"""
 
 
 @dataclass
@@ -93,6 +103,7 @@ class Retraining:
 def retrain_through_an_outage(stack: RunningStack, root: Path) -> Retraining:
     """Train; MLflow goes in the middle, PostgreSQL restarts, MLflow comes back after training's last step."""
     place = Retraining(stack, root)
+    place.run("before", "-c", EMPTY, user="trainer")
     arguments = ["--recipe", str(RECIPE), "--store", str(root / "store"), "--set", "gate.mode=manual"]
     arguments += ["--set", f"registry.model_name={MODEL}", "--set", f"registry.experiment={MODEL}"]
     output, log = root / "retrain.out", root / "retrain.err"

@@ -21,6 +21,13 @@ def alias(stack: RunningStack, name: str) -> str | None:
     return answer.json()["model_version"]["version"] if answer.status_code == 200 else None
 
 
+def test_a_first_retraining_as_trainer_begins_on_an_empty_registry(through_outage: Retraining) -> None:
+    before = through_outage.said["before"]
+    assert (before.returncode, before.stdout) == (0, "None None\n"), before.stderr
+    assert through_outage.said["retrain"].returncode == 0
+    assert alias(through_outage.stack, "challenger") == "1"
+
+
 @pytest.mark.parametrize("user", ["trainer", "reader"])
 def test_credentials_of_a_training_cannot_move_champion(through_outage: Retraining, user: str) -> None:
     stack = through_outage.stack

@@ -13,11 +13,13 @@ import pytest
 from notellm2.artifacts import Artifact
 from notellm2.errors import InputError
 from notellm2.index.pointer import read_pointer
+from notellm2.recipe import RegistryConfig
 from notellm2.registry import names, versions
 from notellm2.registry.identities import OWN, PROMOTER, Forbidden, promoter
 from notellm2.registry.journal import read_intent
 from notellm2.registry.ledger import Pair
 from notellm2.registry.promotion import Promoter, Step
+from notellm2.registry.status import collect_status
 from notellm2.registry.tracking import URI_VARIABLE, Tracking
 from notellm2.workspace import Workspace
 from tests.unit.index.examples import DATA_MD5
@@ -54,6 +56,17 @@ def test_without_a_promoters_credentials_it_is_refused_and_nothing_is_half_done(
     assert training.pair() == Pair(version=None, publication=None)
     assert (training.lines(), read_intent(training.location)) == ([], None)
     assert versions.alias_version(training.tracking, names.CHALLENGER) == version
+
+
+def test_before_anything_is_registered_a_trainer_finds_nothing_and_begins(training: World, tmp_path: Path) -> None:
+    tracking = training.tracking
+    assert (versions.champion(tracking), versions.challenger(tracking)) == (None, None)
+    with pytest.raises(InputError, match="version '1' of model"):
+        versions.get_version(tracking, "1")
+    status = collect_status(Workspace.at(tmp_path), RegistryConfig(model_name=tracking.model_name))
+    assert (status.champion, status.challenger) == (None, None)
+    training.promoter().recover()
+    assert training.register(A) == "1"
 
 
 def test_with_them_only_the_promotion_uses_them(

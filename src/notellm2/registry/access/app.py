@@ -43,6 +43,10 @@ ADMIN = "admin"
 _CACHE_S = 30
 # A password check costs some 60 ms of CPU by design, and MLflow makes three a request. A changed password is known
 # to the worker that changed it at once, to its siblings after this many seconds.
+_OF_A_MODEL = frozenset(
+    {"GetLatestVersions", "GetModelVersion", "GetModelVersionByAlias", "GetModelVersionDownloadUri"}
+)
+"""Reading operations on a model that every role may read, so that each may know whether it is there."""
 _NATIVE_FILE = re.compile(r"/(?:ajax-)?api/2\.0/mlflow-artifacts/artifacts/(?P<file>.*)", re.DOTALL)
 _NATIVE = {"GET": "DownloadArtifact", "PUT": "UploadArtifact"}
 
@@ -147,8 +151,21 @@ def _guard_flask(app: Flask) -> None:
         reason = _refused(user or "", operation, **_content(operation))
         return None if reason is None else _forbidden(reason)
 
+    def tell_missing(response: Response) -> Response:
+        """MLflow forbids what is not there to all but administrators, and a client must know "not yet" from "no"."""
+        from flask import g
+
+        rule, user = request.url_rule, g.get("mlflow_authenticated_user")
+        if response.status_code != 403 or rule is None or user is None:
+            return response
+        operation = operations.get((rule.rule, request.method), "")
+        if operation not in _OF_A_MODEL or _refused(user, operation) is not None:
+            return response
+        return handlers.catch_mlflow_exception(_not_found)(operation) or response
+
     # After MLflow's own hooks, which have authenticated the user and may have refused already.
     app.before_request(handlers.catch_mlflow_exception(guard))
+    app.after_request(tell_missing)
 
 
 def _content(operation: str) -> dict[str, Any]:
@@ -170,6 +187,20 @@ def _content(operation: str) -> dict[str, Any]:
     if operation in ("UploadArtifact", "CreateMultipartUpload", "CompleteMultipartUpload", "AbortMultipartUpload"):
         return {"finished_model": _in_finished_model(given["artifact_path"])}
     return {}
+
+
+def _not_found(operation: str) -> None:
+    """Answer as MLflow does if the model that is asked about is not there.
+
+    Raises:
+        MlflowException: it is not there.
+    """
+    from mlflow.protos import model_registry_pb2
+    from mlflow.server.handlers import _get_model_registry_store, _get_request_message
+
+    _get_model_registry_store().get_registered_model(
+        _get_request_message(getattr(model_registry_pb2, operation)()).name
+    )
 
 
 def _guard_native(app: Starlette) -> None:
@@ -238,8 +269,15 @@ def _refused(user: str, operation: str, **content: Any) -> str | None:
 
 
 def _in_finished_model(path: str) -> bool:
-    """Whether a path of the artifact store lies in a finished logged model: ``<experiment>/models/<id>/...``."""
-    parts = posixpath.normpath(path).split("/")
+    """Whether a path of the artifact store lies in a finished logged model: ``<experiment>/models/<id>/...``.
+
+    Raises:
+        MlflowException: MLflow takes no such path.
+    """
+    from mlflow.utils.uri import validate_path_is_safe
+
+    # MLflow decodes what was decoded once more, and drops line breaks: asked here what it will ask, of the same path.
+    parts = posixpath.normpath(validate_path_is_safe(path)).split("/")
     return any(above == "models" and _is_finished(model) for above, model in itertools.pairwise(parts))
 
 

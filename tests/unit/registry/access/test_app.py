@@ -185,6 +185,26 @@ def test_a_reader_reads_runs_models_aliases_and_files_and_writes_nothing(unmoved
     assert unmoved.ask("reader", "PUT", unmoved.files(run, "artifacts", "a.txt"), data=b"x").status_code == 403
 
 
+@pytest.mark.parametrize("user", ["trainer", "promoter", "reader", "admin"])
+def test_a_model_that_is_not_there_is_not_found_and_not_forbidden(registered: Registered, user: str) -> None:
+    gone = {"name": "no-such-model", "alias": "champion", "version": "1"}
+    for path in ("registered-models/alias", "model-versions/get", "model-versions/get-download-uri"):
+        answer = registered.ask(user, "GET", f"/api/2.0/mlflow/{path}", params=gone)
+        assert (answer.status_code, answer.json()["error_code"]) == (404, "RESOURCE_DOES_NOT_EXIST"), answer.text
+    there = registered.ask(user, "GET", ALIAS, params={**gone, "name": registered.model, "alias": "no-such-alias"})
+    assert there.json()["error_code"] == "INVALID_PARAMETER_VALUE", "as MLflow says it"
+
+
+def test_what_is_not_there_is_not_told_to_who_may_not_read(registered: Registered) -> None:
+    auth = ("stranger", "without any role")
+    stranger = {"username": auth[0], "password": auth[1]}
+    registered.must("admin", "POST", "/api/2.0/mlflow/users/create", json=stranger)
+    ask = {"name": "no-such-model", "alias": "champion"}
+    assert requests.get(registered.server.url + ALIAS, params=ask, auth=auth, timeout=30).status_code == 403
+    assert requests.get(registered.server.url + ALIAS, params=ask, timeout=30).status_code == 401
+    registered.must("admin", "DELETE", "/api/2.0/mlflow/users/delete", json={"username": auth[0]})
+
+
 def test_the_files_of_a_finished_model_are_sealed_and_others_are_not(unmoved: Registered) -> None:
     for path in (
         unmoved.files("models", unmoved.finished, "artifacts", "MLmodel"),
@@ -192,6 +212,13 @@ def test_the_files_of_a_finished_model_are_sealed_and_others_are_not(unmoved: Re
         unmoved.files("models", "", unmoved.finished, "artifacts", "MLmodel"),
         unmoved.files("models", unmoved.finished, "artifacts", "MLmodel").replace("/api/", "/ajax-api/"),
         unmoved.files("models", "%6d" + unmoved.finished[1:], "artifacts", "MLmodel"),
+        # MLflow decodes once more, and drops line breaks and tabs.
+        unmoved.files("models", "%256d" + unmoved.finished[1:], "artifacts", "MLmodel"),
+        unmoved.files("models", "%25256d" + unmoved.finished[1:], "artifacts", "MLmodel"),
+        unmoved.files("models", "m%250A" + unmoved.finished[1:], "artifacts", "MLmodel"),
+        unmoved.files("mod%09els", unmoved.finished, "artifacts", "MLmodel"),
+        unmoved.files("mod%2509els", unmoved.finished, "artifacts", "MLmodel"),
+        unmoved.files("models%252F" + unmoved.finished, "artifacts", "MLmodel"),
     ):
         assert unmoved.ask("trainer", "PUT", path, data=b"others").status_code == 403, path
     assert unmoved.ask("trainer", "DELETE", unmoved.files("models", unmoved.finished)).status_code == 403
