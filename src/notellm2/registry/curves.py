@@ -101,15 +101,13 @@ class Curves:
         self._send()
 
     def _send_live(self) -> None:
-        from mlflow.exceptions import MlflowException
-
         pause = self._every_s
         while not self._stop.wait(pause):
             try:
                 self._take()
                 self._send()
                 pause = self._every_s
-            except MlflowException as error:
+            except Exception as error:  # Whatever it is, it is told here, and raised by the last try, which is `flush`.
                 pause = min(2 * pause, max(AGAIN_S, self._every_s))
                 with self._lock:
                     kept = len(self._waiting) + len(self._pending)

@@ -185,6 +185,27 @@ def test_live_points_come_by_themselves(tracking: Tracking) -> None:
             assert [step for step, _ in history(run, "training/loss")] == list(range(1, begun + 3))
 
 
+def test_an_error_that_is_not_mlflows_ends_no_curve(
+    tracking: Tracking, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Run.open(tracking, "key", name="sample") as run:
+        curves = curves_module.Curves(tracking.client, run.run_id, every_s=0.01)
+        real, failures = type(tracking.client).log_batch, iter([OSError("no route to host")])
+
+        def once_away(*args: object, **kwargs: object) -> object:
+            for failure in failures:
+                raise failure
+            return real(*args, **kwargs)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(type(tracking.client), "log_batch", once_away)
+        curves.add(1, {"loss": 1.0})
+        sender = curves._sender
+        assert sender is not None
+        sender.join(60)
+        assert history(run, "training/loss") == [(1, 1.0)], "sent live, at the second try"
+    assert "no route to host" in caplog.text
+
+
 def test_points_are_sent_in_batches(tracking: Tracking) -> None:
     with Run.open(tracking, "key", name="sample") as run:
         curves = curves_module.Curves(tracking.client, run.run_id, every_s=60)
