@@ -200,9 +200,10 @@ def load(server: Server, database: str, path: Path) -> None:
             script_out, psql_in = cast(IO[bytes], reading.stdout), cast(IO[bytes], loading.stdin)
             # A program that gives up closes the pipe: its message is what matters.
             with contextlib.suppress(BrokenPipeError):
-                psql_in.write(_EMPTY.encode())
-                shutil.copyfileobj(script_out, psql_in)
-                script_out.close()
+                # Closed whatever happens: pg_restore would wait for a reader for ever.
+                with script_out:
+                    psql_in.write(_EMPTY.encode())
+                    shutil.copyfileobj(script_out, psql_in)
                 # Only a script that came to its end is kept; without this line psql's end rolls all back.
                 if reading.wait() == 0:
                     psql_in.write(b"\nCOMMIT;\n")
