@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -276,6 +277,23 @@ def test_native_forms_hold_no_name_or_path_of_a_container(settings: Settings, tm
             assert not re.search(rf"://({hosts})(:|/|$)", text), (name, text)
         for key, value in given.items():
             assert not (key.endswith("HOST") and value in stack.services), (name, key)
+
+
+@pytest.mark.parametrize("home", ["/data/notellm2", "/app/work", "/srv/notellm2"])
+def test_a_folder_of_this_machine_is_taken_for_no_containers(settings: Settings, tmp_path: Path, home: str) -> None:
+    stack = Stack(settings.model_copy(update={"home": home}), COMPOSE, tmp_path / "state")
+    worker = stack.environment("worker")
+    assert (worker["NOTELLM2_HOME"], worker["PREFECT_HOME"]) == (home, f"{home}/.prefect")
+    assert stack.environment("backup")["NOTELLM2_STORE"] == f"{home}/store"
+
+
+@pytest.mark.parametrize("bind", ["127.0.0.2", "10.1.2.3"])
+def test_mlflow_answers_at_the_address_it_listens_on(settings: Settings, tmp_path: Path, bind: str) -> None:
+    stack = Stack(settings.model_copy(update={"bind": bind}), COMPOSE, tmp_path / "state")
+    asked = stack.environment("worker")["MLFLOW_TRACKING_URI"].removeprefix("http://")
+    hosts = stack.environment("mlflow")["MLFLOW_SERVER_ALLOWED_HOSTS"].split(",")
+    assert asked == f"{bind}:5000"
+    assert any(fnmatchcase(asked, host) for host in hosts)
 
 
 def test_native_forms_are_the_containers_with_places_replaced(settings: Settings, tmp_path: Path) -> None:

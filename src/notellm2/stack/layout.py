@@ -122,12 +122,19 @@ class StateFolder:
         """
         self.root.mkdir(parents=True, exist_ok=True)
         self.root.chmod(0o711)
-        self.volumes.mkdir(exist_ok=True)
-        self.volumes.chmod(0o711)
-        for private in (self.logs, self.programs, self.socket.parent):
+        # First the one by which `up` knows a state folder of its own, should it be killed here.
+        for private in (self.programs, self.logs, self.socket.parent):
             if private != self.root:
                 private.mkdir(mode=0o700, exist_ok=True)
                 private.chmod(0o700)
+        self.volumes.mkdir(exist_ok=True)
+        self.volumes.chmod(0o711)
+
+    def make_volume(self, folder: Path, *, shared: bool) -> None:
+        """Make the folder of a volume for us alone, or for another user to pass through, whatever the umask."""
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if shared:
+            folder.chmod(folder.stat().st_mode | 0o011)
 
     def write_program(self, name: str, program: Program) -> None:
         """Write a service's file; its folder is closed to others."""

@@ -175,9 +175,11 @@ class Stack:
             for name, program in programs.items():
                 self.state.write_program(name, program)
             everything = self.names()
-            self._supervisor.start(self.services[name] for name in dict.fromkeys([*everything, *names]))
+            stopped = self._supervisor.start(self.services[name] for name in dict.fromkeys([*everything, *names]))
+            for name in stopped - programs.keys():
+                programs[name] = Program.read(self.state.program(name))
             self._stop_changed(programs)
-            self._check_ports(names)
+            self._check_ports(programs)
             self._start(programs)
 
     def restart(self, name: str) -> None:
@@ -221,9 +223,13 @@ class Stack:
         try:
             self.state.make()
             for name in names:
-                for source in self.services[name].volumes.values():
-                    if not source.startswith((".", "~")):
-                        self._surroundings.folder(source).mkdir(parents=True, exist_ok=True)
+                service = self.services[name]
+                for source in service.volumes.values():
+                    folder = self._surroundings.folder(source)
+                    if source.startswith("/"):
+                        folder.mkdir(parents=True, exist_ok=True)
+                    elif not source.startswith((".", "~")):
+                        self.state.make_volume(folder, shared=bool(service.native.user))
         except OSError as error:
             raise InputError(f"state folder {root}: {error.strerror or error}; choose another with --state") from None
 
@@ -261,7 +267,7 @@ class Stack:
     def _check_ports(self, names: Iterable[str]) -> None:
         for name in names:
             port, process = self.port(name), self._supervisor.process(name)
-            if port is None or (process and process.state not in ENDED):
+            if port is None or (process and process.pid):
                 continue
             host = self._surroundings.address(name)
             with socket.socket() as probe:

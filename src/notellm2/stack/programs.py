@@ -102,6 +102,8 @@ class Surroundings:
         mounts = {target: source for other in self.services.values() for target, source in other.volumes.items()}
         places = {target: self.folder(source) for target, source in mounts.items() if target != _TEMPORARY}
         places[IMAGE_FOLDER] = self.project
+        # A folder of this machine that .env names stays itself, though it begin like one of an image.
+        places |= {source: Path(source) for source in mounts.values() if source.startswith("/")}
         # Longest first: a mount below another one is the nearer.
         targets = "|".join(re.escape(target) for target in sorted(places, key=len, reverse=True))
         return re.sub(rf"(?<![\w/.])(?:{targets})(?=/|$)", lambda match: str(places[match.group()]), text)

@@ -80,6 +80,13 @@ class Settings(BaseModel):
             raise ValueError("is no http:// or https:// URL without a path")
         return value.rstrip("/")
 
+    @field_validator("home")
+    @classmethod
+    def _a_path(cls, value: str) -> str:
+        if value and not Path(value).is_absolute():
+            raise ValueError("is no absolute path: it begins with /")
+        return value
+
     @field_validator("s3_bucket")
     @classmethod
     def _a_bucket(cls, value: str) -> str:

@@ -29,8 +29,8 @@ _STOP_S = 180.0
 """Seconds that all services together may take to stop."""
 _POLL_S = 0.05
 _LOG_BYTES = "20MB"
-_SHUTTING_DOWN, _NO_SUCH = 6, 10
-"""Supervisor's faults SHUTDOWN_STATE and BAD_NAME."""
+_SHUTTING_DOWN, _NO_SUCH, _ALREADY_STARTED = 6, 10, 60
+"""Supervisor's faults SHUTDOWN_STATE, BAD_NAME and ALREADY_STARTED."""
 
 RUNNING = ("STARTING", "RUNNING")
 ENDED = ("STOPPED", "EXITED", "FATAL")
@@ -85,6 +85,8 @@ def configuration(state: StateFolder, services: Iterable[Service]) -> str:
             "autorestart": "false" if service.one_shot else "true",
             # A one-shot may end at once; a server that ends within a second has not started.
             "startsecs": "0" if service.one_shot else "1",
+            # As Docker does it: tried again for ever, at growing intervals. `up` itself waits for a few tries only.
+            "startretries": "1000000",
             "stopsignal": service.stop_signal,
             "stopwaitsecs": f"{service.stop_s:.0f}",
             "stopasgroup": stop_all,
@@ -118,16 +120,18 @@ class Supervisor:
             return False
         return True
 
-    def start(self, services: Iterable[Service]) -> None:
+    def start(self, services: Iterable[Service]) -> set[str]:
         """Start it with these services, or let a running one take them up.
+
+        Returns:
+            The services that ran and had to be stopped, since what supervisor knows of them has changed.
 
         Raises:
             ChildProcessError: it does not come up; says why.
         """
         write_atomic(self.state.supervisor_file, configuration(self.state, services))
         if self.is_running():
-            self._take_up_changes()
-            return
+            return self._take_up_changes()
         environment = {**os.environ, STACK_MARK: str(self.state.root), SERVICE_MARK: ""}
         command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(self.state.supervisor_file)]
         started = subprocess.run(
@@ -136,7 +140,7 @@ class Supervisor:
         deadline = time.monotonic() + _START_S
         while started.returncode == 0 and time.monotonic() < deadline:
             if self.is_running():
-                return
+                return set()
             time.sleep(_POLL_S)
         raise ChildProcessError(f"supervisor does not start: {(started.stderr or started.stdout).strip()[-800:]}")
 
@@ -161,8 +165,12 @@ class Supervisor:
         return Process(told["statename"], told["pid"], told["exitstatus"], told["start"])
 
     def start_service(self, name: str) -> None:
-        """Start a service that does not run."""
-        self._call("startProcess", name, False)
+        """Start a service; does nothing where supervisor has just started it again by itself."""
+        try:
+            self._call("startProcess", name, False)
+        except xmlrpc.client.Fault as fault:
+            if fault.faultCode != _ALREADY_STARTED:
+                raise
 
     def stop_service(self, name: str) -> None:
         """Stop a service and wait until it has; does nothing where it does not run."""
@@ -172,13 +180,15 @@ class Supervisor:
             with contextlib.suppress(xmlrpc.client.Fault):
                 self._call("stopProcess", name, True)
 
-    def _take_up_changes(self) -> None:
+    def _take_up_changes(self) -> set[str]:
         added, changed, removed = cast("list[list[list[str]]]", self._call("reloadConfig"))[0]
+        ran = {name for name in changed if (process := self.process(name)) and process.state not in ENDED}
         for group in [*changed, *removed]:
             self._call("stopProcessGroup", group, True)
             self._call("removeProcessGroup", group)
         for group in [*added, *changed]:
             self._call("addProcessGroup", group)
+        return ran
 
     def _call(self, method: str, *arguments: object) -> object:
         # Supervisor is imported here, not on top: the command line shows its help without it.

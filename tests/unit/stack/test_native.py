@@ -145,6 +145,22 @@ def test_up_again_leaves_running_what_has_not_changed(stack_of: Callable[..., St
     assert psutil.Process(changed.pid("web")).environ()["COLOUR"] == "red"
 
 
+def test_up_of_one_leaves_none_of_the_others_stopped(stack_of: Callable[..., Stack]) -> None:
+    """Of the other supervisor itself knows something else now, so it has to stop it."""
+    stack_of(WEB + PARENT).up()
+    later = stack_of(WEB + PARENT.replace("restart:", "stop_grace_period: 9s\n    restart:"))
+    later.up(["web"])
+    assert states(later) == {"web": "healthy", "parent": "healthy"}
+
+
+def test_a_server_that_came_back_by_itself_meanwhile_is_no_failure(stack_of: Callable[..., Stack]) -> None:
+    stack = stack_of(WEB)
+    stack.up()
+    pid = stack.pid("web")
+    stack._supervisor.start_service("web")
+    assert stack.pid("web") == pid
+
+
 def test_another_shell_is_no_change(stack_of: Callable[..., Stack], monkeypatch: pytest.MonkeyPatch) -> None:
     stack = stack_of(WEB)
     stack.up()
@@ -249,6 +265,42 @@ def test_a_port_in_use_names_the_setting(stack_of: Callable[..., Stack]) -> None
         taken.listen()
         with pytest.raises(InputError, match=rf"web cannot listen on .*:{stack.settings.serving_port} .*SERVING_PORT"):
             stack.up()
+
+
+def test_a_port_that_another_took_meanwhile_is_told_too(stack_of: Callable[..., Stack]) -> None:
+    """Supervisor goes on trying, for as long as it takes."""
+    stack = stack_of(WEB)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", stack.settings.serving_port))
+        stack.up([])
+        stack._make_folders(["web"])
+        stack.state.write_program("web", stack._program(stack.services["web"]))
+        stack._supervisor.start(stack.services.values())
+        stack._supervisor.start_service("web")
+        taken.listen()
+        wait_until(lambda: "already in use" in stack.log_path("web").read_text())
+        wait_until(lambda: stack.pid("web") == 0)
+        with pytest.raises(InputError, match="web cannot listen on"):
+            stack.up()
+    wait_until(lambda: states(stack)["web"] == "healthy")
+
+
+def test_volumes_are_ours_alone_but_for_another_users_way(stack_of: Callable[..., Stack]) -> None:
+    """PostgreSQL's user passes through, whatever the umask of who says `up`."""
+    theirs = (
+        WEB.replace("services:\n  web:", "  db:")
+        .replace("site:", "base:")
+        .replace("x-native: {", "x-native: {user: x, ")
+    )
+    stack = stack_of(WEB + theirs)
+    before = os.umask(0o077)
+    try:
+        stack._make_folders(["web", "db"])
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in stack.state.volumes.iterdir()}
+    assert modes == {"site": 0o700, "base": 0o711}
+    assert stack.state.root.stat().st_mode & stack.state.volumes.stat().st_mode & 0o777 == 0o711
 
 
 def test_a_folder_with_something_else_in_it_is_no_state_folder(stack_of: Callable[..., Stack], tmp_path: Path) -> None:

@@ -103,6 +103,8 @@ def test_no_secret_shows_in_text(env_file: Path) -> None:
         ("S3_ENDPOINT_URL", "objects:8333", "S3_ENDPOINT_URL"),
         ("S3_ENDPOINT_URL", "http://user:pass@objects:8333", "S3_ENDPOINT_URL"),
         ("S3_BUCKET", "Has Capitals", "S3_BUCKET"),
+        ("NOTELLM2_HOME", "work", "NOTELLM2_HOME: is no absolute path"),
+        ("NOTELLM2_HOME", "~/work", "NOTELLM2_HOME: is no absolute path"),
     ],
 )
 def test_a_wrong_setting_is_named(env_file: Path, name: str, value: str, said: str) -> None:
