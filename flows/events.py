@@ -114,9 +114,13 @@ def tell_once(
         Whether it was told now.
     """
     digest = digest_json([name, *key])
-    claimed = _claimed(job.workspace.root / FOLDER, digest)
+    claimed = _claimed(_mark(job, digest))
     if claimed:
-        tell(name, kind, which, payload, number=uuid.UUID(digest[:32]))
+        try:
+            tell(name, kind, which, payload, number=uuid.UUID(digest[:32]))
+        except BaseException:
+            _mark(job, digest).unlink(missing_ok=True)  # A stage that is tried again tells it then.
+            raise
     return claimed
 
 
@@ -174,10 +178,14 @@ def _write(line: str, level: int) -> None:
             file.write(line.encode() + b"\n")
 
 
-def _claimed(folder: Path, digest: str) -> bool:
-    folder.mkdir(parents=True, exist_ok=True)
+def _mark(job: Job, digest: str) -> Path:
+    return job.workspace.root / FOLDER / digest[:32]
+
+
+def _claimed(mark: Path) -> bool:
+    mark.parent.mkdir(parents=True, exist_ok=True)
     try:
-        (folder / digest[:32]).touch(exist_ok=False)
+        mark.touch(exist_ok=False)
     except FileExistsError:
         return False
     return True

@@ -114,6 +114,17 @@ def test_once_is_once_for_a_run_that_comes_back(job: Job, log: Path) -> None:
     assert tell_once(job, ["approve-version-3", "run-1"], News.APPROVAL_WAITING, "model", "notellm2", {})
 
 
+def test_what_could_not_be_told_is_told_by_the_next_try(
+    job: Job, log: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setenv(events.LOG_VARIABLE, str(log.parent / "no such folder" / "events.jsonl"))
+        with pytest.raises(FileNotFoundError):
+            tell_once(job, ["data", "1"], News.DATA_VERSION, "data", "posts", {})
+    assert tell_once(job, ["data", "1"], News.DATA_VERSION, "data", "posts", {})
+    assert len(lines(log)) == 1
+
+
 def test_changes_at_a_terminal_are_told_by_the_next_flow_that_looks(job: Job, log: Path) -> None:
     old = entry(1, "promote", age=timedelta(days=30))
     ledger = [old, entry(2, "promote"), entry(3, "rollback")]
