@@ -15,11 +15,14 @@ if __name__ == "__main__":
     # Before Prefect is imported below; see flows/retrain.py.
     raise SystemExit(ingest_command.main())
 
+from typing import Any
+
 from prefect import flow
+from prefect.client.schemas.objects import State
 
 from flows import arrival, events, stages
 from flows.ingest_command import ingest_desk
-from flows.job import Facts, Job, begin, recipe_name, turn
+from flows.job import Facts, Job, begin, no_export, nothing_yet, recipe_name, turn
 from flows.parameters import IngestSettings
 
 
@@ -34,19 +37,24 @@ def _run_name() -> str:
     persist_result=False,
     result_serializer="json",
 )
-def ingest(settings: IngestSettings) -> Facts:
+def ingest(settings: IngestSettings) -> Facts | State[Any]:
     """Import, check, and make it the data set's version if it is a new one.
 
     Args:
         settings: recipe, export, store, and what DVC is asked to do.
 
     Returns:
-        ``md5`` of the version, whether it is ``new``, and ``text``: what to print at the end.
+        ``md5`` of the version, whether it is ``new``, and ``text``: what to print at the end. A run of a deployment
+        whose export is not there yet ends as Skipped.
 
     Raises:
         InputError: the recipe or the export is wrong, the checks failed, or DVC refused.
     """
     job = begin(settings)
+    missing = no_export(settings.data)
+    skipped = None if missing is None else nothing_yet(missing)
+    if skipped is not None:
+        return skipped
     with turn(job, "an ingest", ingest_desk(job.workspace)):
         return _in_order(job, settings)
 

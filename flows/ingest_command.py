@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from flows.command import in_prefect, job_settings, told, with_job
 from flows.parameters import IngestSettings
@@ -47,7 +47,9 @@ def _ingest(given: argparse.Namespace) -> int:
         from flows.ingest import ingest
 
         settings = job_settings(given, workspace)
-        return ingest(IngestSettings.given(**settings, pin=given.pin, push=given.push, remote=given.remote))
+        return cast(
+            "Facts", ingest(IngestSettings.given(**settings, pin=given.pin, push=given.push, remote=given.remote))
+        )
 
     desk = ingest_desk(workspace)
     with desk.exclusive("an ingest"):

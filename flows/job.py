@@ -17,6 +17,7 @@ from prefect import Task, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.runtime import deployment, flow_run
+from prefect.states import Completed
 from pydantic import BaseModel, ConfigDict
 
 from flows.parameters import RecipeSettings
@@ -164,6 +165,28 @@ def turn(job: Job, purpose: str, workspace: Workspace | None = None) -> Iterator
         return
     with (workspace or job.workspace).exclusive(purpose, wait_s=TURN_S):
         yield
+
+
+def nothing_yet(reason: str) -> State[Any] | None:
+    """How a run of a schedule ends that finds nothing to work on yet: well, and saying so; None at a terminal.
+
+    A schedule begins before the first export and the first promotion: an alert each hour would teach people to look
+    away. Who starts a flow by hand is told the error.
+
+    Args:
+        reason: in a sentence.
+    """
+    if deployment.get_id() is None:
+        return None
+    get_run_logger().warning("skipped: %s", reason)
+    return Completed(name="Skipped", message=reason)
+
+
+def no_export(given: str | None) -> str | None:
+    """What to say of a folder of new notes that is not there; None: it is there, or none is named."""
+    if given is None or Path(given).exists():
+        return None
+    return f"{given}: no export here yet"
 
 
 def artifact(facts: Facts) -> Artifact:

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prefect.runtime import flow_run
+
 from flows import events, show
 from flows.events import News
 from flows.job import HOUR, MINUTE, Facts, Job, artifact, stage
@@ -170,7 +172,8 @@ def _tell_refusal(job: Job, challenger: Version, verdict: Verdict, champion: str
         "verdict": verdict.sentence,
         "recipe": job.recipe.name,
     }
-    events.tell(News.GATE_REFUSED, "model", challenger.name, facts)
+    told = [flow_run.get_id(), challenger.version, champion, verdict.sentence]  # A stage may be tried again.
+    events.tell_once(job, told, News.GATE_REFUSED, "model", challenger.name, facts)
 
 
 def _json(facts: Facts, name: str) -> Any:

@@ -38,6 +38,17 @@ def open_refresh(store: Path, recipe: Path | None, overrides: tuple[str, ...]) -
             raise InputError(f"the recipe that the champion's run recorded: {error}; name one with --recipe") from None
 
 
+def nothing_published(store: Path) -> str | None:
+    """What to say where nothing was published yet; None: something is."""
+    from notellm2.index.pointer import NothingPublished, read_pointer
+
+    try:
+        read_pointer(Workspace.at(store).published)
+    except NothingPublished as nothing:
+        return str(nothing)
+    return None
+
+
 @stage("in use", timeout_s=10 * MINUTE, retries=2)
 def in_use(job: Job) -> Facts:
     """Settle what a killed promotion left, and name champion and published index, which must be one pair."""

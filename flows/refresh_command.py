@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from flows.command import in_prefect, job_settings, told, with_job
 from flows.parameters import RefreshSettings
@@ -46,7 +46,7 @@ def _refresh(given: argparse.Namespace) -> int:
     def start() -> Facts:
         from flows.refresh_index import refresh_index
 
-        return refresh_index(RefreshSettings.given(**job_settings(given, workspace)))
+        return cast("Facts", refresh_index(RefreshSettings.given(**job_settings(given, workspace))))
 
     if not workspace.root.is_dir():
         raise InputError(f"store {workspace.root}: no such folder; a retraining makes it")

@@ -15,11 +15,13 @@ if __name__ == "__main__":
     raise SystemExit(refresh_command.main())
 
 from pathlib import Path
+from typing import Any
 
 from prefect import flow
+from prefect.client.schemas.objects import State
 
 from flows import events, refresh, stages
-from flows.job import Facts, Job, begun, recipe_name, turn
+from flows.job import Facts, Job, begun, no_export, nothing_yet, recipe_name, turn
 from flows.parameters import RefreshSettings
 from flows.refresh_command import refresh_desk
 
@@ -31,18 +33,23 @@ from flows.refresh_command import refresh_desk
     persist_result=False,
     result_serializer="json",
 )
-def refresh_index(settings: RefreshSettings) -> Facts:
+def refresh_index(settings: RefreshSettings) -> Facts | State[Any]:
     """Run every stage in order; ends early where the published index has these very notes.
 
     Args:
         settings: store, data and recipe.
 
     Returns:
-        What changed and what is published, and ``text``: what to print at the end.
+        What changed and what is published, and ``text``: what to print at the end. A run of a deployment ends as
+        Skipped before the first export and before the first promotion.
 
     Raises:
         InputError: nothing is published yet, or the recipe, the data or a setting is wrong.
     """
+    missing = no_export(settings.data) or refresh.nothing_published(Path(settings.store))
+    skipped = None if missing is None else nothing_yet(missing)
+    if skipped is not None:
+        return skipped
     recipe = None if settings.recipe is None else Path(settings.recipe)
     job = begun(refresh.open_refresh(Path(settings.store), recipe, tuple(settings.overrides)))
     with turn(job, "an index refresh", refresh_desk(job.workspace)):

@@ -80,7 +80,8 @@ def check_data(job: Job, data: Facts) -> Artifact:
             "report": str(checked.path / "summary.md"),
             "recipe": recipe.name,
         }
-        events.tell(News.DATA_REFUSED, "data", dataset.info.name, facts)
+        # An hourly refresh meets the same refused export again and again.
+        events.tell_once(job, [data["md5"], checked.key], News.DATA_REFUSED, "data", dataset.info.name, facts)
     return checked
 
 

@@ -114,9 +114,7 @@ def test_once_is_once_for_a_run_that_comes_back(job: Job, log: Path) -> None:
     assert tell_once(job, ["approve-version-3", "run-1"], News.APPROVAL_WAITING, "model", "notellm2", {})
 
 
-def test_what_could_not_be_told_is_told_by_the_next_try(
-    job: Job, log: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_could_not_be_told_is_told_by_the_next_try(job: Job, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as broken:
         broken.setenv(events.LOG_VARIABLE, str(log.parent / "no such folder" / "events.jsonl"))
         with pytest.raises(FileNotFoundError):
