@@ -56,6 +56,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     MPLCONFIGDIR=/tmp/matplotlib \
     PYTHONUNBUFFERED=1 \
     GIT_PYTHON_REFRESH=quiet \
+    NOTELLM2_HOME=/var/lib/notellm2 \
     NOTELLM2_COMMIT=$COMMIT
 USER 10001:10001
 CMD ["python", "-m", "notellm2", "--help"]

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import json
+import re
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 import yaml
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
-from flows import environment, project
+from flows import deploy, environment, project
 from flows.deploy import POOL, QUEUES, named_deployments
 from notellm2.recipe import load_recipe
 from tests.conftest import ROOT
@@ -128,6 +132,54 @@ def test_work_pool_templates_are_ones_that_prefect_takes(kind: str) -> None:
         }
     # Of Docker's, `container_create_kwargs` is in the worker since prefect-docker 0.5, not in this bundled copy.
     assert set(template["job_configuration"]) - {"container_create_kwargs"} <= set(known[kind]["job_configuration"])
+
+
+@pytest.mark.parametrize("kind", ["docker", "kubernetes"])
+def test_a_container_of_a_pool_is_our_image_with_one_folder_that_outlives_it(kind: str) -> None:
+    """Ingest renames data/ in it, which it could not if that were a mount; the image says where the folder is."""
+    text = (ROOT / "deploy" / "work-pools" / f"{kind}.json").read_text()
+    template, image = json.loads(text), (ROOT / "Dockerfile").read_text()
+    home = re.search(r"NOTELLM2_HOME=(\S+)", image)
+    assert home is not None
+    assert re.search(rf"install -d -o notellm2 -g notellm2 {home.group(1)} ", image), "it is the user's own"
+    mounts = set(re.findall(r'"mountPath": "([^"]+)"|"notellm2\w*:([^"]+)"\]', text))
+    assert {a or b for a, b in mounts} == {home.group(1)}
+    version = re.search(r'^version = "(.+)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert version is not None
+    assert template["variables"]["properties"]["image"]["default"] == f"notellm2:{version.group(1)}"
+
+
+def test_a_worker_that_makes_the_pool_at_the_same_moment_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Client:
+        """A server on which the pool appears between the question and the request."""
+
+        asked = 0
+        queues: ClassVar[list[str]] = []
+
+        async def __aenter__(self) -> Client:
+            return self
+
+        async def __aexit__(self, *_: object) -> None:
+            return None
+
+        async def read_work_pool(self, name: str) -> SimpleNamespace:
+            self.asked += 1
+            if self.asked == 1:
+                raise ObjectNotFound(Exception(name))
+            return SimpleNamespace(type="process")
+
+        async def create_work_pool(self, pool: object) -> None:
+            raise ObjectAlreadyExists(Exception(str(pool)))
+
+        async def read_work_queue_by_name(self, name: str, pool: str) -> None:
+            raise ObjectNotFound(Exception(name))
+
+        async def create_work_queue(self, name: str, **_: object) -> None:
+            self.queues.append(name)
+
+    monkeypatch.setattr("prefect.client.orchestration.get_client", Client)
+    asyncio.run(deploy._make_pool("process", {"variables": {}}))
+    assert Client.queues == ["training", "light"]
 
 
 def _views() -> Path:

@@ -47,6 +47,7 @@ COMMANDS = [
     ("stack",),
     ("stack", "secrets"),
     ("stack", "up"),
+    ("stack", "restart"),
     ("stack", "down"),
     ("stack", "status"),
     ("stack", "logs"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -58,17 +60,39 @@ def up(
 
     Example: notellm2 stack up
     """
+    stack = open_stack(env, compose, state)
+    with _failure_told():
+        stack.up(services or None)
+    typer.echo("up; `notellm2 stack status` looks again, `notellm2 stack down` ends it")
+
+
+@stack_commands.command()
+def restart(
+    service: Annotated[str, typer.Argument(help="The service.")],
+    env: EnvOption = ENV,
+    compose: ComposeOption = COMPOSE,
+    state: StateOption = STATE,
+) -> None:
+    """Stop one server and start it as it was, then wait until it is well; `up` takes up what .env says otherwise.
+
+    Example: notellm2 stack restart mlflow
+    """
+    stack = open_stack(env, compose, state)
+    with _failure_told():
+        stack.restart(service)
+
+
+@contextlib.contextmanager
+def _failure_told() -> Iterator[None]:
     from notellm2.stack.native import ServiceFailed
 
-    stack = open_stack(env, compose, state)
     try:
-        stack.up(services or None)
+        yield
     except ServiceFailed as failed:
         for line in failed.tail:
             typer.echo(f"    {line}", err=True)
         typer.echo(f"failed: {failed}; its log is {failed.log}. `notellm2 stack down` ends the others.", err=True)
         raise typer.Exit(1) from None
-    typer.echo("up; `notellm2 stack status` looks again, `notellm2 stack down` ends it")
 
 
 @stack_commands.command()

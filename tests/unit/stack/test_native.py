@@ -241,6 +241,17 @@ def test_down_needs_no_settings(stack_of: Callable[..., Stack], tmp_path: Path) 
     assert stack.running() == 0
 
 
+def test_restart_makes_a_new_process(stack_of: Callable[..., Stack], tmp_path: Path) -> None:
+    stack = stack_of(WEB)
+    stack.up()
+    pid = stack.pid("web")
+    command = [sys.executable, "-m", "notellm2", "stack", "restart", "web", "--state", str(tmp_path / "state")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("web: starting\nweb: healthy after")
+    assert stack.pid("web") not in (0, pid)
+
+
 def test_a_killed_up_can_be_taken_down(stack_of: Callable[..., Stack], tmp_path: Path) -> None:
     never = '\n  never:\n    command: ["python", "-c", "import time; time.sleep(600)"]\n    restart: "no"\n'
     stack = stack_of(WEB + never)
