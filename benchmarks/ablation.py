@@ -1,12 +1,14 @@
 """The paper's ablation on real films: variants × seeds, with two real backbones and with backbones built from the data.
 
     python benchmarks/ablation.py --store STORE [--data DATA] [--recipes A,B] [--variants V,W] [--seeds 0,1,2]
-                                  [--steps N] [--json]
+                                  [--steps N] [--set SECTION.FIELD=VALUE] [--json]
 
 Runs `python -m flows.ablate` once a recipe (by default recipes/local-pretrained.yaml and recipes/local-tiny.yaml, under
 their fair-test protocol) and reports its table, R@100 in %, mean ± standard deviation over seeds. Hours in full; every
 stage is an artifact of STORE, so a run that was stopped continues, and a run with more seeds does only the new ones.
---steps shortens the training of every variant alike (not for figures to be quoted).
+--steps shortens the training of every variant alike (not for figures to be quoted). --set changes the recipes:
+`--set model.text.topics=0 --set model.text.content_chars=0` shows every film by its title and poster alone, the nearest
+this data comes to the paper's short queries.
 
 Keys of --json, by recipe: variants (means by figure), deviations, notellm2_best_on_all, notellm2_best_on_short_queries
 (against every other trained variant), image_only_vs_basic (recall@100 of NoteLLM-2 over that of basic).
@@ -37,6 +39,7 @@ def run(given: argparse.Namespace, recipe: str) -> Artifact:
     command += ["--variants", given.variants, "--seeds", given.seeds]
     command += [] if given.data is None else ["--data", str(given.data.absolute())]
     command += [] if given.steps is None else ["--set", f"training.steps={given.steps}"]
+    command += [argument for override in given.overrides for argument in ("--set", override)]
     done = subprocess.run(command, cwd=ROOT, check=False, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise SystemExit(f"the sweep of {recipe} ended with {done.returncode}; the same command continues it")
@@ -84,6 +87,7 @@ def main() -> None:
     parser.add_argument("--variants", default=",".join(v.name for v in TRAINED), help="variants, by comma")
     parser.add_argument("--seeds", default="0,1,2", help="seeds, by comma")
     parser.add_argument("--steps", type=int, help="training steps instead of the recipe's")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="SECTION.FIELD=VALUE")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
     given = parser.parse_args()
     result = {}
