@@ -66,8 +66,8 @@ class VisionEncoder:
         self.processor = processor
         self.digest = digest
         self._class_token = has_class_token(model)
-        self._registers = register_tokens(model.config)
         self._half = model if isinstance(model, VisionHalf) else None
+        self._registers = 0 if self._half is not None else register_tokens(model.config)
         # Depthwise convolutions run about twice as fast on a CPU with channels last.
         self._channels_last = any(isinstance(m, nn.Conv2d) and m.groups > 1 for m in model.modules())
         if self._channels_last:

@@ -115,7 +115,7 @@ class Bundle:
         Args:
             folder: of the bundle.
             check: whether the canary is embedded and compared.
-            device: of network and vision encoder; None: the GPU if there is one. (A 4-bit LLM keeps its own.)
+            device: of network and vision encoder; None: the GPU if there is one. (A 4-bit LLM stays where it was loaded.)
 
         Raises:
             InputError: the folder is no bundle.
@@ -139,10 +139,11 @@ class Bundle:
             language.model, layout(language.tokenizer, config.model), config.model, vision.width if vision else 0
         )
         _load_heads(network, folder / "heads.safetensors")
-        if device is None:
+        placed = torch.device("cpu") if language.model is None else next(language.model.parameters()).device
+        if placed.type != "cpu":
+            device = placed
+        elif device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        if config.model.base_weights == "nf4" and language.model is not None:
-            device = next(language.model.parameters()).device
         network.to(device)
         if vision is not None:
             vision.model.to(device)
