@@ -115,7 +115,7 @@ class Bundle:
         Args:
             folder: of the bundle.
             check: whether the canary is embedded and compared.
-            device: of network and vision encoder; None: the GPU if there is one. (A 4-bit LLM stays where it was loaded.)
+            device: of network and vision encoder; None: the GPU if there is one. (A 4-bit LLM stays where it is.)
 
         Raises:
             InputError: the folder is no bundle.

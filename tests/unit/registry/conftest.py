@@ -14,7 +14,7 @@ import pytest
 from notellm2.artifacts import Artifact, Store
 from notellm2.registry.tracking import URI_VARIABLE, Tracking
 from notellm2.workspace import Workspace
-from tests.unit.registry.access.server import Server
+from tests.unit.registry.access.server import Server, provisioned
 from tests.unit.registry.world import A, B, World, index_of
 
 METRICS: dict[str, Any] = {
@@ -41,15 +41,9 @@ def tracking(store_root: Path, monkeypatch: pytest.MonkeyPatch) -> Tracking:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """An MLflow server of our app with the users that the stack has (10 s)."""
-    started = Server(tmp_path_factory.mktemp("mlflow-server"))
-    started.start()
-    try:
-        done = started.provision()
-        assert done.returncode == 0, done.stderr
+    """One for the session (10 s)."""
+    with provisioned(tmp_path_factory.mktemp("mlflow-server")) as started:
         yield started
-    finally:
-        started.stop()
 
 
 @pytest.fixture(scope="session")

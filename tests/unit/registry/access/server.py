@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -101,3 +101,16 @@ class Server:
             text=True,
             timeout=120,
         )
+
+
+@contextlib.contextmanager
+def provisioned(root: Path) -> Iterator[Server]:
+    """A server of our app with the users that the stack has."""
+    started = Server(root)
+    started.start()
+    try:
+        done = started.provision()
+        assert done.returncode == 0, done.stderr
+        yield started
+    finally:
+        started.stop()
