@@ -1,7 +1,7 @@
 """Commands that back a set-up up and bring it back.
 
-Status 0: done. 1: done, but something could not be saved whole; or a promotion did not end in time. 2: something given
-is wrong, and nothing was touched.
+Status 0: done. 1: done, but something could not be saved whole, or old backups could not be removed; or a promotion did
+not end in time. 2: something given is wrong, and nothing was touched.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ def backup(
 
     Example: notellm2 stack backup /backups/notellm2 --keep 14
     """
+    from notellm2.errors import InputError
     from notellm2.registry.journal import LeaseLost, LeaseTaken
     from notellm2.stack.backup.archive import Archive
     from notellm2.stack.backup.save import save
@@ -51,16 +52,20 @@ def backup(
     except (LeaseTaken, LeaseLost) as error:
         typer.echo(f"refused: {error}; no backup was made", err=True)
         raise typer.Exit(1) from None
-    removed = archive.prune(keep) if keep else []
+    removed, wrong = [], [f"not saved: {problem}" for problem in manifest.problems]
+    try:
+        removed = archive.prune(keep) if keep else []
+    except InputError as error:  # The new backup is there all the same, and is to be told of.
+        wrong.append(f"not removed: {error}")
     if as_json:
         print_json({**manifest.model_dump(mode="json"), "removed": removed})
     else:
         _tell(manifest)
         for name in removed:
             typer.echo(f"removed {name}")
-    for problem in manifest.problems:
-        typer.echo(f"not saved: {problem}", err=True)
-    if manifest.problems:
+    for line in wrong:
+        typer.echo(line, err=True)
+    if wrong:
         raise typer.Exit(1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typer.testing import CliRunner, Result
 from notellm2 import cli
 from notellm2.errors import InputError
 from notellm2.registry.journal import hold
+from notellm2.stack.backup import restore as restoring
 from notellm2.stack.backup import save as saving
 from tests.unit.stack.backup.world import World
 
@@ -68,6 +70,35 @@ def test_what_could_not_be_saved_ends_with_status_1(world: World, run: Run):
     assert f"not saved: store: training/{artifact.key}/deep/damaged: its bytes" in made.stderr
     assert world.archive.names()
     assert "1 problem(s)" in run("restore", "--list").stdout
+
+
+def test_what_cannot_be_pruned_is_no_failed_backup(world: World, run: Run, monkeypatch: pytest.MonkeyPatch):
+    """Whoever reads the status of a nightly job must not think that the newest backup is missing."""
+    assert run("backup").exit_code == 0
+    (old,) = world.archive.names()
+    (world.archive.root / "backups" / old / "files.jsonl").write_text("")
+    monkeypatch.setattr(saving, "_new_name", lambda archive: "29990101T000000Z")
+    made = run("backup", "--keep", "2")
+    assert made.exit_code == 1
+    assert made.stdout.startswith("backup 29990101T000000Z")
+    assert f"not removed: {world.archive.root}" in made.stderr
+    assert world.archive.names() == [old, "29990101T000000Z"]
+
+
+def test_a_damaged_blob_that_is_removed_is_copied_anew(world: World, run: Run, monkeypatch: pytest.MonkeyPatch):
+    """As docs/operations.md has it."""
+    artifact = world.artifact("once", b"sound")
+    assert run("backup").exit_code == 0
+    [blob] = [path for path in (world.archive.root / "blobs").glob("*/*") if path.read_bytes() == b"sound"]
+    blob.write_bytes(b"SOUND")
+    for number in (1, 2):
+        monkeypatch.setattr(saving, "_new_name", lambda archive, n=number: f"2999010{n}T000000Z")
+        assert run("backup").exit_code == 0
+        with pytest.raises(InputError, match=f"{blob}.*{artifact.key}") if number == 1 else contextlib.nullcontext():
+            restoring.verify(world.archive)
+        if number == 1:
+            blob.unlink()
+    assert blob.read_bytes() == b"sound"
 
 
 def test_a_promotion_that_does_not_end_is_a_refusal(world: World, run: Run, monkeypatch: pytest.MonkeyPatch):
