@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 from flows.job import Job
@@ -62,16 +63,38 @@ def release(job: Job) -> None:
         _note(job).unlink(missing_ok=True)
 
 
-def forget(job: Job, older_than_s: float, now: float, *, dry_run: bool) -> list[Path]:
-    """Remove versions and notes that no run has begun with for so long; returns them."""
-    found = [*_versions(job).glob("*"), *_note(job).parent.glob("*.json")]  # with what killed runs left half-linked
-    old = [path for path in found if path.stat().st_mtime < now - older_than_s]
-    for path in [] if dry_run else old:
+def forget(
+    job: Job,
+    older_than_s: float,
+    now: float,
+    *,
+    dry_run: bool,
+    unfinished: Callable[[set[str]], set[str]] = lambda _: set(),
+) -> list[Path]:
+    """Remove versions and notes that no run has begun with for so long; returns them.
+
+    Args:
+        job: whose store it is.
+        older_than_s: age below which nothing goes, seconds.
+        now: seconds since 1970.
+        dry_run: only say what would go.
+        unfinished: which of these flow runs have not ended: they train, or wait for a person, for days maybe, and what
+            they began with stays.
+    """
+    horizon = now - older_than_s
+    notes = {path.stem: path for path in _note(job).parent.glob("*.json")}
+    old = {run for run, path in notes.items() if path.stat().st_mtime < horizon}
+    old -= unfinished(old)
+    read = {str(json.loads(path.read_text())["md5"]) for run, path in notes.items() if run not in old}
+    # With what killed runs left half-linked.
+    gone = [p for p in _versions(job).glob("*") if p.stat().st_mtime < horizon and p.name not in read]
+    gone += [notes[run] for run in sorted(old)]
+    for path in [] if dry_run else gone:
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink()
-    return old
+    return gone
 
 
 def _versions(job: Job) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -39,7 +40,7 @@ def artifacts(job: Job, keep: int, days: float, dry_run: bool) -> Facts:
 def data_versions(job: Job, days: float, dry_run: bool) -> Facts:
     """Remove the second names of data versions that no run began with lately, and marks of old news."""
     now = time.time()
-    old = snapshots.forget(job, days * DAY, now, dry_run=dry_run)
+    old = snapshots.forget(job, days * DAY, now, dry_run=dry_run, unfinished=_unfinished)
     events.forget(job, max(days, 30) * DAY, now, dry_run=dry_run)
     return {"did": f"data versions: {sum(p.is_dir() or p.suffix == '.dir' for p in old)} that no run reads any more"}
 
@@ -112,6 +113,27 @@ def summary(_job: Job, done: list[Facts], dry_run: bool) -> Facts:
     text = "\n".join(["Would be removed:" if dry_run else "Removed:", *(f"  {one['did']}" for one in done)])
     show.cleanup(text)
     return {"text": text}
+
+
+def _unfinished(runs: set[str]) -> set[str]:
+    """Those of the flow runs that Prefect knows and that have not ended."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import (
+        FlowRunFilter,
+        FlowRunFilterId,
+        FlowRunFilterState,
+        FlowRunFilterStateType,
+    )
+    from prefect.client.schemas.objects import TERMINAL_STATES, StateType
+
+    found: set[str] = set()
+    going = FlowRunFilterState(type=FlowRunFilterStateType(any_=sorted(set(StateType) - TERMINAL_STATES)))
+    with get_client(sync_client=True) as client:
+        ids = sorted(uuid.UUID(run) for run in runs)
+        for start in range(0, len(ids), _PAGE):
+            named = FlowRunFilter(id=FlowRunFilterId(any_=ids[start : start + _PAGE]), state=going)
+            found |= {str(run.id) for run in client.read_flow_runs(flow_run_filter=named, limit=_PAGE)}
+    return found
 
 
 def _bytes(folders: Iterable[Path]) -> int:

@@ -113,6 +113,17 @@ def test_what_no_run_reads_any_more_is_forgotten(data: Path, job: Job, tmp_path:
     assert data.is_dir()
 
 
+def test_what_a_run_that_has_not_ended_began_with_stays_whatever_its_age(data: Path, job: Job) -> None:
+    kept, md5 = snapshots.keep(job, data)
+    ended = job.model_copy(update={"run": "another-run"})
+    snapshots.keep(ended, data)
+    later = time.time() + 7200
+    gone = snapshots.forget(job, 3600, later, dry_run=False, unfinished=lambda runs: runs & {str(job.run)})
+    assert [path.stem for path in gone] == ["another-run"]
+    assert snapshots.begun_with(job) == kept
+    assert kept.name == md5
+
+
 def test_a_version_that_is_gone_is_read_anew(data: Path, job: Job) -> None:
     kept, _ = snapshots.keep(job, data)
     shutil.rmtree(kept)
