@@ -26,6 +26,10 @@ $(VENV)/.installed: constraints.txt pyproject.toml
 	$(PIP) -e .
 	@touch $@
 
+$(VENV)/.installed-stack: $(VENV)/.installed
+	$(PIP) -e '.[stack,serve]'
+	@touch $@
+
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) -e '.[dev,serve,stack,quantized,onnx]'
 	@touch $@
@@ -61,7 +65,7 @@ ui: $(VENV)/.installed ## MLflow's pages on the demo's store, http://127.0.0.1:5
 		--backend-store-uri sqlite:///$(abspath $(STORE))/_mlflow/mlflow.db \
 		--default-artifact-root $(abspath $(STORE))/_mlflow/artifacts
 
-secrets: $(VENV)/.installed ## a secret for each empty one of .env, which is made if missing
+secrets: $(VENV)/.installed-stack ## what the team's servers need: packages, and .env with a secret for each empty one
 	$(BIN)/notellm2 stack secrets
 
 lock: ## refresh constraints.txt from the newest versions that pyproject.toml allows

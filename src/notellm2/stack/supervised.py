@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, cast
 import psutil
 
 from notellm2.artifacts import write_atomic
+from notellm2.errors import InputError
 from notellm2.stack.compose import Service
 from notellm2.stack.layout import SERVICE_MARK, STACK_MARK, StateFolder
 
@@ -192,7 +193,12 @@ class Supervisor:
 
     def _call(self, method: str, *arguments: object) -> object:
         # Supervisor is imported here, not on top: the command line shows its help without it.
-        from supervisor.xmlrpc import SupervisorTransport
+        try:
+            from supervisor.xmlrpc import SupervisorTransport
+        except ModuleNotFoundError:
+            raise InputError(
+                "the native stack needs supervisor: pip install -c constraints.txt -e '.[stack,serve]'"
+            ) from None
 
         transport = SupervisorTransport(None, None, serverurl=f"unix://{self.state.socket}")
         try:

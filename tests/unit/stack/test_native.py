@@ -314,6 +314,17 @@ def test_volumes_are_ours_alone_but_for_another_users_way(stack_of: Callable[...
     assert stack.state.root.stat().st_mode & stack.state.volumes.stat().st_mode & 0o777 == 0o711
 
 
+def test_without_supervisor_it_is_said_what_to_install(
+    stack_of: Callable[..., Stack], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack = stack_of(WEB)
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "supervisor.xmlrpc", None)
+        for ask in (stack.up, stack.status):
+            with pytest.raises(InputError, match=r"needs supervisor: pip install .*\[stack,serve\]"):
+                ask()
+
+
 def test_a_folder_with_something_else_in_it_is_no_state_folder(stack_of: Callable[..., Stack], tmp_path: Path) -> None:
     stack = stack_of(WEB)
     (tmp_path / "state").mkdir()
