@@ -25,7 +25,9 @@ POLL_S = 5
 class Approval(RunInput):
     """What a person fills in."""
 
-    decision: Literal["approve", "refuse"] = Field(description="approve: champion and index change now")
+    decision: Literal["approve", "refuse"] = Field(
+        description="approve: champion and index change now; refuse: it stays challenger"
+    )
     name: str = Field(min_length=1, description="who decides, for the ledger")
     reason: str = Field("", description="why, for the ledger")
 
@@ -59,10 +61,11 @@ def _asked(job: Job, number: str, judged: Facts, page: Facts) -> Facts:
     timeout_s = job.recipe.gate.approval_timeout_s
     # With the champion in it: a suspended run that comes back to another champion asks anew.
     key = f"approve-version-{number}-over-{judged['champion'] or 'none'}"
-    show.waiting(number, timeout_s)
     facts = {"version": number, "champion": judged["champion"], "verdict": judged["sentence"], "timeout_s": timeout_s}
     asked = [key, flow_run.get_id()]
-    events.tell_once(job, asked, News.APPROVAL_WAITING, "model", job.recipe.registry.model_name, facts)
+    # Not again when the run comes back with the answer.
+    if events.tell_once(job, asked, News.APPROVAL_WAITING, "model", job.recipe.registry.model_name, facts):
+        show.waiting(number, timeout_s)
     if deployment.get_id() is not None:
         # The process ends here; the run comes back, with the answer, when a person has given it.
         answer = suspend_flow_run(wait_for_input=form, timeout=timeout_s, key=key)

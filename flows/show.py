@@ -98,7 +98,8 @@ def training(trained: Artifact) -> None:
             "fitted, a lower training.lr, more warm-up or more training.steps"
         )
     rows = [(name, json.dumps(value)) for name, value in summary.items() if not isinstance(value, dict)]
-    _log("training: %s steps, final loss %s, %s pairs/s", *(summary[n] for n in ("steps", "final_loss", "pairs_per_s")))
+    figures = (summary[name] for name in ("steps", "final_loss", "pairs_per_s"))
+    _log("training: %s steps, final loss %.3f, %s pairs/s", *figures)
     _markdown("training", _table(("figure", "value"), rows), "Training")
 
 

@@ -62,6 +62,21 @@ def test_manual_leaves_it_to_a_person(tmp_path: Path) -> None:
     assert (waiting["promote"], waiting["reason"]) == (False, "it waits for a person: notellm2 promote 3")
 
 
+def test_a_run_that_comes_back_does_not_say_again_that_it_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flows import approval
+
+    said: list[str] = []
+    monkeypatch.setattr(approval.show, "waiting", lambda version, _: said.append(version))
+    monkeypatch.setattr(approval.deployment, "get_id", lambda: "deployment")
+    answer = approval.Approval(decision="approve", name="kim")
+    monkeypatch.setattr(approval, "suspend_flow_run", lambda **_: answer)
+    assert decided(tmp_path, "gate.mode=approval")["by"] == "kim"
+    assert decided(tmp_path, "gate.mode=approval")["by"] == "kim"
+    assert said == ["3"]
+
+
 @pytest.fixture(scope="module")
 def prefect() -> Iterator[None]:
     from prefect.testing.utilities import prefect_test_harness

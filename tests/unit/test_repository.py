@@ -86,7 +86,7 @@ def test_no_committed_text_names_one_machine() -> None:
     listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:
         pytest.skip("not a git checkout")
-    named = re.compile(r"/(home|work|Users)/[a-z]")
+    named = re.compile(r"(?<!\w)/(home|work|Users)/[a-z]")  # a volume of the stack is called home
     found = [
         name
         for name in listed.stdout.splitlines()
