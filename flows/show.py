@@ -98,8 +98,9 @@ def training(trained: Artifact) -> None:
             "fitted, a lower training.lr, more warm-up or more training.steps"
         )
     rows = [(name, json.dumps(value)) for name, value in summary.items() if not isinstance(value, dict)]
-    figures = (summary[name] for name in ("steps", "final_loss", "pairs_per_s"))
-    _log("training: %s steps, final loss %.3f, %s pairs/s", *figures)
+    loss = summary["final_loss"]  # None: nothing was trained
+    ended = "" if loss is None else f", final loss {loss:.3f}"
+    _log("training: %s steps%s, %s pairs/s", summary["steps"], ended, summary["pairs_per_s"])
     _markdown("training", _table(("figure", "value"), rows), "Training")
 
 
