@@ -6,7 +6,6 @@ Prefect server from an environment variable, or from the file that the variable 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ from uuid import UUID
 import yaml
 from pydantic import ValidationError
 
+from notellm2.credentials import secret
 from notellm2.errors import InputError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def blocks_from_environment() -> dict[str, Block]:
     }
     found = {}
     for name, variable in block_variables().items():
-        address = _secret(variable)
+        address = secret(variable)
         if address is None:
             continue
         if "://" not in address:
@@ -144,16 +144,6 @@ def _notification(block: str, number: UUID, told: Mapping[str, str]) -> dict[str
     if block.startswith("webhook/"):
         return {"type": "call-webhook", "block_document_id": str(number), "payload": _WEBHOOK_BODY.format(**told)}
     return {"type": "send-notification", "block_document_id": str(number), **told}
-
-
-def _secret(variable: str) -> str | None:
-    path = os.environ.get(f"{variable}_FILE")
-    if path:
-        try:
-            return Path(path).read_text().strip() or None
-        except OSError as error:
-            raise InputError(f"{variable}_FILE {path}: {error.strerror}") from None
-    return os.environ.get(variable) or None
 
 
 def _list(names: Mapping[str, object]) -> str:
