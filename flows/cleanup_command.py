@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows.command import in_prefect, told
+from flows.command import in_prefect, told, with_overrides
 from flows.parameters import CleanupSettings
 from notellm2.recipe import load_recipe
 from notellm2.workspace import Workspace
@@ -29,14 +29,7 @@ def parser() -> argparse.ArgumentParser:
     )
     arguments.add_argument("--recipe", type=Path, required=True, help="YAML file, such as recipes/team.yaml")
     arguments.add_argument("--store", type=Path, default=Path("store"), help="folder of the flows (default: store)")
-    arguments.add_argument(
-        "--set",
-        dest="overrides",
-        action="append",
-        default=[],
-        metavar="SECTION.FIELD=VALUE",
-        help="replace a value of the recipe; may be repeated",
-    )
+    with_overrides(arguments)
     fields = CleanupSettings.model_fields
     for name in _DAYS:
         flag, about = f"--{name.replace('_', '-')}", f"{fields[name].description} (default: {fields[name].default:g})"

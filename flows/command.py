@@ -50,6 +50,12 @@ def with_job(arguments: argparse.ArgumentParser, *, recipe: str | None = None) -
         "--data", type=Path, help="a data set, or a plain export to import first (default: what the recipe says)"
     )
     arguments.add_argument("--store", type=Path, default=Path("store"), help="folder for all output (default: store)")
+    with_overrides(arguments)
+    return arguments
+
+
+def with_overrides(arguments: argparse.ArgumentParser) -> None:
+    """Add ``--set``, assignments on top of the recipe."""
     arguments.add_argument(
         "--set",
         dest="overrides",
@@ -58,7 +64,6 @@ def with_job(arguments: argparse.ArgumentParser, *, recipe: str | None = None) -
         metavar="SECTION.FIELD=VALUE",
         help="replace a value of the recipe; may be repeated",
     )
-    return arguments
 
 
 def job_settings(given: argparse.Namespace, workspace: Workspace) -> dict[str, Any]:

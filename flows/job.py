@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import os
-import subprocess
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +18,7 @@ from prefect.runtime import deployment, flow_run
 from prefect.states import Completed
 from pydantic import BaseModel, ConfigDict
 
+from flows import project
 from flows.parameters import RecipeSettings
 from notellm2.artifacts import MANIFEST, Artifact, Store, digest_json
 from notellm2.errors import InputError
@@ -135,7 +134,7 @@ def begin(settings: RecipeSettings) -> Job:
 def begun(job: Job) -> Job:
     """A job with the flow run that calls this."""
     run = flow_run.get_id() if deployment.get_id() is not None else None
-    return job.model_copy(update={"run": run}).about(git_commit=git_commit())
+    return job.model_copy(update={"run": run}).about(git_commit=project.commit())
 
 
 def recipe_name() -> str:
@@ -204,25 +203,6 @@ def test_set(mined: Artifact) -> str:
     manifest = mined.manifest
     files = [manifest["files"][name]["sha256"] for name in ("test.parquet", "pool.parquet")]
     return digest_json([manifest["inputs"]["data"], files, EVALUATION_VERSION])[:20]
-
-
-def git_commit() -> str | None:
-    """The commit this code is from, with ``-dirty`` after it if files differ; None where git does not know.
-
-    An image holds no repository: its ``NOTELLM2_COMMIT`` says what it was built from.
-    """
-    try:
-        described = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=30,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return os.environ.get("NOTELLM2_COMMIT") or None
-    return described.stdout.strip()
 
 
 class _OneTraceback(logging.Filter):

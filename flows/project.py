@@ -41,11 +41,22 @@ def describe() -> dict[str, str]:
     Returns:
         ``version``.
     """
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    return {"version": commit(12) or version("notellm2")}
+
+
+def commit(digits: int = 40) -> str | None:
+    """The commit this code is from, with ``-dirty`` after it if files differ; None where git does not know.
+
+    An image holds no repository: its ``NOTELLM2_COMMIT`` says what it was built from.
+
+    Args:
+        digits: of the commit's name, at least; an image's is told as it is.
+    """
+    command = ["git", "describe", "--always", "--dirty", f"--abbrev={digits}", "--exclude=*"]
     try:
         told = subprocess.run(
             command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=30
-        ).stdout.strip()
+        )
     except (OSError, subprocess.SubprocessError):
-        told = os.environ.get("NOTELLM2_COMMIT") or version("notellm2")
-    return {"version": told}
+        return os.environ.get("NOTELLM2_COMMIT") or None
+    return told.stdout.strip()
