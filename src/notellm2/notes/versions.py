@@ -66,7 +66,7 @@ def data_md5(directory: Path) -> str:
     files = sorted((path.relative_to(directory).as_posix(), path) for path in directory.rglob("*") if path.is_file())
     if not files:
         raise InputError(f"{directory}: empty; expected a data set")
-    entries = [{"md5": _file_md5(path), "relpath": name} for name, path in files]
+    entries = [{"md5": file_md5(path), "relpath": name} for name, path in files]
     listing = json.dumps(entries, sort_keys=True).encode()
     return f"{hashlib.md5(listing, usedforsecurity=False).hexdigest()}.dir"
 
@@ -187,7 +187,8 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def _file_md5(path: Path) -> str:
+def file_md5(path: Path) -> str:
+    """MD5 (hex) of a file: DVC's name for its bytes, and an object store's tag of what was uploaded in one part."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 

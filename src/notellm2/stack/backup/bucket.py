@@ -9,7 +9,8 @@ from typing import Any
 
 from notellm2.errors import InputError
 from notellm2.index.s3 import s3_client
-from notellm2.stack.backup.places import Listed, Opened, Place, Sort, alone, md5_of
+from notellm2.notes.versions import file_md5
+from notellm2.stack.backup.places import Listed, Opened, Place, Sort, alone
 
 _ABSENT = {"404", "NoSuchKey", "NotFound"}
 _NO_BUCKET = {"404", "NoSuchBucket"}
@@ -73,7 +74,7 @@ class Bucket(Place):
         head = self._head(name)
         if head is not None and head["ContentLength"] == content.stat().st_size and _about(head) == dict(about):
             tag = _tag(head)
-            if head["Metadata"].get("sha256") == sha256 or ("-" not in tag and tag == md5_of(content)):
+            if head["Metadata"].get("sha256") == sha256 or ("-" not in tag and tag == file_md5(content)):
                 return False
         extra = {"Metadata": {key: value for key, value in about.items() if key != _TYPE}}
         if _TYPE in about:

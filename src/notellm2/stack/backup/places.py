@@ -7,7 +7,6 @@ another file under the same name.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shutil
 import uuid
@@ -197,12 +196,6 @@ class StoreFolder(Folder):
 def put_order(name: str) -> tuple[bool, str]:
     """Sorts what makes a folder complete behind everything else."""
     return PurePosixPath(name).name in LAST, name
-
-
-def md5_of(path: Path) -> str:
-    """MD5 (hex) of a file: what an object store calls the tag of an object that was uploaded in one part."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def _mark(status: os.stat_result) -> str:
