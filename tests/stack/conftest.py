@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -18,7 +17,7 @@ from notellm2.errors import InputError
 from notellm2.stack import postgres
 from notellm2.stack.native import Stack
 from notellm2.stack.settings import Settings, write_secrets
-from tests.conftest import ROOT
+from tests.conftest import ROOT, free_ports
 from tests.stack.outage import MODEL, Retraining, retrain_through_an_outage
 from tests.unit.index import s3_server
 
@@ -91,15 +90,6 @@ class RunningStack:
 
     def log(self, name: str) -> str:
         return self.native.log_path(name).read_text(errors="replace")
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on at the moment."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 def write_env(folder: Path, **values: object) -> Path:

@@ -18,7 +18,7 @@ from notellm2.errors import InputError
 from notellm2.stack.layout import StateFolder
 from notellm2.stack.native import ServiceFailed, Stack
 from notellm2.stack.settings import Settings, write_secrets
-from tests.conftest import ROOT
+from tests.conftest import ROOT, free_ports
 
 WEB = """
 services:
@@ -66,12 +66,6 @@ PARENT = """
 """
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture
 def said() -> list[str]:
     return []
@@ -83,7 +77,7 @@ def stack_of(tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     env_file = tmp_path / ".env"
     write_secrets(env_file, ROOT / ".env.example")
-    ports = {name: free_port() for name in ("SERVING_PORT", "MLFLOW_PORT")}
+    ports = dict(zip(("SERVING_PORT", "MLFLOW_PORT"), free_ports(2), strict=True))
     made = []
 
     def make(services: str, state: str = "state", **values: object) -> Stack:

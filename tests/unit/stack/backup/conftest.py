@@ -19,7 +19,7 @@ from notellm2.stack import postgres
 from notellm2.stack.backup import bucket
 from notellm2.stack.backup.databases import Server
 from notellm2.stack.backup.described import DATABASES
-from tests.stack.conftest import free_ports
+from tests.conftest import free_ports
 from tests.unit.index import s3_server
 from tests.unit.stack.backup.world import OWNER, World, sql
 
