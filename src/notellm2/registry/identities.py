@@ -102,12 +102,12 @@ class _Registrar:
 
 
 @contextlib.contextmanager
-def refusal_told(deed: str, version: str | None) -> Iterator[None]:
+def refusal_told(deed: str, command: str | None) -> Iterator[None]:
     """Let the server's refusal become a `Forbidden` that says how to go on.
 
     Args:
         deed: what is done, as in "may not ...".
-        version: that is to be promoted.
+        command: of `notellm2` that makes a version champion once the right is there; None: there is none to name.
     """
     from mlflow.exceptions import MlflowException
 
@@ -122,5 +122,5 @@ def refusal_told(deed: str, version: str | None) -> Iterator[None]:
             remedy = f"set {PROMOTER[0]} and {PROMOTER[1]} (or {PROMOTER[1]}_FILE) to a promoter's"
         else:
             remedy = f"{PROMOTER[0]} needs a user with the role promoter, and {PROMOTER[1]} its password"
-        again = "" if version is None else f"; `notellm2 promote {version}` then makes it champion"
+        again = "" if command is None else f"; `notellm2 {command}` then makes it champion"
         raise Forbidden(f"user {user or 'without a name'} may not {deed}: {remedy}{again}") from None

@@ -193,7 +193,7 @@ def move_alias(tracking: Tracking, alias: str, version: str | None) -> None:
     if alias_version(tracking, alias) == version:
         return
     client = tracking.promoting if alias == names.CHAMPION else tracking.client
-    with refusal_told(f"move the alias {alias!r} of model {tracking.model_name!r}", version):
+    with refusal_told(f"move the alias {alias!r} of model {tracking.model_name!r}", version and f"promote {version}"):
         if version is None:
             client.delete_registered_model_alias(tracking.model_name, alias)
         else:
@@ -207,7 +207,10 @@ def begin_change(tracking: Tracking, entry: Entry) -> None:
         Forbidden: the server does not take it for one.
     """
     if tracking.served and entry.to.version is not None:
-        with refusal_told(f"promote version {entry.to.version} of model {tracking.model_name!r}", entry.to.version):
+        back = entry.action == "rollback"
+        deed, command = ("go back to", "rollback --to") if back else ("promote", "promote")
+        told = f"{deed} version {entry.to.version} of model {tracking.model_name!r}"
+        with refusal_told(told, f"{command} {entry.to.version}"):
             tracking.promoting.set_model_version_tag(tracking.model_name, entry.to.version, names.BEGUN, entry.id)
 
 

@@ -94,7 +94,9 @@ def test_neither_a_rollback_nor_a_refresh_goes_half_the_way(
         training.promote(second, indexes[B], first)
         training.promoter().rollback(WHY)
     before, lines = training.pair(), training.lines()
-    with pytest.raises(Forbidden):
+    with pytest.raises(
+        Forbidden, match=rf"may not go back to version {second} .* `notellm2 rollback --to {second}` then"
+    ):
         training.promoter().rollback(WHY, to=second)
     with pytest.raises(Forbidden):  # A refresh moves no alias: the pointer must stay too.
         training.promote(first, indexes["refreshed"], first)
