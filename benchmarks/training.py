@@ -45,7 +45,7 @@ from notellm2.embedding.stage import vision_features
 from notellm2.model.adapters import tune
 from notellm2.model.attention import attend_fast
 from notellm2.model.backbones import load_language_model, load_vision_encoder
-from notellm2.model.bundle import encode_images
+from notellm2.model.images import encode_images
 from notellm2.model.loss import pair_loss
 from notellm2.model.network import NoteLLM2, assemble
 from notellm2.model.prompt import WORDINGS, encode_texts, layout

@@ -94,7 +94,7 @@ class _Encoder:
 
     def __call__(self, notes: Sequence[Note]) -> NDArray[np.float16]:
         """float16[n, P, V], zeros where an image does not decode; counts both."""
-        from notellm2.model.bundle import encode_images
+        from notellm2.model.images import encode_images
 
         features, problems = encode_images(self.model, notes, self._images)
         self.encoded += len(notes) - len(problems)

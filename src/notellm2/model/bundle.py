@@ -21,7 +21,7 @@ import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,16 +41,13 @@ from notellm2.model.backbones import (
     load_tokenizer,
     load_vision_encoder,
 )
+from notellm2.model.images import encode_images
 from notellm2.model.network import NoteLLM2
 from notellm2.model.prefix import check_width, prefixes
 from notellm2.model.prompt import encode_texts, layout
 from notellm2.model.source import Modality, NoteSource, embed_rows
-from notellm2.notes.images import ImageProblem, decode_image
 from notellm2.notes.schema import Note
 from notellm2.recipe import ImageLimits, ModelConfig
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 logger = logging.getLogger(__name__)
 
@@ -273,37 +270,6 @@ def save_bundle(
         raise BundleError(f"{folder}: the saved bundle does not load back as trained (largest difference {worst:.2g})")
     rows = [_canary_row(note, vector) for note, vector in zip(canaries, embedded, strict=True)]
     (folder / "canary.json").write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n")
-
-
-def encode_images(
-    vision: VisionEncoder, notes: Sequence[Note], limits: ImageLimits, *, batch: int = 4
-) -> tuple[NDArray[np.float16], list[tuple[str, str]]]:
-    """Features of the notes' images, a few at a time (small batches stay in a CPU's cache: 18 ms an image for
-    MobileNetV2 at 4, 36 at 32).
-
-    Returns:
-        float16[n, P, V], zeros where there is no image that decodes; and (note id, reason) of those that do not.
-
-    Raises:
-        ValueError: the encoder's features do not fit float16.
-    """
-    features = np.zeros((len(notes), vision.tokens, vision.width), np.float16)
-    failed: list[tuple[str, str]] = []
-    with_image = [row for row, note in enumerate(notes) if note.image is not None]
-    for start in range(0, len(with_image), batch):
-        # Decoded a few at a time as well: one image may fill 120 MB.
-        pictures: dict[int, Image] = {}
-        for row in with_image[start : start + batch]:
-            try:
-                pictures[row] = decode_image(notes[row].image or b"", limits)
-            except ImageProblem as problem:
-                failed.append((notes[row].note_id, problem.reason))
-        if pictures:
-            encoded = vision.features(list(pictures.values())).numpy()
-            if not np.abs(encoded).max() <= np.finfo(np.float16).max:
-                raise ValueError("the vision encoder's features are not finite, or too large for float16")
-            features[list(pictures)] = encoded.astype(np.float16)
-    return features, failed
 
 
 def _lasting(name: str, digest: str) -> str:

@@ -12,7 +12,8 @@ from notellm2.artifacts import Artifact, Store
 from notellm2.embedding import stage
 from notellm2.errors import InputError
 from notellm2.model.backbones import load_vision_encoder
-from notellm2.model.bundle import Bundle, encode_images
+from notellm2.model.bundle import Bundle
+from notellm2.model.images import encode_images
 from notellm2.model.stage import Backbones
 from notellm2.notes.dataset import Dataset
 from notellm2.notes.schema import Note

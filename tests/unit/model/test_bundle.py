@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 
 from notellm2.artifacts import digest_tree
 from notellm2.errors import InputError
-from notellm2.model.backbones import VisionEncoder, backbone_digest, load_vision_encoder
-from notellm2.model.bundle import CANARY_TOLERANCE, Bundle, BundleConfig, BundleError, encode_images, save_bundle
+from notellm2.model.backbones import backbone_digest, load_vision_encoder
+from notellm2.model.bundle import CANARY_TOLERANCE, Bundle, BundleConfig, BundleError, save_bundle
+from notellm2.model.images import encode_images
 from notellm2.model.network import NoteLLM2
 from notellm2.model.prompt import encode_texts
 from notellm2.model.source import NoteSource
@@ -236,56 +237,3 @@ def test_a_broken_image_is_counted_logged_and_embedded_without(folder: Path, cap
 
 def test_no_notes_give_no_rows(folder: Path) -> None:
     assert Bundle.load(folder, check=False).embed([]).shape == (0, 8)
-
-
-@pytest.fixture(scope="module")
-def vision(backbone: Backbone) -> VisionEncoder:
-    return load_vision_encoder(str(backbone("vit")))
-
-
-class TestEncodeImages:
-    def test_rows_stay_with_their_notes(self, vision: VisionEncoder) -> None:
-        notes = [Note(f"n{i}", image=png((i * 20, 90, 255 - i * 20)) if i % 3 else None) for i in range(11)]
-        notes[4] = Note("torn", image=b"no image")
-        features, failed = encode_images(vision, notes, ImageLimits(), batch=4)
-        assert features.dtype == np.float16
-        assert features.shape == (11, vision.tokens, vision.width)
-        assert [note_id for note_id, _ in failed] == ["torn"]
-        for row, note in enumerate(notes):
-            alone, _ = encode_images(vision, [note], ImageLimits())
-            np.testing.assert_allclose(features[row].astype(np.float32), alone[0].astype(np.float32), atol=5e-3)
-            assert features[row].any() == (row % 3 > 0 and row != 4)
-
-    def test_only_a_batch_of_images_is_decoded_at_once(
-        self, vision: VisionEncoder, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Decoded images are up to 120 MB each: a list of them all would fill any machine."""
-        from notellm2.model import bundle
-
-        waiting = 0
-        most = 0
-        decode, features = bundle.decode_image, vision.features
-
-        def counted(data: bytes, limits: ImageLimits) -> object:
-            nonlocal waiting, most
-            waiting += 1
-            most = max(most, waiting)
-            return decode(data, limits)
-
-        def drained(images: list[object]) -> torch.Tensor:
-            nonlocal waiting
-            waiting = 0
-            return features(images)  # type: ignore[arg-type]
-
-        monkeypatch.setattr(bundle, "decode_image", counted)
-        monkeypatch.setattr(vision, "features", drained)
-        encode_images(vision, [NOTES[0]] * 10, ImageLimits(), batch=3)
-        assert most == 3
-
-    def test_features_that_float16_cannot_hold_are_an_error(
-        self, vision: VisionEncoder, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        for bad in (1e6, float("nan")):
-            monkeypatch.setattr(vision, "features", lambda images, bad=bad: torch.full((len(images), 5, WIDTH), bad))
-            with pytest.raises(ValueError, match="too large for float16"):
-                encode_images(vision, NOTES, ImageLimits())

@@ -15,8 +15,9 @@ from notellm2.artifacts import Store
 from notellm2.embedding.registered import adopt
 from notellm2.errors import InputError
 from notellm2.model.backbones import backbone_digest, load_vision_encoder
-from notellm2.model.bundle import Bundle, BundleConfig, encode_images, save_bundle
+from notellm2.model.bundle import Bundle, BundleConfig, save_bundle
 from notellm2.model.export import export_bundle
+from notellm2.model.images import encode_images
 from notellm2.model.multimodal import grid_positions
 from notellm2.model.network import NoteBatch, NoteLLM2
 from notellm2.model.prompt import IMAGE_WORD, VISUAL_SLOT, encode_texts, layout

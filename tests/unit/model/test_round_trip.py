@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 from notellm2.model import bundle
 from notellm2.model.backbones import LanguageModel, VisionEncoder, backbone_digest, load_vision_encoder
-from notellm2.model.bundle import Bundle, BundleConfig, encode_images, save_bundle
+from notellm2.model.bundle import Bundle, BundleConfig, save_bundle
+from notellm2.model.images import encode_images
 from notellm2.model.network import NoteLLM2
 from notellm2.model.prompt import encode_texts, layout
 from notellm2.model.source import NoteSource
