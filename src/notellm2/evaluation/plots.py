@@ -130,8 +130,8 @@ def training_curve(history: Sequence[Mapping[str, Any]], theme: Theme = LIGHT) -
 
     Args:
         history: rows of training's metrics.jsonl: `step` with `loss` and, where there, `chance` (the loss of
-            embeddings that say nothing; ln(2B - 1) or less, as masked partners are no negatives), `mean_cosine`, and
-            validation recalls.
+            embeddings that say nothing; ln(2B - 1) or less, as masked partners are no negatives), `mean_cosine`
+            (before the batch is centred), and validation recalls.
     """
     if not _series(history, "loss")[0]:
         return None

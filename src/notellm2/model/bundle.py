@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
@@ -81,6 +81,14 @@ class BundleConfig(BaseModel):
     revision: str | None
     registers: int = 0
     """Tokens of the vision encoder that are left out (`notellm2.model.stage.Backbones`)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _older(cls, given: Any) -> Any:
+        """Bundles that were written before heads could be centred do not say that theirs is not."""
+        if isinstance(given, dict) and isinstance(given.get("model"), dict):
+            return {**given, "model": {"centre": False, **given["model"]}}
+        return given
 
 
 class Bundle:

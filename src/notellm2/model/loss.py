@@ -35,6 +35,19 @@ def pair_loss(x_2BD: Tensor, log_scale: Tensor, mask_22: Tensor | None = None, r
     return functional.cross_entropy(logits.masked_fill(excluded, -math.inf), index ^ 1)
 
 
+def spread(y_CD: Tensor, *, centre: bool) -> Tensor:
+    """What a batch is compared by: the head's bare outputs, their mean subtracted, made length 1.
+
+    A direction common to all notes tells none apart, yet where hidden states are nearly parallel it is most of them,
+    and one optimiser step moves it further than what differs. Subtracted, it has no gradient and cannot take over.
+
+    Args:
+        y_CD: [C, D], outputs of the head for the notes of a batch.
+        centre: whether the mean is subtracted, or the outputs are only made length 1 (the paper).
+    """
+    return functional.normalize(y_CD - y_CD.mean(0) if centre else y_CD, dim=-1)
+
+
 def matryoshka_loss(
     x_2BD: Tensor,
     log_scale: Tensor,

@@ -59,7 +59,7 @@ class Hidden:
 
 @dataclass(frozen=True)
 class Embeddings:
-    """L2-normalised embeddings: multimodal [B, D] and, with mICL, visual [B, D]."""
+    """Embeddings, L2-normalised unless asked for bare: multimodal [B, D] and, with mICL, visual [B, D]."""
 
     multimodal_BD: Tensor
     visual_BD: Tensor | None
@@ -91,6 +91,8 @@ class NoteLLM2(nn.Module):
 
     Attributes:
         matryoshka: widths below D at which a prefix of the embedding serves too.
+        head: the linear map to D. Its bias, where `config.centre` gives it one, is no trained weight: it is minus the
+            mean of the map's output over training notes, measured (`notellm2.training.measured`).
 
     Raises:
         InputError: prompt and text can be longer than the LLM reads.
@@ -114,12 +116,20 @@ class NoteLLM2(nn.Module):
         self.image_word = None
         if embeddings is not None and layout.visual_position is not None:
             self.image_word = nn.Parameter(embeddings.weight.detach().float().mean(0))
-        self.head = nn.Linear(width, width if config.head == "none" else config.dim, bias=False)
-        if config.head == "none":
+        bare = config.head == "none"
+        self.head = nn.Linear(width, width if bare else config.dim, bias=config.centre and not bare)
+        if self.head.bias is not None:
+            nn.init.zeros_(self.head.bias).requires_grad_(False)
+        if bare:
             nn.init.eye_(self.head.weight).requires_grad_(False)
         else:
             nn.init.xavier_normal_(self.head.weight)
         self.log_scale = nn.Parameter(torch.tensor(3.0 if config.log_scale is None else config.log_scale))
+
+    @property
+    def centred(self) -> bool:
+        """Whether the mean of the head's output is taken away."""
+        return self.head.bias is not None
 
     def hidden(self, batch: NoteBatch) -> Hidden:
         """The fused hidden states at the compression positions; the encoder's summary where there is no LLM."""
@@ -155,13 +165,20 @@ class NoteLLM2(nn.Module):
             n_v = None if n_v is None else self.fusion(n_v, summary_BV)
         return Hidden(n_m, n_v)
 
-    def embed(self, hidden: Hidden) -> Embeddings:
-        """Head and L2 norm."""
+    def embed(self, hidden: Hidden, *, bare: bool = False) -> Embeddings:
+        """Head and L2 norm; `bare`: the head's output as it is, for a whole batch to be centred (`spread`)."""
+
+        def mapped(h_BH: Tensor) -> Tensor:
+            y_BD: Tensor = self.head(h_BH).float()
+            if bare:
+                return y_BD
+            if self.llm is None:
+                # Of a note without image the encoder says nothing; the bias alone would be one direction for all such.
+                y_BD = y_BD * (h_BH != 0).any(-1, keepdim=True)
+            return functional.normalize(y_BD, dim=-1)
+
         visual = hidden.visual_BH
-        return Embeddings(
-            functional.normalize(self.head(hidden.multimodal_BH).float(), dim=-1),
-            None if visual is None else functional.normalize(self.head(visual).float(), dim=-1),
-        )
+        return Embeddings(mapped(hidden.multimodal_BH), None if visual is None else mapped(visual))
 
     def forward(self, batch: NoteBatch) -> Embeddings:
         """Embed a batch of notes."""

@@ -104,9 +104,12 @@ def hidden_rows(network: NoteLLM2, source: NoteSource, rows: Rows, *, size: int,
 
 
 def embed_rows(
-    network: NoteLLM2, source: NoteSource, rows: Rows, *, size: int, modality: Modality = "both"
+    network: NoteLLM2, source: NoteSource, rows: Rows, *, size: int, modality: Modality = "both", bare: bool = False
 ) -> NDArray[np.float32]:
-    """Multimodal embeddings of many notes: float32[len(rows), D], L2-normalised; only these stay in memory."""
+    """Multimodal embeddings of many notes: float32[len(rows), D], L2-normalised; only these stay in memory.
+
+    With `bare` they are the head's outputs as they are (`NoteLLM2.embed`).
+    """
     device = network.head.weight.device
     training = network.training
     network.eval()
@@ -114,6 +117,7 @@ def embed_rows(
     with torch.no_grad():
         for chunk, batch in source.chunks(rows, size, modality):
             hidden = network.hidden(batch.to(device))
-            embedded[chunk] = network.embed(Hidden(hidden.multimodal_BH, None)).multimodal_BD.cpu().numpy()
+            made = network.embed(Hidden(hidden.multimodal_BH, None), bare=bare)
+            embedded[chunk] = made.multimodal_BD.cpu().numpy()
     network.train(training)
     return embedded

@@ -7,12 +7,15 @@ the loss then starts *above* chance, and the quickest way down is to collapse ag
 steps). The way out is closed form, over a few thousand notes, before the first step:
 
 1. the common direction of the inputs is projected out, so that different notes start with mean cosine near zero
-   although the head has no bias;
+   before the head has a bias;
 2. what remains is whitened, with shrinkage, and turned to the directions on which *partners* agree, each weighted by
    the root of its correlation: the linear-discriminant start;
 3. shrinkage and logit scale τ are chosen by the pair loss on notes that the fit has not seen. With 1,280 inputs and a
    thousand notes an unshrunk fit knows its own pairs by heart (loss 1.6 against 4.8 on others), and a τ fitted to
    that would pull towards collapse at once.
+
+Training moves the common direction again from its first step on; that it cannot take over is `model.centre`'s work
+(`notellm2.model.loss.spread`).
 """
 
 from __future__ import annotations

@@ -130,6 +130,11 @@ class ModelConfig(Section):
         "fp32", description="what the LLM's weights are held in: 4 bytes, 2 bytes, or 4 bits (needs bitsandbytes)"
     )
     lora: LoraSettings = LoraSettings()
+    centre: bool = Field(
+        True,
+        description="subtract from the head's output its mean, over the batch while training, over training notes "
+        "afterwards, so that nearly parallel hidden states cannot become one direction; false: the paper's bare head",
+    )
     start: Literal["fitted", "random"] = Field(
         "fitted", description="start of head and late fusion: fitted to partners of the training pairs, or random"
     )

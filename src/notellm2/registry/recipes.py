@@ -51,7 +51,8 @@ def read_recipe(tracking: Tracking, run_id: str, what: str) -> Recipe:
     if tree is None:
         raise InputError(f"{what}: its run {run_id} recorded no {RECIPE_FILE}, so how to test it is not known")
     try:
-        return Recipe.model_validate(tree)
+        # Runs that were made before heads could be centred do not say that theirs is not.
+        return Recipe.model_validate({**tree, "model": {"centre": False, **tree.get("model", {})}})
     except ValidationError as error:
         fields = ", ".join(".".join(map(str, e["loc"])) for e in error.errors())
         raise InputError(

@@ -17,22 +17,23 @@ from notellm2.artifacts import ArtifactError, fsync_path
 from notellm2.training.sharding import laid_out, whole
 from notellm2.training.team import ALONE, Team
 
+CENTRE = "head.bias"
+"""No gradient ever reaches it (`notellm2.training.measured`)."""
 _STATE, _FACTS = "state.safetensors", "facts.json"
 
 
 def trained_weights(network: nn.Module, *, keep: bool = True) -> dict[str, Tensor]:
-    """Every trainable parameter by name, whole, on the CPU.
+    """Every parameter that a run changes by name, whole, on the CPU: the trainable ones and the measured centre.
 
     Args:
         network: of sharded weights every process gives its slices, so all of them call this.
         keep: whether this process wants them; else nothing is returned.
     """
     weights = {}
-    for name, parameter in network.named_parameters():
-        if parameter.requires_grad:
-            weight = whole(parameter.detach())
-            if keep:
-                weights[name] = weight.cpu().contiguous()
+    for name, parameter in _changed(network).items():
+        weight = whole(parameter.detach())
+        if keep:
+            weights[name] = weight.cpu().contiguous()
     return weights
 
 
@@ -42,7 +43,7 @@ def load_trained_weights(network: nn.Module, weights: dict[str, Tensor]) -> None
     Raises:
         ValueError: a weight is missing, unexpected or of another shape; names it.
     """
-    parameters = {n: p for n, p in network.named_parameters() if p.requires_grad}
+    parameters = _changed(network)
     odd = sorted(parameters.keys() ^ weights.keys())
     odd += sorted(n for n in parameters.keys() & weights.keys() if parameters[n].shape != weights[n].shape)
     if odd:
@@ -50,6 +51,10 @@ def load_trained_weights(network: nn.Module, weights: dict[str, Tensor]) -> None
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(laid_out(weights[name], parameter))
+
+
+def _changed(network: nn.Module) -> dict[str, nn.Parameter]:
+    return {n: p for n, p in network.named_parameters() if p.requires_grad or n == CENTRE}
 
 
 def save_weights(path: Path, weights: dict[str, Tensor]) -> None:

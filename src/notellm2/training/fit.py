@@ -37,6 +37,7 @@ from notellm2.training.batches import PairOrder
 from notellm2.training.checkpoint import load_trained_weights, trained_weights
 from notellm2.training.companion import Companion
 from notellm2.training.hard import HardNegatives
+from notellm2.training.measured import Validation
 from notellm2.training.sharding import is_sharded, is_slice, shard
 from notellm2.training.start import fit_start
 from notellm2.training.team import Team
@@ -149,7 +150,7 @@ class _Read:
     notes: Sequence[Note]
     row_of: Mapping[str, int]
     pairs: Rows
-    validation: loop.Validation | None
+    validation: Validation | None
     vision: NDArray[np.float16] | None
 
     @classmethod
@@ -165,7 +166,7 @@ class _Read:
         validation = None
         if len(held_out):
             pool = pq.read_table(pairs.file("validation_pool.parquet"))["note_id"].to_pylist()
-            validation = loop.Validation(held_out, np.array([row_of[n] for n in pool], np.int64))
+            validation = Validation(held_out, np.array([row_of[n] for n in pool], np.int64))
         features = Artifact.from_reference(given.features)
         vision = np.load(features.file("features.npy"), mmap_mode="r") if given.model.reads_images else None
         if vision is not None and len(vision) != len(notes):

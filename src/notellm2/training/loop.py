@@ -20,17 +20,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from notellm2.artifacts import write_atomic
 from notellm2.model.network import NoteLLM2
-from notellm2.model.source import NoteSource, Rows, embed_rows
+from notellm2.model.source import NoteSource, Rows
 from notellm2.recipe import TrainingConfig
 from notellm2.training.batches import PairOrder
 from notellm2.training.checkpoint import load_checkpoint, save_checkpoint, save_weights, trained_weights
 from notellm2.training.companion import Companion
 from notellm2.training.hard import HardNegatives
+from notellm2.training.measured import Validation, recentre, validate
 from notellm2.training.sharding import held_bytes, is_sharded
 from notellm2.training.step import take_step
 from notellm2.training.team import ALONE, Team
@@ -41,18 +41,7 @@ OnMetrics = Callable[[int, Mapping[str, float]], None]
 METRICS, BEST = "metrics.jsonl", "best.safetensors"
 LEFT_CHANCE = 0.05
 """Nats below chance at which a run counts as learning."""
-_VALIDATION_BLOCK = 512
-"""Queries scored at once against the validation pool; bounds memory."""
 _FINAL_LR_SHARE = 0.05
-_TIE = 1e-6
-
-
-@dataclass(frozen=True)
-class Validation:
-    """Held-out pairs for choosing weights: rows of queries and targets [Q, 2], and of the pool [M]."""
-
-    pairs: Rows
-    pool: Rows
 
 
 @dataclass
@@ -159,7 +148,7 @@ def train(
     steps = total_steps(config, len(pairs))
     show, on_metrics = show and team.leads, on_metrics if team.leads else _unheard
     if not steps:
-        return _untrained(network, validation, source, config, folder, on_metrics, team)
+        return _untrained(network, source, pairs, validation, config, folder, on_metrics, team)
     order = PairOrder(pairs, config.pairs_per_batch, config.seed)
     hard = None if mine is None else mine(order)
     optimiser = build_optimiser(network, config)
@@ -180,7 +169,7 @@ def train(
             last = state.step == steps
             figures |= {"lr": config.lr * share, "pairs_per_s": config.pairs_per_batch / elapsed}
             if validation is not None and (state.step % config.validate_every == 0 or last):
-                figures |= _judged(network, source, validation, config, folder, state, team)
+                figures |= _judged(network, source, pairs, validation, config, folder, state, team)
             if state.step % config.log_every == 0 or state.step == 1 or last or "validation_mrr" in figures:
                 log(state.step, figures)
                 on_metrics(state.step, figures)
@@ -189,6 +178,8 @@ def train(
             if state.step % config.checkpoint_every == 0 and not last:
                 save_checkpoint(folder, state.step, network, optimiser, vars(state), team)
             advance(figures)
+    if validation is None:
+        recentre(network, source, pairs, config, team)
     held = {}
     if is_sharded(network):
         held["held_bytes"] = team.gathered(torch.tensor(held_bytes(network, optimiser))).tolist()
@@ -197,15 +188,17 @@ def train(
 
 def _untrained(
     network: NoteLLM2,
-    validation: Validation | None,
     source: NoteSource,
+    pairs: Rows,
+    validation: Validation | None,
     config: TrainingConfig,
     folder: Path,
     on_metrics: OnMetrics,
     team: Team,
 ) -> dict[str, Any]:
     """A run of no steps (zero-shot): the network as it starts, measured once where there is something to measure on."""
-    figures = {} if validation is None else _validate(network, source, validation, config, team)
+    recentre(network, source, pairs, config, team)
+    figures = {} if validation is None else validate(network, source, validation, config, team)
     _keep_best(folder, network, team)
     with _log_from(folder / METRICS, 0, team) as log:
         log(0, figures)
@@ -225,14 +218,16 @@ def _untrained(
 def _judged(
     network: NoteLLM2,
     source: NoteSource,
+    pairs: Rows,
     validation: Validation,
     config: TrainingConfig,
     folder: Path,
     state: Progress,
     team: Team,
 ) -> dict[str, float]:
-    """Measure on held-out pairs, and keep the weights if none were better."""
-    figures = _validate(network, source, validation, config, team)
+    """Centre, measure on held-out pairs, and keep the weights if none were better."""
+    recentre(network, source, pairs, config, team)
+    figures = validate(network, source, validation, config, team)
     if figures["validation_mrr"] > state.best_mrr:
         state.best_mrr, state.best_step = figures["validation_mrr"], state.step
         _keep_best(folder, network, team)
@@ -243,7 +238,7 @@ def _warn_at_chance(state: Progress, figures: Mapping[str, float]) -> None:
     if not state.left_chance:
         logger.warning(
             "training has not left chance after %d steps: loss %.3f, chance %.3f, mean cosine %.3f; "
-            "try model.start: fitted, a lower training.lr, or more warm-up",
+            "try model.centre: true, model.start: fitted, a lower training.lr, or more warm-up",
             state.step, state.last_loss, state.last_chance, figures["mean_cosine"],
         )  # fmt: skip
 
@@ -252,45 +247,6 @@ def _keep_best(folder: Path, network: NoteLLM2, team: Team) -> None:
     weights = trained_weights(network, keep=team.leads)
     if team.leads:
         save_weights(folder / BEST, weights)
-
-
-def _validate(
-    network: NoteLLM2, source: NoteSource, validation: Validation, config: TrainingConfig, team: Team = ALONE
-) -> dict[str, float]:
-    rows = np.unique(np.concatenate([validation.pairs.reshape(-1), validation.pool]))
-    x = _embedded(network, source, rows, 2 * config.chunk_notes, team)
-    pool = x[np.searchsorted(rows, validation.pool)].T
-    ranks = []
-    for start in range(0, len(validation.pairs), _VALIDATION_BLOCK):
-        pairs = validation.pairs[start : start + _VALIDATION_BLOCK]
-        query, target = (x[np.searchsorted(rows, pairs[:, i])] for i in (0, 1))
-        scores = query @ pool
-        scores[pairs[:, :1] == validation.pool[None, :]] = -np.inf  # a query is not its own neighbour
-        scores[pairs[:, 1:] == validation.pool[None, :]] = -np.inf  # nor does a target outrank itself
-        # Ties, to float32's rounding, count against the target: else a collapsed network would rank everything first.
-        ranks.append(1 + (scores >= (query * target).sum(1, keepdims=True) - _TIE).sum(1))
-    rank = np.concatenate(ranks)
-    return {
-        "validation_mrr": float((1 / rank).mean()),
-        "validation_recall_at_10": float((rank <= 10).mean()),
-        "validation_recall_at_100": float((rank <= 100).mean()),
-    }
-
-
-def _embedded(network: NoteLLM2, source: NoteSource, rows: Rows, size: int, team: Team) -> NDArray[np.float32]:
-    """`embed_rows`, each process its share."""
-    if team.size == 1:
-        return embed_rows(network, source, rows, size=size)
-    x = torch.zeros(len(rows), network.head.out_features, device=team.device)
-    mine = np.arange(team.rank, len(rows), team.size)
-    # Sharded weights are gathered by all processes: each runs the network equally often.
-    spare = np.zeros(int(is_sharded(network) and len(mine) * team.size < len(rows)), np.int64)
-    if len(mine) + len(spare):
-        found = embed_rows(network, source, rows[np.concatenate([mine, spare])], size=size)[: len(mine)]
-        x[torch.from_numpy(mine)] = torch.from_numpy(found).to(x.device)
-    team.sum_([x])
-    embedded: NDArray[np.float32] = x.cpu().numpy()
-    return embedded
 
 
 def _unheard(_step: int, _values: Mapping[str, float]) -> None:

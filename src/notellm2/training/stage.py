@@ -54,7 +54,10 @@ def train(
     settings = training.model_dump(mode="json")
     if training.sharding == "none":
         del settings["sharding"]  # It decides nothing then: models trained before there was a choice are the same.
-    config = {"model": model.model_dump(mode="json"), "training": settings}
+    described = model.model_dump(mode="json")
+    if not model.centre or model.head == "none":
+        del described["centre"]
+    config = {"model": described, "training": settings}
     inputs: dict[str, Artifact | str] = {
         "data": data_md5,
         "pairs": pairs,

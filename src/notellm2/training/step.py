@@ -19,6 +19,7 @@ import math
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -26,7 +27,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from notellm2.model.loss import matryoshka_loss
+from notellm2.model.loss import matryoshka_loss, spread
 from notellm2.model.network import Embeddings, NoteLLM2
 from notellm2.model.source import Flags, NoteSource, Rows
 from notellm2.model.start import mean_cosine
@@ -61,7 +62,7 @@ class _Random:
 
 
 class BatchEmbedding:
-    """The distinct notes of a batch, embedded once each; and the way back for the gradient.
+    """The distinct notes of a batch, embedded once each, bare; and the way back for the gradient.
 
     Args:
         network: in the mode it trains in.
@@ -72,7 +73,7 @@ class BatchEmbedding:
         imageless: bool[U] of the distinct rows, in their order, whose image is withheld; None: no row's.
 
     Attributes:
-        multimodal_CD: float32[C, D], a leaf that gathers gradients.
+        multimodal_CD: float32[C, D] outputs of the head, a leaf that gathers gradients.
         visual_CD: the same for the visual embeddings, or None.
         padding_share: of this process's tokens.
     """
@@ -140,8 +141,9 @@ class BatchEmbedding:
         self._real += int(batch.last_B.sum()) + len(positions)
         self._total += batch.tokens_BL.numel()
         with precision(self._config, self._device):
-            embedded: Embeddings = self._network(batch.to(self._device))
-        return embedded
+            hidden = self._network.hidden(batch.to(self._device))
+        # The head is float32 in any precision: what differs between outputs may be a small part of them.
+        return self._network.embed(hidden, bare=True)
 
     def _leaf(self, chunks: list[Tensor]) -> Tensor:
         x_UD = torch.zeros(len(self._distinct), self._network.head.out_features, device=self._device)
@@ -197,10 +199,12 @@ def take_step(
     if not math.isfinite(norm):
         raise FloatingPointError(f"step {step + 1}: the gradient is not finite; lower training.lr or use fp32")
     optimiser.step()
+    y_CD = embedded.multimodal_CD.detach()
     return {
         **losses,
-        "mean_cosine": mean_cosine(embedded.multimodal_CD[: len(rows)]),
-        "effective_rank": _effective_rank(embedded.multimodal_CD[: len(rows)]),
+        # Before the batch is centred, when it is -1 / (C - 1): how far outputs have moved together.
+        "mean_cosine": mean_cosine(spread(y_CD, centre=False)[: len(rows)]),
+        "effective_rank": _effective_rank(spread(y_CD, centre=network.centred)[: len(rows)]),
         **written,
         "log_scale": float(network.log_scale.detach()),
         "gradient_norm": norm,
@@ -222,7 +226,7 @@ def _compared(
     """Leave the loss's gradient in the embeddings; returns loss and chance, the whole loss and by embedding.
 
     Args:
-        network: for its logit scale, whose gradient is left too.
+        network: for its logit scale, whose gradient is left too, and whether it is centred.
         source: says which notes have an image.
         order: knows the partners.
         rows: int64[2B], the pairs.
@@ -239,17 +243,16 @@ def _compared(
         both = config.weight_multimodal + config.weight_visual
         shares = {"multimodal": config.weight_multimodal / both, "visual": config.weight_visual / both}
     others = order.excluded(columns, known_positives=config.mask_positives)
+    compared = partial(compare, log_scale=network.log_scale, widths=network.matryoshka, centre=network.centred)
     losses = {
-        "multimodal": compare(
-            embedded.multimodal_CD, network.log_scale, others, shares["multimodal"], network.matryoshka, len(rows)
-        )
+        "multimodal": compared(embedded.multimodal_CD, others=others, share=shares["multimodal"], judged=len(rows))
     }
     chances = {"multimodal": others.chance(len(rows))}
     if "visual" in shares and embedded.visual_CD is not None:
         shown = torch.from_numpy(seen).to(embedded.visual_CD.device)
         visual_VD = embedded.visual_CD.detach()[: len(rows)][shown].requires_grad_()
         others = order.excluded(rows[seen], known_positives=config.mask_positives)
-        losses["visual"] = compare(visual_VD, network.log_scale, others, shares["visual"], network.matryoshka)
+        losses["visual"] = compared(visual_VD, others=others, share=shares["visual"])
         chances["visual"] = others.chance()
         embedded.visual_CD.grad = torch.zeros_like(embedded.visual_CD)
         embedded.visual_CD.grad[: len(rows)][shown] = cast(Tensor, visual_VD.grad)
@@ -261,14 +264,18 @@ def _compared(
 
 
 def compare(
-    x_CD: Tensor,
+    y_CD: Tensor,
     log_scale: Tensor,
     others: NotNegatives,
     share: float = 1.0,
     widths: tuple[int, ...] = (),
     judged: int | None = None,
+    *,
+    centre: bool = False,
 ) -> float:
-    """The pair loss of a batch; its gradient, times `share`, is added to that of `x_CD` and of the scale.
+    """The pair loss of a batch; its gradient, times `share`, is added to that of `y_CD` and of the scale.
+
+    `y_CD` are outputs of the head: `spread`, with `centre` or without, makes embeddings of them.
 
     With `widths` it is the mean over prefixes of those widths and the whole (`matryoshka_loss`). Only the first
     `judged` rows have partners, all if None; the others are compared with.
@@ -276,12 +283,15 @@ def compare(
     The similarity matrix is computed a block of rows at a time, and its gradient at once: never whole in memory.
     """
     total = 0.0
-    judged = len(x_CD) if judged is None else judged
+    judged = len(y_CD) if judged is None else judged
+    spread_CD = spread(y_CD, centre=centre)
+    x_CD = spread_CD.detach().requires_grad_()
     for rows in _blocks(judged):
         mask = torch.from_numpy(others.block(rows)).to(x_CD.device)
         loss = matryoshka_loss(x_CD, log_scale, widths, mask, rows) * ((rows.stop - rows.start) / judged)
         (loss * share).backward()
         total += float(loss.detach())
+    spread_CD.backward(x_CD.grad)
     return total
 
 

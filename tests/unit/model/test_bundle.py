@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from notellm2.artifacts import digest_tree
+from notellm2.artifacts import digest_file, digest_tree
 from notellm2.errors import InputError
 from notellm2.model.backbones import backbone_digest, load_vision_encoder
 from notellm2.model.bundle import CANARY_TOLERANCE, Bundle, BundleConfig, BundleError, save_bundle
@@ -96,6 +96,20 @@ def test_a_bundle_stands_alone(backbone: Backbone, tmp_path: Path) -> None:
     shutil.rmtree(vit)
     moved = folder.rename(tmp_path / "moved")
     np.testing.assert_array_equal(Bundle.load(moved).embed(NOTES), before)
+
+
+def test_a_bundle_from_before_heads_were_centred_embeds_as_it_did(backbone: Backbone, tmp_path: Path) -> None:
+    folder, _ = saved(tmp_path, backbone, model_config(centre=False))
+    before = Bundle.load(folder).embed(NOTES)
+    config = json.loads((folder / "config.json").read_text())
+    del config["model"]["centre"]
+    (folder / "config.json").write_text(json.dumps(config))
+    files = json.loads((folder / "files.json").read_text())
+    files["config.json"] = digest_file(folder / "config.json")
+    (folder / "files.json").write_text(json.dumps(files))
+    bundle = Bundle.load(folder)
+    assert not bundle.config.model.centre
+    np.testing.assert_array_equal(bundle.embed(NOTES), before)
 
 
 @pytest.mark.parametrize("tuning", ["lora", "full"])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from notellm2.model.loss import chance_loss, matryoshka_loss, pair_loss
+from notellm2.model.loss import chance_loss, matryoshka_loss, pair_loss, spread
 
 PAIRS, DIM = 5, 7
 
@@ -107,3 +107,30 @@ def test_matryoshka_loss_is_the_mean_over_renormalised_prefixes(widths: tuple[in
     )
     if not widths:
         assert loss.equal(pair_loss(x, log_scale, mask))
+
+
+def outputs(common: float = 0.0) -> torch.Tensor:
+    """Outputs of a head that differ by about 1 around a common direction."""
+    y = torch.randn(2 * PAIRS, DIM, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    return y + common * torch.arange(1.0, DIM + 1, dtype=torch.float64)
+
+
+def test_centring_is_the_formula() -> None:
+    y = outputs().numpy()
+    expected = [row - y.sum(0) / len(y) for row in y]
+    np.testing.assert_allclose(spread(outputs(), centre=True), [row / np.sqrt(row @ row) for row in expected])
+    np.testing.assert_allclose(spread(outputs(), centre=False), [row / np.sqrt(row @ row) for row in y])
+
+
+def test_what_all_outputs_share_neither_counts_nor_has_a_gradient() -> None:
+    y = outputs(common=50.0).requires_grad_()
+    torch.testing.assert_close(spread(y, centre=True), spread(outputs(), centre=True))
+    pair_loss(spread(y, centre=True), torch.tensor(1.0)).backward()
+    assert y.grad is not None
+    assert float(y.grad.abs().max()) > 1e-3
+    torch.testing.assert_close(y.grad.sum(0), torch.zeros(DIM, dtype=torch.float64))
+
+
+def test_without_centring_it_does() -> None:
+    """Else the test above would say nothing: one direction hides what differs."""
+    assert float((spread(outputs(common=50.0), centre=False)[0] - spread(outputs(), centre=False)[0]).abs().max()) > 0.1

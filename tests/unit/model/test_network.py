@@ -157,6 +157,17 @@ def test_every_trainable_weight_of_a_variant_gets_a_gradient(variant: str, backb
     assert idle == []
 
 
+@pytest.mark.parametrize("centre", [True, False])
+def test_the_encoder_alone_says_nothing_of_a_note_without_image(centre: bool, backbone: Backbone) -> None:
+    """A centred head's bias alone would be one unit vector for all of them: to an index the nearest neighbours."""
+    config = model_config(**VARIANTS["vision"], centre=centre)
+    network, language = build_network(backbone("llama"), config)
+    source = source_of(language.tokenizer, varied_notes(4), config)
+    with torch.no_grad():
+        x = network(source.batch(np.arange(4), imageless=np.array([True, False, True, False]))).multimodal_BD
+    torch.testing.assert_close(x.norm(dim=-1), torch.tensor([0.0, 1.0, 0.0, 1.0]))
+
+
 def test_missing_features_are_an_error_not_a_guess(backbone: Backbone) -> None:
     for variant in ("micl", "late"):
         network, _ = build_network(backbone("llama"), model_config(**VARIANTS[variant]))

@@ -292,7 +292,7 @@ def build_network(folder: Path, config: ModelConfig, vision_width: int = VISION[
     network = NoteLLM2(llm, layout(language.tokenizer, config), config, vision_width)
     with torch.no_grad():
         for name, parameter in network.named_parameters():
-            if "lora_B" in name:  # fresh adapters do nothing; these shall
+            if "lora_B" in name or name == "head.bias":  # fresh ones do nothing; these shall
                 parameter.normal_(std=0.1)
     return network.eval(), language
 

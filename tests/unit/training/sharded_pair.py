@@ -17,7 +17,8 @@ from notellm2.model.prompt import encode_texts
 from notellm2.recipe import GenerationConfig, LoraSettings, ModelConfig
 from notellm2.training.checkpoint import save_weights, trained_weights
 from notellm2.training.companion import Companion
-from notellm2.training.loop import METRICS, Validation, train
+from notellm2.training.loop import METRICS, train
+from notellm2.training.measured import Validation
 from notellm2.training.sharding import shard
 from notellm2.training.start import fit_start
 from notellm2.training.team import ALONE, Team

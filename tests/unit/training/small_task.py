@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from notellm2.model.network import NoteLLM2
 from notellm2.model.prompt import encode_texts, layout
@@ -41,6 +42,8 @@ def task(words: Any, config: ModelConfig) -> tuple[NoteSource, Rows]:
 def network_for(folder: Path, config: ModelConfig) -> tuple[NoteLLM2, NoteSource, Rows]:
     """A network in training mode with its task, the same at every call."""
     network, language = build_network(folder, config)
+    if network.centred:
+        torch.nn.init.zeros_(network.head.bias)
     source, pairs = task(language.tokenizer, config)
     return network.train(), source, pairs
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -50,6 +51,24 @@ def test_it_leaves_a_bundle_metrics_and_figures(trained: Artifact, stages: Stage
     assert 0 < summary["trained_weights"] < summary["weights"]
     assert summary["start"]["mean_cosine_after"] < summary["start"]["mean_cosine_before"]
     assert summary["pairs"] == len(pq.read_table(stages.pairs.file("train.parquet")))
+
+
+@pytest.mark.parametrize(("centre", "named"), [(True, True), (False, False)])
+def test_trainings_from_before_heads_were_centred_are_found(
+    centre: bool, named: bool, stages: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A key without the field is the key that such a training has."""
+    configs: list[Mapping[str, Mapping[str, object]]] = []
+    plain = Store.key
+
+    def key(self: Store, stage: str, version: int, config: Any, inputs: Any) -> str:
+        configs.append(config)
+        return plain(self, stage, version, config, inputs)
+
+    monkeypatch.setattr(Store, "key", key)
+    stages.train(MODEL.model_copy(update={"centre": centre}), store=Store(tmp_path))
+    assert configs
+    assert all(("centre" in config["model"]) == named for config in configs if "training" in config)
 
 
 def test_it_is_done_once(trained: Artifact, stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,13 +157,17 @@ def test_the_selected_weights_go_into_the_bundle(
 
     scores = iter([0.9, 0.1])
     heads: list[np.ndarray] = []
+    centres: list[np.ndarray] = []
 
     def judge(network: NoteLLM2, *_: object) -> dict[str, float]:
         heads.append(checkpoint.trained_weights(network)["head.weight"].numpy().copy())
+        centres.append(network.head.bias.detach().numpy().copy())
         return {"validation_mrr": next(scores)}
 
-    monkeypatch.setattr(loop, "_validate", judge)
+    monkeypatch.setattr(loop, "validate", judge)
     artifact = stages.train(training=TRAINING.model_copy(update={"select": select}), store=Store(tmp_path))
-    saved = weights(artifact)["head.weight"]
-    np.testing.assert_array_equal(saved, heads[0 if select == "best" else 1])
+    saved, chosen = weights(artifact), 0 if select == "best" else 1
+    np.testing.assert_array_equal(saved["head.weight"], heads[chosen])
+    np.testing.assert_array_equal(saved["head.bias"], centres[chosen])
     assert not np.array_equal(heads[0], heads[1])
+    assert not np.array_equal(centres[0], centres[1])

@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from notellm2.model.loss import chance_loss, pair_loss
-from notellm2.model.network import NoteLLM2
+from notellm2.model.network import Embeddings, NoteBatch, NoteLLM2
 from notellm2.model.source import NoteSource, Rows
+from notellm2.model.start import mean_cosine
 from notellm2.training import step as steps
 from notellm2.training.batches import PairOrder, withheld_images
 from notellm2.training.hard import HardNegatives
@@ -23,11 +24,21 @@ from tests.unit.training.small_task import CONNECTOR, network_for, training_conf
 ROWS = np.array([5, 9, 5, 0, 33, 9])
 
 
+def bare(network: NoteLLM2, batch: NoteBatch) -> Embeddings:
+    return network.embed(network.hidden(batch), bare=True)
+
+
+def centred(y: Tensor) -> Tensor:
+    """Embeddings of a batch from the head's outputs, written out."""
+    y = y - y.sum(0) / len(y)
+    return y / y.square().sum(1, keepdim=True).sqrt()
+
+
 def whole_loss(network: NoteLLM2, source: NoteSource, rows: Rows, mask: Tensor) -> Tensor:
     """The loss of a batch embedded at once, in one graph, written out."""
-    found = network(source.batch(rows))
+    found = bare(network, source.batch(rows))
     losses = []
-    for x in (found.multimodal_BD, found.visual_BD):
+    for x in (centred(found.multimodal_BD), centred(found.visual_BD)):
         logits = x @ x.T * network.log_scale.exp()
         partner = torch.arange(len(rows)) ^ 1
         keep = ~mask
@@ -105,13 +116,14 @@ def test_grad_cache_keeps_no_graph(backbone: Backbone) -> None:
 def test_each_note_is_embedded_once_and_as_it_is_alone(backbone: Backbone) -> None:
     network, source, _ = network_for(backbone("llama"), model_config(connector=CONNECTOR))
     seen = []
-    network.register_forward_pre_hook(lambda module, given: seen.append(len(given[0].last_B)))
+    assert network.connector is not None
+    network.connector.register_forward_pre_hook(lambda module, given: seen.append(len(given[0])))
     x = BatchEmbedding(network, source, ROWS, training_config(chunk_notes=2)).multimodal_CD
     assert sum(seen) == 4
     assert x[0].equal(x[2])
     with torch.no_grad():
         for i, row in enumerate(ROWS):
-            alone = network(source.batch(np.array([row]))).multimodal_BD[0]
+            alone = bare(network, source.batch(np.array([row]))).multimodal_BD[0]
             torch.testing.assert_close(alone, x[i], atol=1e-5, rtol=1e-4)
 
 
@@ -134,17 +146,18 @@ def test_withheld_images_are_not_seen_and_not_in_the_visual_loss(backbone: Backb
     distinct, back = np.unique(rows, return_inverse=True)
     imageless = withheld_images(len(distinct), 0.5, config.seed, 0)
     assert imageless is not None
-    bare = imageless[back]
+    without = imageless[back]
     embedded = BatchEmbedding(network, source, rows, config, imageless=imageless)
-    for modality, chosen in (("text", bare), ("both", ~bare)):
-        expected = network(source.batch(rows[chosen], modality)).multimodal_BD  # type: ignore[arg-type]
+    for modality, chosen in (("text", without), ("both", ~without)):
+        batch = source.batch(rows[chosen], modality)  # type: ignore[arg-type]
+        expected = bare(network, batch).multimodal_BD
         torch.testing.assert_close(embedded.multimodal_CD[chosen], expected, atol=2e-5, rtol=0)
-    shown = np.repeat(~bare.reshape(-1, 2).any(1), 2)
+    shown = np.repeat(~without.reshape(-1, 2).any(1), 2)
     assert 2 < shown.sum() < len(rows)
     mask = torch.from_numpy(order.not_negatives(rows, known_positives=True))
     assert embedded.visual_CD is not None
-    multimodal = pair_loss(embedded.multimodal_CD, network.log_scale, mask)
-    visual = pair_loss(embedded.visual_CD[shown], network.log_scale, mask[shown][:, shown])
+    multimodal = pair_loss(centred(embedded.multimodal_CD), network.log_scale, mask)
+    visual = pair_loss(centred(embedded.visual_CD[shown]), network.log_scale, mask[shown][:, shown])
     fewer = chance_loss(int(shown.sum()) // 2, mask[shown][:, shown])
     figures = take_step(network, source, order, build_optimiser(network, config), 0, config)
     assert figures["loss_visual"] == pytest.approx(visual.item(), rel=1e-4)
@@ -180,13 +193,15 @@ def test_hard_negatives_are_compared_with_and_are_nobodys_partners(
     index = torch.arange(len(rows))
     mask[index, index] = True
     mask[index, index ^ 1] = False
-    x = network(source.batch(columns)).multimodal_BD
+    x = centred(bare(network, source.batch(columns)).multimodal_BD)
     logits = (x[: len(rows)] @ x.T * network.log_scale.exp()).masked_fill(mask, -torch.inf)
     multimodal = -logits.log_softmax(-1)[index, index ^ 1].mean()
     optimiser = build_optimiser(network, config)
     monkeypatch.setattr(optimiser, "step", lambda: None)
     figures = take_step(network, source, order, optimiser, 0, config, hard=hard)
     assert figures["loss_multimodal"] == pytest.approx(multimodal.item(), abs=1e-6)
+    moved = functional.normalize(bare(network, source.batch(rows)).multimodal_BD, dim=-1)
+    assert figures["mean_cosine"] == pytest.approx(mean_cosine(moved), abs=1e-5)
     assert figures["chance"] > take_step(network, source, order, optimiser, 0, config)["chance"]
     found = take_step(network, source, order, optimiser, 0, config, hard=hard)
     without = take_step(network, source, order, optimiser, 0, config)

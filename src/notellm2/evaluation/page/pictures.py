@@ -56,7 +56,7 @@ def drawings(given: ReportInput) -> dict[str, tuple[str, str, Drawing]]:
             lambda theme: review_plots.saliency(layers, theme),
         )
     found["training"] = (
-        "Training: loss against chance, and mean cosine of different notes",
+        "Training: loss against chance, and mean cosine of different notes before centring",
         _training_words(given),
         lambda theme: plots.training_curve(given.history, theme),
     )
