@@ -94,8 +94,8 @@ def training(trained: Artifact) -> None:
     summary = trained.summary
     if summary["left_chance"] is False:
         warn(
-            "training did not leave chance: its loss is still that of embeddings that say nothing; try model.start: "
-            "fitted, a lower training.lr, more warm-up or more training.steps"
+            "training did not leave chance: its loss is still that of embeddings that say nothing; try model.centre: "
+            "true, model.start: fitted, a lower training.lr, more warm-up or more training.steps"
         )
     rows = [(name, json.dumps(value)) for name, value in summary.items() if not isinstance(value, dict)]
     loss = summary["final_loss"]  # None: nothing was trained

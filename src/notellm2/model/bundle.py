@@ -47,7 +47,7 @@ from notellm2.model.prefix import check_width, prefixes
 from notellm2.model.prompt import encode_texts, layout
 from notellm2.model.source import Modality, NoteSource, embed_rows
 from notellm2.notes.schema import Note
-from notellm2.recipe import ImageLimits, ModelConfig
+from notellm2.recipe import ImageLimits, ModelConfig, as_recorded
 
 logger = logging.getLogger(__name__)
 
@@ -82,13 +82,7 @@ class BundleConfig(BaseModel):
     registers: int = 0
     """Tokens of the vision encoder that are left out (`notellm2.model.stage.Backbones`)."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _older(cls, given: Any) -> Any:
-        """Bundles that were written before heads could be centred do not say that theirs is not."""
-        if isinstance(given, dict) and isinstance(given.get("model"), dict):
-            return {**given, "model": {"centre": False, **given["model"]}}
-        return given
+    _older = model_validator(mode="before")(as_recorded)
 
 
 class Bundle:

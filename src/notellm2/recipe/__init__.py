@@ -16,6 +16,7 @@ from notellm2.recipe.model import (
     TextLimits,
     TinyLLMConfig,
     TinyVisionConfig,
+    as_recorded,
 )
 from notellm2.recipe.release import AlertsConfig, EvaluationConfig, GateConfig, IndexConfig, RegistryConfig
 from notellm2.recipe.section import Section
@@ -43,5 +44,6 @@ __all__ = [
     "TinyLLMConfig",
     "TinyVisionConfig",
     "TrainingConfig",
+    "as_recorded",
     "load_recipe",
 ]

@@ -105,6 +105,19 @@ class LoraSettings(Section):
     embeddings: bool = Field(False, description="also train the token embeddings, whole (for small vocabularies)")
 
 
+def as_recorded(tree: Any) -> Any:
+    """A recorded recipe or bundle configuration with what was not said when it was written.
+
+    Heads could not be centred at first: a section `model` that does not speak of it describes one that is not.
+
+    Args:
+        tree: plain data with a section `model`; anything else comes back as it is, for validation to refuse.
+    """
+    if isinstance(tree, dict) and isinstance(tree.get("model"), dict):
+        return {**tree, "model": {"centre": False, **tree["model"]}}
+    return tree
+
+
 class ModelConfig(Section):
     """The NoteLLM-2 model (paper, section 3)."""
 

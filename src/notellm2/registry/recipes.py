@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from notellm2.artifacts import KEY_LENGTH, digest_json
 from notellm2.errors import InputError
-from notellm2.recipe import Recipe
+from notellm2.recipe import Recipe, as_recorded
 from notellm2.registry.tracking import Tracking
 
 RECIPE_FILE = "recipe.yaml"
@@ -51,8 +51,7 @@ def read_recipe(tracking: Tracking, run_id: str, what: str) -> Recipe:
     if tree is None:
         raise InputError(f"{what}: its run {run_id} recorded no {RECIPE_FILE}, so how to test it is not known")
     try:
-        # Runs that were made before heads could be centred do not say that theirs is not.
-        return Recipe.model_validate({**tree, "model": {"centre": False, **tree.get("model", {})}})
+        return Recipe.model_validate(as_recorded(tree))
     except ValidationError as error:
         fields = ", ".join(".".join(map(str, e["loc"])) for e in error.errors())
         raise InputError(

@@ -17,7 +17,7 @@ from notellm2.artifacts import ArtifactError, fsync_path
 from notellm2.training.sharding import laid_out, whole
 from notellm2.training.team import ALONE, Team
 
-CENTRE = "head.bias"
+_CENTRE = "head.bias"
 """No gradient ever reaches it (`notellm2.training.measured`)."""
 _STATE, _FACTS = "state.safetensors", "facts.json"
 
@@ -54,7 +54,7 @@ def load_trained_weights(network: nn.Module, weights: dict[str, Tensor]) -> None
 
 
 def _changed(network: nn.Module) -> dict[str, nn.Parameter]:
-    return {n: p for n, p in network.named_parameters() if p.requires_grad or n == CENTRE}
+    return {n: p for n, p in network.named_parameters() if p.requires_grad or n == _CENTRE}
 
 
 def save_weights(path: Path, weights: dict[str, Tensor]) -> None:

@@ -51,10 +51,10 @@ def train(
         InputError: there are no training pairs, or pairs, features or backbones are not those of this data version.
         RuntimeError: one of several processes failed; carries the end of what it said.
     """
-    settings = training.model_dump(mode="json")
+    settings, described = training.model_dump(mode="json"), model.model_dump(mode="json")
+    # Where these decide nothing, models trained before there was a choice are the same.
     if training.sharding == "none":
-        del settings["sharding"]  # It decides nothing then: models trained before there was a choice are the same.
-    described = model.model_dump(mode="json")
+        del settings["sharding"]
     if not model.centre or model.head == "none":
         del described["centre"]
     config = {"model": described, "training": settings}

@@ -84,10 +84,10 @@ def test_it_trains_the_llm_alone(backbone: Backbone) -> None:
 
 def test_a_run_with_the_task_logs_its_loss_and_bundles_as_any_other(stages: Stages, tmp_path: Path) -> None:
     model = MODEL.model_copy(update={"tuning": "full"})
-    config = TRAINING.model_copy(update={"generation": GenerationConfig(weight=1.0), "lr": 2e-2, "steps": 40})
+    config = TRAINING.model_copy(update={"generation": GenerationConfig(weight=1.0), "lr": 2e-2, "steps": 60})
     trained = stages.train(model, config, store=Store(tmp_path))
     losses = [row["loss_generation"] for row in history(trained)]
-    assert losses[-1] < losses[0] - 0.05
+    assert losses[-1] < losses[0] - 0.1
     off = config.model_copy(update={"generation": GenerationConfig()})
     plain = stages.train(model, off, store=Store(tmp_path))
     assert "loss_generation" not in history(plain)[0]
