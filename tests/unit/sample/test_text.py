@@ -53,7 +53,10 @@ def test_sentences_are_whole() -> None:
 def test_the_sample_is_written_in_the_same_words_as_ever() -> None:
     # data.dvc pins the sample's version: a change of the vocabulary that is meant changes this sum and that file.
     written = json.dumps([note.text for note in invent_notes(SampleConfig())], ensure_ascii=False)
-    assert hashlib.sha256(written.encode()).hexdigest() == "c24ec348654e375062d7d6a4281bc41b5fa1b21aed8a270a1377893aff381fea"
+    assert (
+        hashlib.sha256(written.encode()).hexdigest()
+        == "c24ec348654e375062d7d6a4281bc41b5fa1b21aed8a270a1377893aff381fea"
+    )
 
 
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: str(subject.category))
