@@ -199,14 +199,13 @@ def collect(
 
     Args:
         rows: the events.
-        n_notes: number of notes N.
+        n_notes: N.
         cap: most recent notes of a user that are kept.
         symmetric: each click is also a view, to be paired with all clicks.
         click_note: int32[R], filled from the front.
-        views: arrays of int64[U + 1] (zeros), int32[R] and int32[R], filled from the front.
+        views: zeros, int64[U + 1], int32[R] and int32[R]; filled from the front.
 
-    Returns:
-        click_indptr int64[U + 1], counts of users and notes, number of users cut to the cap.
+    Returns: click_indptr int64[U + 1], counts of users and notes, number of users cut to the cap.
     """
     n_users = len(rows.indptr) - 1
     click_indptr = np.zeros(n_users + 1, np.int64)
@@ -248,9 +247,8 @@ def collect(
                 views.note[viewed] = n
                 views.start[viewed] = 0 if symmetric else clicks - begin
                 viewed += 1
-        for p in range(len(own)):
-            first_view[rows.note[own[p]]] = -1
-            first_click[rows.note[own[p]]] = -1
+        for row in own:
+            first_view[rows.note[row]] = first_click[rows.note[row]] = -1
         click_indptr[u + 1] = clicks
         views.indptr[u + 1] = viewed
     return click_indptr, people, capped

@@ -113,7 +113,7 @@ def behave(notes: list[SampleNote], config: SampleConfig) -> list[Event]:
 
 
 def notes_table(notes: list[SampleNote]) -> pa.Table:
-    """Lay out the notes as a plain export has them: topics joined by ``|``, image_path null for a note without image."""
+    """Lay out the notes as a plain export has them: topics joined by ``|``, image_path null where there is none."""
     subjects = vocabulary().subjects
     return pa.table(
         {
