@@ -105,12 +105,12 @@ def model(job: Job, data: Facts, mined: Facts, halves: Facts, features: Facts) -
 @stage("window test", timeout_s=6 * HOUR)
 def measured(job: Job, data: Facts, mined: Facts, vectors: Facts) -> Artifact:
     """Measure a model on the window's test pairs."""
+    from notellm2.evaluation.cases import MinedData
     from notellm2.evaluation.evaluation_stage import evaluate
 
-    recipe, dataset = job.recipe, Dataset.open(Path(data["path"]))
-    return evaluate(
-        job.store, dataset, data["md5"], artifact(mined), artifact(vectors), recipe.evaluation, recipe.model.text
-    )
+    recipe = job.recipe
+    measured_on = MinedData(Dataset.open(Path(data["path"])), data["md5"], artifact(mined))
+    return evaluate(job.store, measured_on, artifact(vectors), recipe.evaluation, recipe.model.text)
 
 
 @stage("backtest", timeout_s=HOUR)

@@ -69,25 +69,23 @@ def report(
     run_id: str,
 ) -> Artifact:
     """Write the page a reviewer reads, and file it and its plots with the run."""
+    from notellm2.evaluation.cases import MinedData
+    from notellm2.evaluation.report.report_stage import RunRecord
     from notellm2.evaluation.report.report_stage import report as write
 
     run = attach(job, run_id)
     if "key" in listened:
         run.log_figures(artifact(listened))
-    page = write(
-        job.store,
-        Dataset.open(Path(data["path"])),
-        data["md5"],
-        job.recipe,
+    record = RunRecord(
+        recipe=job.recipe,
         evaluation=artifact(measured),
-        pairs=artifact(mined),
         training=artifact(trained),
         quality=artifact(checked),
         gate={name: judged[name] for name in ("passed", "rules", "sentence")},
-        images=job.recipe.data.images,
         champion=_champion(job, run.tracking, rival) if rival["comparison"] else None,
         saliency=artifact(listened) if "key" in listened else None,
     )
+    page = write(job.store, MinedData(Dataset.open(Path(data["path"])), data["md5"], artifact(mined)), record)
     run.log_file(page.file("report.html"))
     for plot in sorted(page.file("plots").glob("*.png")):
         run.log_file(plot, "plots")

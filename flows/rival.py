@@ -37,6 +37,7 @@ def measured_today(job: Job, dataset: Dataset, data: Facts, mined: Facts, versio
     The gate then has nothing to compare with, and refuses the challenger.
     """
     from notellm2.embedding.vectors_stage import embed, vision_features
+    from notellm2.evaluation.cases import MinedData
     from notellm2.evaluation.evaluation_stage import evaluate
     from notellm2.model.bundle.bundle import BundleError
 
@@ -47,7 +48,8 @@ def measured_today(job: Job, dataset: Dataset, data: Facts, mined: Facts, versio
             store, dataset, data["md5"], halves, recipe.data.images, cache_gb=recipe.data.feature_cache_gb
         )
         vectors = embed(store, dataset, data["md5"], trained, features)
-        return evaluate(store, dataset, data["md5"], artifact(mined), vectors, recipe.evaluation, recipe.model.text)
+        measured_on = MinedData(dataset, data["md5"], artifact(mined))
+        return evaluate(store, measured_on, vectors, recipe.evaluation, recipe.model.text)
     except (InputError, ArtifactError, BundleError) as error:
         show.warn(f"version {version.version} cannot be measured on this test set: {error}")
         return None

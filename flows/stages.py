@@ -167,14 +167,13 @@ def vectors(job: Job, data: Facts, trained: Facts, features: Facts) -> Artifact:
 @stage("evaluation", timeout_s=6 * HOUR)
 def evaluation(job: Job, data: Facts, mined: Facts, embedded: Facts, variants: Facts, run_id: str) -> Artifact:
     """Measure exact recall of the model and of the baselines on the whole pool."""
+    from notellm2.evaluation.cases import MinedData
     from notellm2.evaluation.evaluation_stage import evaluate
 
     recipe = job.recipe
     measured = evaluate(
         job.store,
-        _dataset(data),
-        data["md5"],
-        artifact(mined),
+        MinedData(_dataset(data), data["md5"], artifact(mined)),
         artifact(embedded),
         recipe.evaluation,
         recipe.model.text,

@@ -14,7 +14,7 @@ from notellm2.artifacts import digest_json
 from notellm2.errors import InputError
 from notellm2.promotion.journal import hold, read_intent
 from notellm2.publication import s3
-from notellm2.publication.published import Published
+from notellm2.publication.reader import Published
 from notellm2.registry.decisions import Entry, Pair
 from notellm2.stack.backup import restore as restoring
 from notellm2.stack.backup.databases import DatabaseFailed, Server

@@ -1,4 +1,4 @@
-"""The published index for its readers: notes similar to a note. Needs only numpy and faiss.
+"""Read the published index: notes similar to a note. Needs only numpy and faiss.
 
     with Published("store/_published", follow_s=5) as published:      # or "s3://bucket/prefix"
         published.similar("n00042", k=10)     # [Neighbour(note_id="n01977", score=0.93), ...]
@@ -44,7 +44,7 @@ class UnknownNote(InputError):
 
 
 class Neighbour(NamedTuple):
-    """A note found.
+    """A neighbour of the query.
 
     Attributes:
         note_id: its id.
@@ -59,13 +59,13 @@ class OpenVersion:
     """One published version, opened: its answers are all from that version. Safe to share between threads.
 
     Args:
-        location: the published place.
+        location: where it is published.
         publication: the version; it must be stored there.
         verify: read all files and compare their checksums; only to be left out where something else does.
 
     Raises:
         PublicationDamaged: a file is missing or damaged; names it.
-        OSError: the place does not answer.
+        OSError: the location does not answer.
     """
 
     def __init__(self, location: Location, publication: Publication, *, verify: bool = True) -> None:
@@ -84,10 +84,10 @@ class OpenVersion:
             self._index: Any = open_index(directory / INDEX)
         except (OSError, ValueError, RuntimeError) as error:
             raise PublicationDamaged(f"{directory}: not readable as a published index ({error})") from None
-        found = (len(self._ids), self._index.ntotal, self._index.d)
+        sizes = (len(self._ids), self._index.ntotal, self._index.d)
         expected = (publication.count, publication.count, publication.dimension)
-        if found != expected:
-            raise PublicationDamaged(f"{directory}: ids, notes, dimension are {found}, the pointer says {expected}")
+        if sizes != expected:
+            raise PublicationDamaged(f"{directory}: ids, notes, dimension are {sizes}, the pointer says {expected}")
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -165,7 +165,7 @@ class Published:
     Raises:
         NothingPublished: nothing is published there.
         PublicationDamaged: the pointer or a file it names is missing or damaged; names it.
-        OSError: the place does not answer.
+        OSError: the location does not answer.
     """
 
     def __init__(self, location: Location | Path | str, *, verify: bool = True, follow_s: float | None = None) -> None:
@@ -197,7 +197,7 @@ class Published:
 
     @property
     def problem(self) -> Exception | None:
-        """Why the last look at the pointer, by `refresh` or in the background, found nothing to serve; None: it did."""
+        """Why the last look at the pointer, by `refresh` or in the background, failed; None: it succeeded."""
         return self._problem
 
     @property
@@ -261,16 +261,16 @@ class Published:
             return moved
 
     def _follow(self, every_s: float) -> None:
-        told = None
+        logged = None
         while not self._closed.wait(every_s):
             try:
                 self.refresh()
-                told = None
+                logged = None
             except Exception as error:
                 # Whatever it is, the thread must live to see it mended. A fault that stays is logged once.
-                if str(error) != told:
+                if str(error) != logged:
                     logger.warning("still serving version %s: %s", self.publication.version, error)
-                told = str(error)
+                logged = str(error)
 
     def _open(self, pointer: Publication) -> OpenVersion:
         for _ in range(_ATTEMPTS - 1):

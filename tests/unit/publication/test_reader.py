@@ -17,7 +17,7 @@ from notellm2.errors import InputError
 from notellm2.publication import Neighbour, Published
 from notellm2.publication.location import Location
 from notellm2.publication.pointer import NothingPublished, PublicationDamaged, read_pointer
-from notellm2.publication.published import OpenVersion, UnknownNote
+from notellm2.publication.reader import OpenVersion, UnknownNote
 from notellm2.recipe import IndexConfig
 from tests.unit.index.examples import DATA_MD5, clustered, index_artifact, note_ids, publish
 from tests.unit.publication.test_publish import put
@@ -131,7 +131,7 @@ def test_a_version_removed_while_it_is_opened_means_the_pointer_moved(
     put(tmp_path, built[1], "2", keep=1)
     pointers = [old]
     monkeypatch.setattr(
-        "notellm2.publication.published.read_pointer", lambda path: pointers.pop() if pointers else read_pointer(path)
+        "notellm2.publication.reader.read_pointer", lambda path: pointers.pop() if pointers else read_pointer(path)
     )
     assert Published(tmp_path).model_version == "2"
 
