@@ -5,7 +5,7 @@ anything heavy. Facts it deals with (measured with Prefect 3.8):
 
 - The embedded server is a child process. After ``kill -9`` of a flow it stays, and the run stays "Running" for good.
   So the server's process id is recorded as soon as it exists, and the next start ends the recorded process if its
-  owner is dead (`end_stale_server`), and marks that owner's runs as crashed (`flows.recovery`).
+  owner is dead (`end_stale_server`), and marks that owner's runs as crashed (`flows.runtime.recovery`).
 - It loses its last events at exit, so it is no audit trail: the artifact store is the truth. Its event store and
   triggers are off; they were half of its writes, and its SQLite file has been seen locked for a minute by them.
 - Its first start migrates a database, which takes longer than the default timeout on a small machine.

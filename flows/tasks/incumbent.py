@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from flows import show
-from flows.job import Facts, Job, artifact
+from flows.runtime import show
+from flows.runtime.job import Facts, Job, artifact
 from notellm2.artifacts import Artifact, ArtifactError
 from notellm2.errors import InputError
 from notellm2.notes.dataset import Dataset

@@ -15,8 +15,10 @@ import pytest
 import yaml
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
-from flows import deploy, environment, project
-from flows.deploy import POOL, QUEUES, named_deployments
+from flows import project
+from flows.deploy import deployments
+from flows.deploy.deployments import POOL, QUEUES, named_deployments
+from flows.runtime import environment
 from notellm2.recipe import load_recipe
 from tests.conftest import ROOT
 
@@ -178,7 +180,7 @@ def test_a_worker_that_makes_the_pool_at_the_same_moment_is_no_failure(monkeypat
             self.queues.append(name)
 
     monkeypatch.setattr("prefect.client.orchestration.get_client", Client)
-    asyncio.run(deploy._make_pool("process", {"variables": {}}))
+    asyncio.run(deployments._make_pool("process", {"variables": {}}))
     assert Client.queues == ["training", "light"]
 
 

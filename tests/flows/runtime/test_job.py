@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from prefect.states import Failed
 
-from flows import job
+from flows.runtime import job
 from notellm2.errors import InputError
 from notellm2.promotion.journal import LeaseTaken
 from notellm2.promotion.transaction import ChampionMoved

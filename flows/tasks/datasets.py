@@ -8,7 +8,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from flows.job import Job
+from flows.runtime.job import Job
 from notellm2.artifacts import digest_file, digest_json, write_atomic
 from notellm2.errors import InputError
 from notellm2.notes.dataset import INFO, Dataset, DatasetInfo

@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from flows.job import Job
+from flows.runtime.job import Job
 from notellm2.artifacts import write_atomic
 from notellm2.notes import versions
 

@@ -21,8 +21,9 @@ from uuid import UUID
 
 import yaml
 
-from flows import alerts, environment
 from flows.command import told
+from flows.deploy import alerts
+from flows.runtime import environment
 from notellm2.errors import InputError
 from notellm2.recipe import load_recipe
 
@@ -225,6 +226,3 @@ async def _blocks_there(client: PrefectClient, wanted: Sequence[str]) -> dict[st
 
 
 _ANY = UUID(int=0)
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -13,9 +13,9 @@ from prefect.input import RunInput
 from prefect.runtime import deployment, flow_run
 from pydantic import Field
 
-from flows import events, show
-from flows.events import News
-from flows.job import Facts, Job
+from flows.runtime import events, show
+from flows.runtime.events import News
+from flows.runtime.job import Facts, Job
 from notellm2.errors import InputError
 
 POLL_S = 5

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows import environment
+from flows.runtime import environment
 from notellm2.processes import process_tag
 from notellm2.workspace import Workspace
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from prefect.exceptions import Pause
 from prefect.runtime import flow_run
 
-from flows import show
-from flows.job import Facts, Job
+from flows.runtime import show
+from flows.runtime.job import Facts, Job
 from notellm2.artifacts import digest_json
 from notellm2.notes.dataset import Dataset
 

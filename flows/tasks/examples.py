@@ -7,7 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
-from flows.job import Job
+from flows.runtime.job import Job
 from notellm2.notes.dataset import Dataset
 
 COUNT = 3

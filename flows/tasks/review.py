@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows import show
-from flows.datasets import known_version
-from flows.job import HOUR, Facts, Job, artifact, stage
-from flows.tracked import attach
+from flows.runtime import show
+from flows.runtime.job import HOUR, Facts, Job, artifact, stage
+from flows.runtime.run import attach
+from flows.tasks.datasets import known_version
 from notellm2.artifacts import Artifact
 from notellm2.notes.dataset import Dataset
 

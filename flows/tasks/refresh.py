@@ -7,11 +7,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flows import show
-from flows.job import HOUR, MINUTE, Facts, Job, artifact, open_job, stage
-from flows.promotion import promoter, tell_changes
-from flows.stages import check_data
-from flows.tracked import tracking
+from flows.runtime import show
+from flows.runtime.job import HOUR, MINUTE, Facts, Job, artifact, open_job, stage
+from flows.runtime.run import tracking
+from flows.tasks.promotion import promoter, tell_changes
+from flows.tasks.stages import check_data
 from notellm2.artifacts import Artifact
 from notellm2.errors import InputError
 from notellm2.notes.dataset import Dataset

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from flows import events, show
-from flows.datasets import remember_version
-from flows.events import News
-from flows.job import HOUR, MINUTE, Facts, Job, stage
-from flows.stages import check_data
+from flows.runtime import events, show
+from flows.runtime.events import News
+from flows.runtime.job import HOUR, MINUTE, Facts, Job, stage
+from flows.tasks.datasets import remember_version
+from flows.tasks.stages import check_data
 from notellm2.artifacts import Artifact
 from notellm2.errors import InputError
 from notellm2.notes.dataset import Dataset

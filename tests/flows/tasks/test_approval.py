@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from flows.job import Facts, Job
+from flows.runtime.job import Facts, Job
 from notellm2.recipe import load_recipe
 from tests.flows.running import RECIPE
 
@@ -33,7 +33,7 @@ def job(tmp_path: Path, *overrides: str) -> Job:
 
 
 def decided(tmp_path: Path, *overrides: str, **judged: Any) -> Facts:
-    from flows.approval import decide
+    from flows.tasks.approval import decide
 
     return decide(job(tmp_path, *overrides), {"version": "3"}, JUDGED | judged, {"path": str(tmp_path)})
 
@@ -65,7 +65,7 @@ def test_manual_leaves_it_to_a_person(tmp_path: Path) -> None:
 def test_a_run_that_comes_back_does_not_say_again_that_it_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from flows import approval
+    from flows.tasks import approval
 
     said: list[str] = []
     monkeypatch.setattr(approval.show, "waiting", lambda version, _: said.append(version))
@@ -134,7 +134,7 @@ def answering(given: dict[str, Any], seen: list[Any]) -> threading.Thread:
 def test_a_person_decides_with_the_verdict_before_them(
     tmp_path: Path, prefect: None, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], promoted: bool, reason: str
 ) -> None:
-    from flows import approval
+    from flows.tasks import approval
 
     monkeypatch.setattr(approval, "POLL_S", 1)
     seen: list[Any] = []
@@ -149,7 +149,7 @@ def test_a_person_decides_with_the_verdict_before_them(
 
 
 def test_nobody_in_time_is_a_refusal(tmp_path: Path, prefect: None) -> None:
-    from flows.approval import NotApproved
+    from flows.tasks.approval import NotApproved
 
     with pytest.raises(NotApproved, match="nobody approved it within 1 s"):
         in_a_flow(tmp_path, "gate.approval_timeout_s=1")

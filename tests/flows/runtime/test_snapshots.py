@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from flows import snapshots
-from flows.job import Job, open_job
+from flows.runtime import snapshots
+from flows.runtime.job import Job, open_job
 from notellm2.notes import versions
 from tests.flows.running import RECIPE
 

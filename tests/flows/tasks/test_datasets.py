@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.datasets import data_folder, previous_version, remember_version
-from flows.job import Job, open_job
+from flows.runtime.job import Job, open_job
+from flows.tasks.datasets import data_folder, previous_version, remember_version
 from notellm2.notes.dataset import Dataset, DatasetInfo
 from notellm2.recipe import SampleConfig
 from notellm2.sample.generate import write_sample

@@ -14,9 +14,9 @@ from prefect.events.clients import AssertingEventsClient
 from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from flows import events
-from flows.events import News, tell, tell_changes, tell_failure, tell_once
-from flows.job import Job, open_job
+from flows.runtime import events
+from flows.runtime.events import News, tell, tell_changes, tell_failure, tell_once
+from flows.runtime.job import Job, open_job
 from notellm2.registry.decisions import Entry, Pair
 from tests.flows.running import RECIPE
 

@@ -1,19 +1,19 @@
 """The stages of a retraining as Prefect tasks: each calls one function of the library and shows what came of it.
 
-What a task takes and gives is small JSON (see `flows.job`); heavy libraries are imported by the room that needs them,
-when its task runs. Timeouts are for hangs, not for slowness: a recipe may ask for hours of training.
+What a task takes and gives is small JSON (see `flows.runtime.job`); heavy libraries are imported by the room that
+needs them, when its task runs. Timeouts are for hangs, not for slowness: a recipe may ask for hours of training.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from flows import events, show, snapshots
-from flows.datasets import ALREADY_THERE, BEGUN, data_folder, previous_version, remember_version
-from flows.events import News
-from flows.examples import examples
-from flows.job import HOUR, MINUTE, Facts, Job, artifact, stage, test_set
-from flows.tracked import attach
+from flows.runtime import events, show, snapshots
+from flows.runtime.events import News
+from flows.runtime.job import HOUR, MINUTE, Facts, Job, artifact, stage, test_set
+from flows.runtime.run import attach
+from flows.tasks.datasets import ALREADY_THERE, BEGUN, data_folder, previous_version, remember_version
+from flows.tasks.examples import examples
 from notellm2.artifacts import Artifact
 from notellm2.notes.dataset import Dataset
 

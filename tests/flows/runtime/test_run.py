@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from prefect.exceptions import Pause
 
-from flows.job import open_job
-from flows.stages import test_set as digest_of_test_set
-from flows.tracked import run_key, tracked_run
+from flows.runtime.job import open_job
+from flows.runtime.run import run_key, tracked_run
+from flows.tasks.stages import test_set as digest_of_test_set
 from notellm2.artifacts import Artifact, Store
 from tests.flows.running import RECIPE
 
@@ -77,9 +77,9 @@ def test_a_run_that_is_suspended_until_a_person_decides_has_not_ended(
         def suspend(self) -> None:
             calls.append("suspend")
 
-    monkeypatch.setattr("flows.show.mlflow_run", lambda run: None)  # there is no flow run that could show it
+    monkeypatch.setattr("flows.runtime.show.mlflow_run", lambda run: None)  # there is no flow run that could show it
     monkeypatch.setattr(runs.Run, "open", lambda *_, **__: Told())
-    monkeypatch.setattr("flows.tracked.Dataset", types.SimpleNamespace(open=lambda path: path))
+    monkeypatch.setattr("flows.runtime.run.Dataset", types.SimpleNamespace(open=lambda path: path))
     with contextlib.ExitStack() as stack:
         if ended_by is not None:
             stack.enter_context(pytest.raises(ended_by))

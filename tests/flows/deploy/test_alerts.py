@@ -11,8 +11,8 @@ from uuid import UUID, uuid4
 import pytest
 import yaml
 
-from flows import alerts, deploy
-from flows.events import News
+from flows.deploy import alerts, deployments
+from flows.runtime.events import News
 from notellm2.errors import InputError
 from tests.conftest import ROOT
 
@@ -48,8 +48,8 @@ def test_an_automation_that_is_there_is_updated_only_where_it_differs(one: dict[
     made = alerts.build(one, DEPLOYMENTS, BLOCKS)
     assert made is not None
     before = Automation(id=uuid4(), **made.model_dump() | {"enabled": False})
-    assert deploy.updated(before, made) is None, "switched off by somebody is no difference"
-    update = deploy.updated(before.model_copy(update={"description": "as it was"}), made)
+    assert deployments.updated(before, made) is None, "switched off by somebody is no difference"
+    update = deployments.updated(before.model_copy(update={"description": "as it was"}), made)
     assert update is not None
     assert (update.enabled, update.description) == (False, made.description)
     AutomationUpdate.model_validate(update.model_dump(mode="json", exclude_unset=True))
@@ -75,7 +75,7 @@ def test_a_silent_run_is_crashed_and_a_crashed_one_is_taken_up_again_twice_at_mo
 
 def test_everything_that_goes_wrong_has_an_alert() -> None:
     expected = {event for one in SPECIFICATIONS for event in one["trigger"]["expect"]}
-    flows = {name.partition("/")[0] for name in deploy.named_deployments(ROOT / "prefect.yaml")[0]}
+    flows = {name.partition("/")[0] for name in deployments.named_deployments(ROOT / "prefect.yaml")[0]}
     assert {f"notellm2.{flow}.failed" for flow in flows} <= expected
     assert set(News) - {News.REFRESHED} <= expected, "an hourly refresh that went well is no news to a person"
 
@@ -163,9 +163,9 @@ def test_check_reads_the_files_and_needs_no_server(
 ) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    assert deploy.main(["--check"]) == 0
+    assert deployments.main(["--check"]) == 0
     assert "retrain/retrain" in capsys.readouterr().out
-    assert deploy.main([]) == 2
+    assert deployments.main([]) == 2
     assert "PREFECT_API_URL is not set" in capsys.readouterr().err
-    assert deploy.main(["--file", "nowhere.yaml"]) == 2
+    assert deployments.main(["--file", "nowhere.yaml"]) == 2
     assert "nowhere.yaml: no such file" in capsys.readouterr().err

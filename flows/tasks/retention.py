@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from flows import events, show, snapshots
-from flows.events import News
-from flows.job import HOUR, MINUTE, Facts, Job, stage
-from flows.tracked import tracking
+from flows.runtime import events, show, snapshots
+from flows.runtime.events import News
+from flows.runtime.job import HOUR, MINUTE, Facts, Job, stage
+from flows.runtime.run import tracking
 from notellm2.errors import InputError
 
 DAY = 24 * HOUR

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from prefect.runtime import flow_run
 
-from flows import events, show
-from flows.events import News
-from flows.job import HOUR, MINUTE, Facts, Job, artifact, stage
-from flows.rival import measured_today, version_to_beat
-from flows.tracked import attach, tracking
+from flows.runtime import events, show
+from flows.runtime.events import News
+from flows.runtime.job import HOUR, MINUTE, Facts, Job, artifact, stage
+from flows.runtime.run import attach, tracking
+from flows.tasks.incumbent import measured_today, version_to_beat
 from notellm2.notes.dataset import Dataset
 
 if TYPE_CHECKING:

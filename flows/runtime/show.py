@@ -18,7 +18,7 @@ from notellm2.artifacts import Artifact
 from notellm2.evaluation.metrics import SLICES, Metrics, headline_k
 
 if TYPE_CHECKING:
-    from flows.job import Facts
+    from flows.runtime.job import Facts
     from notellm2.notes.dataset import DatasetInfo
     from notellm2.registry.decisions import Entry, Verdict
     from notellm2.registry.runs import Run

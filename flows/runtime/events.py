@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from prefect import Flow
     from prefect.client.schemas.objects import FlowRun, State
 
-    from flows.job import Job
+    from flows.runtime.job import Job
     from notellm2.registry.decisions import Entry
 
 LOG_VARIABLE = "NOTELLM2_EVENTS_LOG"
