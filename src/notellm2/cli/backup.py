@@ -1,7 +1,7 @@
 """Commands that back a set-up up and bring it back.
 
 Status 0: done. 1: done, but something could not be saved whole, or old backups could not be removed; or a promotion did
-not end in time. 2: something given is wrong, and nothing was touched.
+not end in time. 2: an argument is wrong, and nothing was touched.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def backup(
     removed, wrong = [], [f"not saved: {problem}" for problem in manifest.problems]
     try:
         removed = archive.prune(keep) if keep else []
-    except InputError as error:  # The new backup is there all the same, and is to be told of.
+    except InputError as error:  # The new backup is there all the same, and is to be named.
         wrong.append(f"not removed: {error}")
     if as_json:
         print_json({**manifest.model_dump(mode="json"), "removed": removed})
