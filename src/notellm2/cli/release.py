@@ -23,7 +23,7 @@ def similar(
 
     Example: notellm2 similar n000042 -k 10
     """
-    from notellm2.publication.published import Published
+    from notellm2.publication.reader import Published
     from notellm2.workspace import Workspace
 
     place = published or Workspace.at(store).published

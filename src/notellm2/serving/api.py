@@ -24,7 +24,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from notellm2.publication.pointer import Publication
-from notellm2.publication.published import OpenVersion, UnknownNote
+from notellm2.publication.reader import OpenVersion, UnknownNote
 from notellm2.serving.metrics import CONTENT_TYPE, Measured, Metrics
 from notellm2.serving.page import Page
 from notellm2.serving.pointer_follower import Follower, NotReady

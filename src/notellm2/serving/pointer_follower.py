@@ -15,7 +15,7 @@ from typing import Self
 from notellm2.errors import InputError
 from notellm2.publication.location import Location
 from notellm2.publication.pointer import NothingPublished, Publication
-from notellm2.publication.published import OpenVersion, Published
+from notellm2.publication.reader import OpenVersion, Published
 
 logger = logging.getLogger(__name__)
 
