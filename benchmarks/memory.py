@@ -27,9 +27,9 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaModel, Qwen2Config, Qwen2Model, Qwen3Config, Qwen3Model, masking_utils
 
-from notellm2.model.adapters import tune
-from notellm2.model.network import NoteBatch, NoteLLM2
-from notellm2.model.prompt import IMAGE_WORD, VISUAL_SLOT, Layout
+from notellm2.model.backbones.adapters import tune
+from notellm2.model.network.notellm2 import NoteBatch, NoteLLM2
+from notellm2.model.network.prompt import IMAGE_WORD, VISUAL_SLOT, Layout
 from notellm2.recipe import Recipe, load_recipe
 from notellm2.training.sharding import units
 

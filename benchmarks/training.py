@@ -41,27 +41,27 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from notellm2.artifacts import Store
-from notellm2.embedding.stage import vision_features
-from notellm2.model.adapters import tune
-from notellm2.model.attention import attend_fast
-from notellm2.model.backbones import load_language_model, load_vision_encoder
-from notellm2.model.images import encode_images
-from notellm2.model.loss import pair_loss
-from notellm2.model.network import NoteLLM2, assemble
-from notellm2.model.prompt import WORDINGS, encode_texts, layout
-from notellm2.model.source import NoteSource, Rows
-from notellm2.model.stage import Backbones, build_backbones
+from notellm2.embedding.vectors_stage import vision_features
+from notellm2.model.backbones.adapters import tune
+from notellm2.model.backbones.backbones_stage import Backbones, build_backbones
+from notellm2.model.backbones.encode_images import encode_images
+from notellm2.model.backbones.load import load_language_model, load_vision_encoder
+from notellm2.model.network.attention import attend_fast
+from notellm2.model.network.loss import pair_loss
+from notellm2.model.network.note_source import NoteSource, Rows
+from notellm2.model.network.notellm2 import NoteLLM2, assemble
+from notellm2.model.network.prompt import WORDINGS, encode_texts, layout
 from notellm2.model.variants import find_variant
 from notellm2.notes import versions
 from notellm2.notes.dataset import Dataset
 from notellm2.notes.schema import Note
-from notellm2.pairs.stage import mine
+from notellm2.pairs.pairs_stage import mine
 from notellm2.recipe import Recipe, load_recipe
 from notellm2.training.batches import PairOrder
 from notellm2.training.fit import pair_rows
 from notellm2.training.loop import build_optimiser
 from notellm2.training.step import take_step
-from notellm2.training.texts import token_texts
+from notellm2.training.texts_stage import token_texts
 
 MEMORY_PAIRS = (64, 256, 1024)
 PEAK_SIDE = 2048

@@ -29,7 +29,7 @@ def export(job: Job, given: str | None) -> str | None:
 @stage("quality", timeout_s=HOUR)
 def quality(job: Job, data: Facts) -> Artifact:
     """Check the data; a critical failure ends the ingest here, and the data set stays as it is."""
-    from notellm2.quality.stage import require_quality
+    from notellm2.quality.quality_stage import require_quality
 
     checked = check_data(job, data)
     require_quality(checked)

@@ -88,7 +88,7 @@ def _windows(job: Job, settings: BacktestSettings) -> Facts:
 @stage("window pairs", timeout_s=6 * HOUR)
 def pairs(job: Job, data: Facts, name: str) -> Artifact:
     """Mine training pairs before the window and test pairs within it."""
-    from notellm2.pairs.stage import mine
+    from notellm2.pairs.pairs_stage import mine
 
     try:
         return mine(job.store, Dataset.open(Path(data["path"])), data["md5"], job.recipe.pairs)
@@ -105,7 +105,7 @@ def model(job: Job, data: Facts, mined: Facts, halves: Facts, features: Facts) -
 @stage("window test", timeout_s=6 * HOUR)
 def measured(job: Job, data: Facts, mined: Facts, vectors: Facts) -> Artifact:
     """Measure a model on the window's test pairs."""
-    from notellm2.evaluation.stage import evaluate
+    from notellm2.evaluation.evaluation_stage import evaluate
 
     recipe, dataset = job.recipe, Dataset.open(Path(data["path"]))
     return evaluate(

@@ -97,7 +97,7 @@ def _require_export(folder: Path, named: str) -> None:
 
 
 def _imported(job: Job, export: Path, into: Path) -> tuple[Path, str]:
-    from notellm2.notes.export import import_export
+    from notellm2.notes.import_export import import_export
 
     limits = job.recipe.data.images
     # Beside the data set, not in it: a path or a time there would make equal data different versions.
@@ -125,8 +125,8 @@ def _state(export: Path, limits: ImageLimits) -> str:
 
 
 def _sampled(job: Job, sample: SampleConfig, into: Path) -> tuple[Path, str]:
-    from notellm2.notes.export import import_export
-    from notellm2.notes.sample import write_sample
+    from notellm2.notes.import_export import import_export
+    from notellm2.sample.generate import write_sample
 
     scratch = job.workspace.root / "_data" / f".sample-{uuid.uuid4().hex[:8]}"
     try:

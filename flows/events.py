@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun, State
 
     from flows.job import Job
-    from notellm2.registry.ledger import Entry
+    from notellm2.registry.decisions import Entry
 
 LOG_VARIABLE = "NOTELLM2_EVENTS_LOG"
 FOLDER = "_events"

@@ -198,7 +198,7 @@ def test_set(mined: Artifact) -> str:
 
     Figures compare only where it is equal: the same pairs of notes whose text or images changed are another test.
     """
-    from notellm2.evaluation.stage import EVALUATION_VERSION
+    from notellm2.evaluation.evaluation_stage import EVALUATION_VERSION
 
     manifest = mined.manifest
     files = [manifest["files"][name]["sha256"] for name in ("test.parquet", "pool.parquet")]
@@ -230,7 +230,7 @@ def calm_logs() -> None:
 
 
 def _worth_retrying(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
-    from notellm2.registry.promotion import Refused
+    from notellm2.promotion.transaction import Refused
 
     error = state.result(raise_on_failure=False)
     return not isinstance(error, InputError | Refused)

@@ -16,8 +16,8 @@ from flows.tracked import attach, tracking
 from notellm2.notes.dataset import Dataset
 
 if TYPE_CHECKING:
-    from notellm2.registry.gate import Verdict
-    from notellm2.registry.promotion import Promoter
+    from notellm2.promotion.transaction import Promoter
+    from notellm2.registry.decisions import Verdict
     from notellm2.registry.versions import Version
 
 
@@ -44,7 +44,7 @@ def champion(job: Job, data: Facts, mined: Facts, measured: Facts, registered: F
 def canary(job: Job, registered: Facts) -> Facts:
     """Load the bundle as it lies in the registry and see that it gives its canary embeddings again; once a version."""
     from notellm2.errors import InputError
-    from notellm2.model.bundle import Bundle, BundleError
+    from notellm2.model.bundle.bundle import Bundle, BundleError
     from notellm2.registry import versions
 
     registry, version = tracking(job), registered["version"]
@@ -70,9 +70,9 @@ def gate(
     run_id: str,
 ) -> Facts:
     """Judge the challenger by the recipe's rules, and keep the verdict with the run and with the version."""
+    from notellm2.promotion.gate import Evidence, judge
+    from notellm2.promotion.ledger import Ledger, rolled_back
     from notellm2.registry import names, versions
-    from notellm2.registry.gate import Evidence, judge
-    from notellm2.registry.ledger import Ledger, rolled_back
 
     run, number = attach(job, run_id), registered["version"]
     challenger = versions.get_version(run.tracking, number)
@@ -119,7 +119,7 @@ def promote(
     if not decided["promote"]:
         show.warn(f"not promoted: {decided['reason']}")
         return {"promoted": False, "reason": decided["reason"]}
-    from notellm2.registry.promotion import Why
+    from notellm2.promotion.transaction import Why
 
     done = promoter(job).promote(
         registered["version"],
@@ -143,8 +143,8 @@ def promote(
 
 def promoter(job: Job) -> Promoter:
     """What moves the alias and the pointer of this job's model and store."""
-    from notellm2.index.location import Location
-    from notellm2.registry.promotion import Promoter
+    from notellm2.promotion.transaction import Promoter
+    from notellm2.publication.location import Location
 
     registry, recipe = tracking(job), job.recipe
     return Promoter(
@@ -158,7 +158,7 @@ def promoter(job: Job) -> Promoter:
 
 def tell_changes(job: Job) -> None:
     """Tell every change of what is in use that nobody has told yet."""
-    from notellm2.registry.ledger import Ledger
+    from notellm2.promotion.ledger import Ledger
 
     events.tell_changes(job, Ledger(promoter(job).location).entries())
 

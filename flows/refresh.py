@@ -40,7 +40,7 @@ def open_refresh(store: Path, recipe: Path | None, overrides: tuple[str, ...]) -
 
 def nothing_published(store: Path) -> str | None:
     """What to say where nothing was published yet; None: something is."""
-    from notellm2.index.pointer import NothingPublished, read_pointer
+    from notellm2.publication.pointer import NothingPublished, read_pointer
 
     try:
         read_pointer(Workspace.at(store).published)
@@ -52,7 +52,7 @@ def nothing_published(store: Path) -> str | None:
 @stage("in use", timeout_s=10 * MINUTE, retries=2)
 def in_use(job: Job) -> Facts:
     """Settle what a killed promotion left, and name champion and published index, which must be one pair."""
-    from notellm2.index.pointer import read_pointer
+    from notellm2.publication.pointer import read_pointer
     from notellm2.registry import versions
 
     promoter(job).recover()
@@ -79,7 +79,7 @@ def in_use(job: Job) -> Facts:
 def changes(job: Job, data: Facts, used: Facts) -> Facts:
     """Compare the notes, by the digests of text and image, with those that the published index was built from."""
     from notellm2.embedding.refresh import compare_refresh
-    from notellm2.index.stage import same_settings, vectors_of
+    from notellm2.index.index_stage import same_settings, vectors_of
 
     base = job.store.find("index", used["index_key"])
     previous = None if base is None else vectors_of(job.store, base)
@@ -100,7 +100,7 @@ def changes(job: Job, data: Facts, used: Facts) -> Facts:
 @stage("quality", timeout_s=HOUR)
 def quality(job: Job, data: Facts) -> Artifact:
     """Check the data; a critical failure ends the refresh here."""
-    from notellm2.quality.stage import require_quality
+    from notellm2.quality.quality_stage import require_quality
 
     checked = check_data(job, data)
     require_quality(checked)
@@ -132,7 +132,7 @@ def index(job: Job, changed: Facts, embedded: Facts) -> Artifact:
 @stage("publication", timeout_s=HOUR, retries=2)
 def publish(job: Job, data: Facts, used: Facts, changed: Facts, indexed: Facts) -> Facts:
     """Publish the index, if the pair in use is still the one it was made to follow."""
-    from notellm2.registry.promotion import Why, this_actor
+    from notellm2.promotion.transaction import Why, this_actor
 
     told = ", ".join(f"{changed[name]} {name}" for name in ("new", "changed", "dropped"))
     done = promoter(job).promote(
@@ -168,7 +168,7 @@ def summary(job: Job, used: Facts, changed: Facts, indexed: Facts | None, publis
 
 
 def _recorded_recipe(workspace: Workspace) -> object:
-    from notellm2.index.pointer import read_pointer
+    from notellm2.publication.pointer import read_pointer
     from notellm2.recipe import RegistryConfig
     from notellm2.registry import versions
     from notellm2.registry.recipes import recipe_of

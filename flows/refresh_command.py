@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _refresh(given: argparse.Namespace) -> int:
-    from notellm2.index.pointer import read_pointer  # numpy: not for --help
+    from notellm2.publication.pointer import read_pointer  # numpy: not for --help
 
     workspace = Workspace.at(given.store)
 

@@ -13,7 +13,7 @@ from notellm2.artifacts import Artifact
 from notellm2.notes.dataset import Dataset
 
 if TYPE_CHECKING:
-    from notellm2.evaluation.review import Champion
+    from notellm2.evaluation.report.report_stage import Champion
     from notellm2.recipe import ModelConfig
     from notellm2.registry.tracking import Tracking
 
@@ -33,8 +33,8 @@ def trained_vectors(
     job: Job, data: Facts, mined: Facts, halves: Facts, features: Facts, model: ModelConfig
 ) -> Artifact:
     """The vectors of a model that is trained to be looked at, not to be registered: it has no run of its own."""
-    from notellm2.embedding.stage import embed
-    from notellm2.training.stage import train
+    from notellm2.embedding.vectors_stage import embed
+    from notellm2.training.training_stage import train
 
     recipe, dataset = job.recipe, Dataset.open(Path(data["path"]))
     given = (artifact(mined), artifact(halves), artifact(features))
@@ -45,7 +45,7 @@ def trained_vectors(
 @stage("saliency", timeout_s=HOUR)
 def saliency(job: Job, data: Facts, mined: Facts, features: Facts, trained: Facts) -> Artifact | Facts:
     """Measure what the embeddings listen to, layer by layer; without a key where the recipe asks for no pairs."""
-    from notellm2.embedding.saliency import measure_saliency
+    from notellm2.embedding.saliency_stage import measure_saliency
 
     count = job.recipe.evaluation.saliency_pairs
     if count == 0:
@@ -69,7 +69,7 @@ def report(
     run_id: str,
 ) -> Artifact:
     """Write the page a reviewer reads, and file it and its plots with the run."""
-    from notellm2.evaluation.review import report as write
+    from notellm2.evaluation.report.report_stage import report as write
 
     run = attach(job, run_id)
     if "key" in listened:
@@ -97,7 +97,7 @@ def report(
 
 def _champion(job: Job, tracking: Tracking, rival: Facts) -> Champion:
     """What the page says of the champion, its recipe and its data as far as they are known."""
-    from notellm2.evaluation.review import Champion
+    from notellm2.evaluation.report.report_stage import Champion
     from notellm2.registry import versions
     from notellm2.registry.recipes import recipe_of
 

@@ -36,9 +36,9 @@ def measured_today(job: Job, dataset: Dataset, data: Facts, mined: Facts, versio
 
     The gate then has nothing to compare with, and refuses the challenger.
     """
-    from notellm2.embedding.stage import embed, vision_features
-    from notellm2.evaluation.stage import evaluate
-    from notellm2.model.bundle import BundleError
+    from notellm2.embedding.vectors_stage import embed, vision_features
+    from notellm2.evaluation.evaluation_stage import evaluate
+    from notellm2.model.bundle.bundle import BundleError
 
     store, recipe = job.store, job.recipe
     try:

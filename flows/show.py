@@ -20,8 +20,7 @@ from notellm2.evaluation.metrics import SLICES, Metrics, headline_k
 if TYPE_CHECKING:
     from flows.job import Facts
     from notellm2.notes.dataset import DatasetInfo
-    from notellm2.registry.gate import Verdict
-    from notellm2.registry.ledger import Entry
+    from notellm2.registry.decisions import Entry, Verdict
     from notellm2.registry.runs import Run
     from notellm2.registry.tracking import Tracking
     from notellm2.registry.versions import Version

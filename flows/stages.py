@@ -46,7 +46,7 @@ def data_version(job: Job, ingested: Facts) -> Facts:
 @stage("quality", timeout_s=HOUR)
 def quality(job: Job, data: Facts, run_id: str) -> Artifact:
     """Check the data; a critical failure ends the flow here."""
-    from notellm2.quality.stage import require_quality
+    from notellm2.quality.quality_stage import require_quality
 
     checked = check_data(job, data)
     attach(job, run_id).log_quality(checked)
@@ -57,7 +57,7 @@ def quality(job: Job, data: Facts, run_id: str) -> Artifact:
 
 def check_data(job: Job, data: Facts) -> Artifact:
     """The data's checks, shown; whether they passed is in the summary."""
-    from notellm2.quality.stage import check_quality
+    from notellm2.quality.quality_stage import check_quality
 
     dataset, recipe = _dataset(data), job.recipe
     checked = check_quality(
@@ -88,7 +88,7 @@ def check_data(job: Job, data: Facts) -> Artifact:
 @stage("pairs", timeout_s=6 * HOUR)
 def pairs(job: Job, data: Facts) -> Artifact:
     """Split the notes and mine training pairs from behaviour."""
-    from notellm2.pairs.stage import mine
+    from notellm2.pairs.pairs_stage import mine
 
     mined = mine(job.store, _dataset(data), data["md5"], job.recipe.pairs)
     show.pairs(mined)
@@ -98,7 +98,7 @@ def pairs(job: Job, data: Facts) -> Artifact:
 @stage("backbones", timeout_s=6 * HOUR)
 def backbones(job: Job, data: Facts, mined: Facts) -> Artifact:
     """Fetch the language model and the vision encoder, or train the tiny ones the recipe describes."""
-    from notellm2.model.stage import build_backbones
+    from notellm2.model.backbones.backbones_stage import build_backbones
 
     recipe = job.recipe
     return build_backbones(
@@ -116,7 +116,7 @@ def backbones(job: Job, data: Facts, mined: Facts) -> Artifact:
 @stage("vision features", timeout_s=12 * HOUR)
 def vision_features(job: Job, data: Facts, halves: Facts) -> Artifact:
     """Run every image once through the frozen vision encoder."""
-    from notellm2.embedding.stage import vision_features as compute
+    from notellm2.embedding.vectors_stage import vision_features as compute
 
     recipe = job.recipe
     return compute(
@@ -132,7 +132,7 @@ def vision_features(job: Job, data: Facts, halves: Facts) -> Artifact:
 @stage("training", timeout_s=7 * 24 * HOUR)
 def training(job: Job, data: Facts, mined: Facts, halves: Facts, features: Facts, run_id: str) -> Artifact:
     """Tune the model on the pairs; a killed run resumes at its last checkpoint."""
-    from notellm2.training.stage import train
+    from notellm2.training.training_stage import train
 
     recipe = job.recipe
     run = attach(job, run_id)
@@ -158,7 +158,7 @@ def training(job: Job, data: Facts, mined: Facts, halves: Facts, features: Facts
 def vectors(job: Job, data: Facts, trained: Facts, features: Facts) -> Artifact:
     """Embed every note: with both inputs, without its image, without its text."""
     from notellm2.embedding.refresh import note_digests
-    from notellm2.embedding.stage import embed
+    from notellm2.embedding.vectors_stage import embed
 
     note_digests(job.store, _dataset(data), data["md5"])  # What an index refresh will compare later notes with.
     return embed(job.store, _dataset(data), data["md5"], artifact(trained), artifact(features))
@@ -167,7 +167,7 @@ def vectors(job: Job, data: Facts, trained: Facts, features: Facts) -> Artifact:
 @stage("evaluation", timeout_s=6 * HOUR)
 def evaluation(job: Job, data: Facts, mined: Facts, embedded: Facts, variants: Facts, run_id: str) -> Artifact:
     """Measure exact recall of the model and of the baselines on the whole pool."""
-    from notellm2.evaluation.stage import evaluate
+    from notellm2.evaluation.evaluation_stage import evaluate
 
     recipe = job.recipe
     measured = evaluate(
@@ -229,8 +229,8 @@ def summary(job: Job, data: Facts, done: list[Facts]) -> Facts:
 
 def _published_vectors(job: Job) -> Artifact | None:
     """What the published index was built from: hard negatives come from there; None, said so, before the first."""
-    from notellm2.index.pointer import NothingPublished, read_pointer
-    from notellm2.index.stage import STAGE, vectors_of
+    from notellm2.index.index_stage import STAGE, vectors_of
+    from notellm2.publication.pointer import NothingPublished, read_pointer
 
     try:
         index = job.store.find(STAGE, read_pointer(job.workspace.published).index_key)

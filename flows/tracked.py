@@ -65,11 +65,11 @@ def tracked_run(
 
 def run_key(job: Job, md5: str) -> str:
     """Digest of what decides a run's model, curves and figures."""
-    from notellm2.embedding import stage as embedding
-    from notellm2.evaluation import stage as evaluation
-    from notellm2.model import stage as model
-    from notellm2.pairs import stage as pairs
-    from notellm2.training import stage as training
+    from notellm2.embedding import vectors_stage as embedding
+    from notellm2.evaluation import evaluation_stage as evaluation
+    from notellm2.model.backbones import backbones_stage as model
+    from notellm2.pairs import pairs_stage as pairs
+    from notellm2.training import training_stage as training
 
     versions = {
         "pairs": pairs.VERSION,

@@ -21,7 +21,7 @@ _PAGE = 200
 @stage("artifacts", timeout_s=6 * HOUR)
 def artifacts(job: Job, keep: int, days: float, dry_run: bool) -> Facts:
     """Remove artifacts that neither a recent one nor a model in use was made from."""
-    from notellm2.registry.upkeep import artifacts_to_keep
+    from notellm2.promotion.retention import artifacts_to_keep
 
     try:
         with job.workspace.exclusive("a cleanup"):
@@ -75,7 +75,7 @@ def flow_runs(_job: Job, days: float, dry_run: bool) -> Facts:
 @stage("mlflow runs", timeout_s=6 * HOUR, retries=2)
 def mlflow_runs(job: Job, days: float | None, deleted_days: float, dry_run: bool) -> Facts:
     """Delete MLflow runs without a version, and versions that were never in use; purge what was deleted long ago."""
-    from notellm2.registry.upkeep import expire, purge
+    from notellm2.promotion.retention import expire, purge
 
     if days is None:
         return {"did": "MLflow: nothing, as mlflow_days is empty"}

@@ -67,7 +67,7 @@ def retrained(tmp_path_factory: pytest.TempPathFactory) -> Retrained:
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
     """An S3 server on loopback with a bucket."""
-    from tests.unit.index import s3_server
+    from tests.unit.publication import s3_server
 
     with pytest.MonkeyPatch.context() as patch, s3_server.serving() as endpoint:
         s3_server.use(patch, endpoint)
@@ -78,7 +78,7 @@ def s3_endpoint() -> Iterator[str]:
 @pytest.fixture
 def s3_place(s3_endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The URL of an empty place on S3."""
-    from tests.unit.index import s3_server
+    from tests.unit.publication import s3_server
 
     s3_server.use(monkeypatch, s3_endpoint)
     monkeypatch.setenv("NOTELLM2_CACHE", str(tmp_path / "cache"))

@@ -11,7 +11,7 @@ import json
 import sys
 import threading
 
-from notellm2.index import Published
+from notellm2.publication import Published
 
 LOOK_S = 0.002
 

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from notellm2.artifacts import Artifact
-from notellm2.index import publish
 from notellm2.index.layout import damage
-from notellm2.index.pointer import NothingPublished, read_pointer
-from notellm2.registry.journal import read_intent
-from notellm2.registry.ledger import Ledger
-from notellm2.registry.promotion import Promoter, Step
+from notellm2.promotion.journal import read_intent
+from notellm2.promotion.ledger import Ledger
+from notellm2.promotion.transaction import Promoter, Step
+from notellm2.publication import publish
+from notellm2.publication.pointer import NothingPublished, read_pointer
 from notellm2.registry.tracking import Tracking
 from notellm2.workspace import Workspace
 from tests.unit.index.examples import DATA_MD5

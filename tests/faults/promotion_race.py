@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from notellm2.artifacts import Artifact
-from notellm2.registry.ledger import Ledger
+from notellm2.promotion.ledger import Ledger
 from tests.faults.promotion_crashes import in_child, must, open_once, served, world_at
 
 WAIT_S = 240.0

@@ -17,8 +17,8 @@ from typing import Any
 
 from notellm2.artifacts import Artifact
 from notellm2.index.layout import damage
-from notellm2.index.pointer import NothingPublished, Publication, parse_publication, read_pointer
-from notellm2.index.publish import point, prepare, retain
+from notellm2.publication.pointer import NothingPublished, Publication, parse_publication, read_pointer
+from notellm2.publication.publish import point, prepare, retain
 
 DATA_MD5 = "0123456789abcdef0123456789abcdef.dir"
 KILLED = 77

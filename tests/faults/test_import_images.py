@@ -19,7 +19,7 @@ from PIL import Image
 
 from notellm2.errors import InputError
 from notellm2.notes.dataset import Dataset
-from notellm2.notes.export import ImportReport, import_export
+from notellm2.notes.import_export import ImportReport, import_export
 from notellm2.recipe import ImageLimits
 from tests.unit.notes.exports import add_member, encoded, picture, write_export, write_images
 

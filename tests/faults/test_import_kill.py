@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from notellm2.notes.dataset import Dataset
-from notellm2.notes.export import import_export
+from notellm2.notes.import_export import import_export
 from notellm2.notes.versions import data_md5
 from notellm2.recipe import ImageLimits
 from tests.unit.notes.exports import INTERACTIONS, NOTES, write_export

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from notellm2.artifacts import Artifact, Store
-from notellm2.registry.promotion import Step
+from notellm2.promotion.transaction import Step
 from tests.conftest import ROOT
 from tests.faults import promotion_crashes, promotion_race
 from tests.unit.registry.world import index_of

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from notellm2.artifacts import Artifact, Store
-from notellm2.index import Published
 from notellm2.index.layout import FILES
-from notellm2.index.pointer import NothingPublished, Publication, PublicationDamaged, read_pointer
-from notellm2.index.publish import PublishFailed
+from notellm2.publication import Published
+from notellm2.publication.pointer import NothingPublished, Publication, PublicationDamaged, read_pointer
+from notellm2.publication.publish import PublishFailed
 from tests.unit.index.examples import clustered, index_artifact, publish
 
 
@@ -105,7 +105,7 @@ def test_without_checksums_a_broken_index_is_still_refused_not_served(
 PUBLISHER = """
 import json, resource, sys
 from notellm2.artifacts import Artifact
-from notellm2.index.publish import PublishFailed, prepare
+from notellm2.publication.publish import PublishFailed, prepare
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
 try:
     prepare(sys.argv[1], Artifact.from_reference(json.loads(sys.argv[2])), model_name="notes", model_version="2",

@@ -12,7 +12,7 @@ import pytest
 
 from notellm2.artifacts import Artifact, Store
 from notellm2.index.layout import damage
-from notellm2.index.pointer import read_pointer
+from notellm2.publication.pointer import read_pointer
 from tests.faults import publish_crashes
 from tests.unit.index.examples import clustered, index_artifact
 
@@ -20,8 +20,8 @@ PUBLISHER = """
 import json, sys
 from pathlib import Path
 from notellm2.artifacts import Artifact
-from notellm2.index.pointer import NothingPublished, read_pointer
-from notellm2.index.publish import PointerMoved, point, prepare
+from notellm2.publication.pointer import NothingPublished, read_pointer
+from notellm2.publication.publish import PointerMoved, point, prepare
 folder, index, first, count = Path(sys.argv[1]), json.loads(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 sys.stdin.read()
 for version in range(first, first + count):

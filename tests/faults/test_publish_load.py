@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from notellm2.artifacts import Artifact, Store
-from notellm2.index.location import Location
-from notellm2.index.pointer import Publication
-from notellm2.index.publish import point, prepare, retain, versions
+from notellm2.publication.location import Location
+from notellm2.publication.pointer import Publication
+from notellm2.publication.publish import point, prepare, retain, versions
 from tests.conftest import ROOT
 from tests.faults import index_readers
 from tests.unit.index.examples import DATA_MD5, clustered, index_artifact

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flows import backtest_command
-from notellm2.evaluation.review import read_json
+from notellm2.evaluation.report.report_stage import read_json
 from tests.conftest import ROOT
 from tests.flows.running import RECIPE, Place
 

@@ -11,8 +11,8 @@ import pytest
 from flows.datasets import data_folder, previous_version, remember_version
 from flows.job import Job, open_job
 from notellm2.notes.dataset import Dataset, DatasetInfo
-from notellm2.notes.sample import write_sample
 from notellm2.recipe import SampleConfig
+from notellm2.sample.generate import write_sample
 from tests.flows.running import RECIPE
 
 

@@ -17,7 +17,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from flows import events
 from flows.events import News, tell, tell_changes, tell_failure, tell_once
 from flows.job import Job, open_job
-from notellm2.registry.ledger import Entry, Pair
+from notellm2.registry.decisions import Entry, Pair
 from tests.flows.running import RECIPE
 
 

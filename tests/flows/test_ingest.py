@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from flows import cleanup_command, deploy, ingest_command
-from notellm2.notes.sample import write_sample
 from notellm2.notes.versions import data_md5, status
 from notellm2.recipe import SampleConfig
+from notellm2.sample.generate import write_sample
 from tests.conftest import Retrained
 from tests.flows.running import RECIPE, Place
 

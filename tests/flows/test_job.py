@@ -7,8 +7,8 @@ from prefect.states import Failed
 
 from flows import job
 from notellm2.errors import InputError
-from notellm2.registry.journal import LeaseTaken
-from notellm2.registry.promotion import ChampionMoved
+from notellm2.promotion.journal import LeaseTaken
+from notellm2.promotion.transaction import ChampionMoved
 
 
 @pytest.mark.parametrize(

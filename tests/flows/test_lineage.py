@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from notellm2.index.pointer import read_pointer
 from notellm2.notes.dataset import Dataset
 from notellm2.notes.versions import data_md5
-from notellm2.registry.lineage.graph import trace
-from notellm2.registry.lineage.sources import collect
+from notellm2.promotion.lineage.graph import trace
+from notellm2.promotion.lineage.sources import collect
+from notellm2.publication.pointer import read_pointer
 from tests.conftest import Retrained
 from tests.flows.running import Place
 

@@ -68,7 +68,7 @@ def test_real_backbones_run_the_whole_flow_and_learn(films: Path, shared: Path, 
 
 
 def test_a_backbone_that_is_not_there_is_named() -> None:
-    from notellm2.model.backbones import backbone_digest
+    from notellm2.model.backbones.load import backbone_digest
 
     recipe = load_recipe(ROOT / "recipes" / "local-pretrained.yaml", ("backbones.llm=./no/such/model",))
     with pytest.raises(InputError, match="no/such/model"):

@@ -15,10 +15,10 @@ import pytest
 
 from flows import refresh_command
 from notellm2.artifacts import Artifact
-from notellm2.index import Published
-from notellm2.index.pointer import read_pointer
 from notellm2.notes.dataset import INFO
 from notellm2.notes.schema import INTERACTIONS, NOTES
+from notellm2.publication import Published
+from notellm2.publication.pointer import read_pointer
 from tests.conftest import Retrained
 from tests.flows.running import Place
 

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from notellm2.artifacts import Artifact
-from notellm2.index.pointer import read_pointer
 from notellm2.notes.versions import data_md5
+from notellm2.publication.pointer import read_pointer
 from notellm2.recipe import RegistryConfig
 from tests.conftest import ROOT, Retrained
 from tests.flows.running import RECIPE, Place
@@ -269,9 +269,9 @@ def test_a_champion_of_another_test_set_is_measured_on_this_one(retrained: Retra
 
     from flows import promotion
     from flows.job import open_job
-    from notellm2.evaluation.stage import evaluate
+    from notellm2.evaluation.evaluation_stage import evaluate
     from notellm2.notes.dataset import Dataset
-    from notellm2.pairs.stage import mine
+    from notellm2.pairs.pairs_stage import mine
     from notellm2.registry.tracking import Tracking
 
     place = Place(tmp_path / "copy")

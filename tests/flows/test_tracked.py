@@ -24,7 +24,7 @@ def test_recipe_data_and_code_of_the_stages_make_the_run(tmp_path: Path, monkeyp
     assert run_key(job.about(git_commit="0" * 40), "md5") == key, "where it comes from is no part of what it is"
     assert run_key(job, "other") != key
     assert run_key(open_job(RECIPE, ("training.steps=13",), tmp_path), "md5") != key
-    monkeypatch.setattr("notellm2.training.stage.VERSION", 99)
+    monkeypatch.setattr("notellm2.training.training_stage.VERSION", 99)
     assert run_key(job, "md5") != key, "its curves would be added to those of the old training"
 
 
@@ -46,7 +46,7 @@ def test_figures_compare_on_equal_pairs_of_equal_notes_measured_alike(
     assert digest_of_test_set(mined(test="a c")) != known
     assert digest_of_test_set(mined(pool="b d")) != known
     assert digest_of_test_set(mined("other")) != known, "the notes may have other texts and images"
-    monkeypatch.setattr("notellm2.evaluation.stage.EVALUATION_VERSION", 99)
+    monkeypatch.setattr("notellm2.evaluation.evaluation_stage.EVALUATION_VERSION", 99)
     assert digest_of_test_set(mined()) != known
 
 

@@ -19,7 +19,7 @@ from notellm2.stack.native import Stack
 from notellm2.stack.settings import Settings, write_secrets
 from tests.conftest import ROOT, free_ports
 from tests.stack.outage import MODEL, Retraining, retrain_through_an_outage
-from tests.unit.index import s3_server
+from tests.unit.publication import s3_server
 
 _OF_SERVICES = re.compile(r"(MLFLOW|PREFECT|AWS|NOTELLM2|POSTGRES|S3|PG)[A-Z0-9_]*")
 IDENTITIES = ("admin", "trainer", "promoter", "reader")

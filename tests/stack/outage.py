@@ -42,7 +42,7 @@ sys.exit(command.main(sys.argv[1:]))
 EMPTY = f"""
 from pathlib import Path
 from notellm2.recipe import RegistryConfig
-from notellm2.registry.status import collect_status
+from notellm2.promotion.status import collect_status
 from notellm2.workspace import Workspace
 
 Path("store").mkdir()

@@ -1,4 +1,4 @@
-"""Who may do what at the real stack; every route and role is tried in tests/unit/registry/access."""
+"""Who may do what at the real stack; every route and role is tried in tests/unit/access."""
 
 from __future__ import annotations
 

@@ -15,8 +15,8 @@ import pytest
 import requests
 from mlflow.server.auth.client import AuthServiceClient
 
+from notellm2.access.people import put_user, roles_by_user
 from notellm2.artifacts import Store
-from notellm2.registry.access.people import put_user, roles_by_user
 from notellm2.registry.tracking import Tracking
 from notellm2.stack.backup.archive import Archive
 from tests.conftest import ROOT

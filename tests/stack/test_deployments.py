@@ -32,9 +32,9 @@ from prefect.flow_runs import resume_flow_run
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 
 from notellm2.artifacts import Store
-from notellm2.notes.sample import write_sample
 from notellm2.notes.versions import data_md5, status
 from notellm2.recipe import SampleConfig
+from notellm2.sample.generate import write_sample
 from tests.conftest import ROOT
 from tests.flows.running import RECIPE
 from tests.stack.conftest import RunningStack
@@ -229,10 +229,10 @@ def test_what_a_person_approved_is_champion_and_published_on_s3(team: Team, stor
     code = """
 import json, os
 from pathlib import Path
-from notellm2.index import Published
+from notellm2.publication import Published
 from notellm2.registry import versions
-from notellm2.registry.ledger import Ledger
-from notellm2.index.location import Location
+from notellm2.promotion.ledger import Ledger
+from notellm2.publication.location import Location
 from notellm2.registry.tracking import Tracking
 from notellm2.workspace import Workspace
 
@@ -314,7 +314,7 @@ import os, sys
 from pathlib import Path
 from notellm2.errors import InputError
 from notellm2.registry.tracking import Tracking
-from notellm2.registry.upkeep import expire, purge
+from notellm2.promotion.retention import expire, purge
 from notellm2.workspace import Workspace
 
 workspace = Workspace.at(Path(os.environ["STORE"]))

@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.conftest import ROOT
 from tests.stack.conftest import RunningStack
-from tests.unit.registry.test_lineage import C1, F1, NOTE
+from tests.unit.promotion.test_lineage import C1, F1, NOTE
 from tests.unit.serving.test_server import Process
 
 RETRAINED = """
@@ -18,7 +18,7 @@ import dataclasses, json, os, sys
 from pathlib import Path
 from notellm2.registry.tracking import Tracking
 from notellm2.workspace import Workspace
-from tests.unit.registry.test_lineage import retrained
+from tests.unit.promotion.test_lineage import retrained
 from tests.unit.registry.world import World
 
 root = Path(sys.argv[1])

@@ -14,7 +14,7 @@ import pytest
 from notellm2.stack import postgres
 from tests.stack.conftest import RunningStack
 from tests.stack.outage import Retraining, texts
-from tests.unit.index import s3_server
+from tests.unit.publication import s3_server
 
 _NAMES = ("PASSWORD", "SECRET", "PREFECT_AUTH", "S3_ACCESS_KEY")
 

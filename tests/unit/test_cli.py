@@ -13,8 +13,8 @@ from typer.testing import CliRunner, Result
 
 from notellm2 import cli
 from notellm2.artifacts import Artifact, Store
-from notellm2.index.location import Location
 from notellm2.index.process import build_index_in_subprocess
+from notellm2.publication.location import Location
 from notellm2.recipe import ImageLimits, IndexConfig, SampleConfig
 from notellm2.workspace import Workspace
 from tests.conftest import ROOT
@@ -152,7 +152,7 @@ def test_gc_keeps_the_newest_and_what_it_needs(run: Run, tmp_path: Path, made: A
 def test_gc_keeps_what_the_champion_was_made_from(
     run: Run, tmp_path: Path, made: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from notellm2.registry import status
+    from notellm2.promotion import status
 
     facts = {"version": "1", "run_id": "r", "data_md5": "d", "test_set": "t", "created": "2026-01-01T00:00:00Z"}
     champion = status.VersionFacts.model_validate(

@@ -13,11 +13,10 @@ from typer.testing import CliRunner
 from notellm2 import cli
 from notellm2.artifacts import Artifact, Store
 from notellm2.errors import InputError
-from notellm2.index.pointer import POINTER
+from notellm2.promotion.journal import hold
+from notellm2.publication.pointer import POINTER
 from notellm2.registry import names, versions
-from notellm2.registry.gate import Verdict
-from notellm2.registry.journal import hold
-from notellm2.registry.ledger import Pair
+from notellm2.registry.decisions import Pair, Verdict
 from notellm2.registry.tracking import URI_VARIABLE, Tracking
 from notellm2.workspace import Workspace
 from tests.unit.registry.world import A, B, World, index_of
@@ -130,9 +129,9 @@ def test_a_champion_that_changed_since_the_gate_is_a_refusal_with_status_1(run: 
 def test_a_promotion_under_way_is_a_refusal_with_status_1(
     run: Run, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from notellm2.registry import promotion
+    from notellm2.promotion import transaction
 
-    monkeypatch.setattr(promotion, "hold", lambda *a, **k: hold(*a, **{**k, "wait_s": 0}))
+    monkeypatch.setattr(transaction, "hold", lambda *a, **k: hold(*a, **{**k, "wait_s": 0}))
     with hold(world.location, "promoting version 3", lease_s=60, wait_s=0):
         for arguments in (("promote", 1), ("rollback",)):
             refused = run(*arguments)

@@ -60,7 +60,7 @@ def test_the_mlflow_image_holds_what_its_services_import() -> None:
     held = brought_by(*(line for line in lines if line and not line.startswith("#")))
     assert {"mlflow", "flask-wtf", "boto3", "psycopg2-binary", "uvicorn"} <= held
     assert not {"torch", "prefect", "psutil", "typer", "faiss-cpu"} & held
-    modules = "notellm2.stack.health, notellm2.registry.access.app, notellm2.registry.access.__main__, psycopg2, boto3"
+    modules = "notellm2.stack.health, notellm2.access.app, notellm2.access.__main__, psycopg2, boto3"
     done = run_where_only(held, f"import {modules}")
     assert done.returncode == 0, done.stderr[-3000:]
     planted = run_where_only(held, "import psutil")

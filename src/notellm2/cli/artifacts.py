@@ -95,7 +95,7 @@ def gc(
 
     Example: notellm2 artifacts gc --keep 2 --dry-run
     """
-    from notellm2.registry.upkeep import artifacts_to_keep
+    from notellm2.promotion.retention import artifacts_to_keep
     from notellm2.workspace import Workspace
 
     folder, workspace = open_store(store), Workspace.at(store)

@@ -42,7 +42,7 @@ def backup(
     Example: notellm2 stack backup /backups/notellm2 --keep 14
     """
     from notellm2.errors import InputError
-    from notellm2.registry.journal import LeaseLost, LeaseTaken
+    from notellm2.promotion.journal import LeaseLost, LeaseTaken
     from notellm2.stack.backup.archive import Archive
     from notellm2.stack.backup.save import save
 

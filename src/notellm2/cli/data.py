@@ -29,8 +29,8 @@ def sample(
     """
     from pydantic import ValidationError
 
-    from notellm2.notes.sample import write_sample
     from notellm2.recipe import SampleConfig
+    from notellm2.sample.generate import write_sample
 
     try:
         config = SampleConfig(notes=notes, users=users, seed=seed)
@@ -53,7 +53,7 @@ def import_(
 
     Example: notellm2 import raw/sample --into data
     """
-    from notellm2.notes.export import import_export
+    from notellm2.notes.import_export import import_export
     from notellm2.recipe import ImageLimits
 
     if max_bytes < 1 or max_pixels < 1:

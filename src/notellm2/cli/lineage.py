@@ -32,9 +32,9 @@ def lineage(
     # A registry that is gone should be told soon: the rest of the answer does not wait for it.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-    from notellm2.registry.lineage.graph import trace
-    from notellm2.registry.lineage.sources import collect
-    from notellm2.registry.lineage.text import render
+    from notellm2.promotion.lineage.graph import trace
+    from notellm2.promotion.lineage.sources import collect
+    from notellm2.promotion.lineage.text import render
     from notellm2.workspace import Workspace
 
     graph = collect(Workspace.at(store), model, note=None if what is None else what.removeprefix("note:"))

@@ -21,7 +21,7 @@ def export(
 
     Example: notellm2 export store/training/0f3a/bundle exported --onnx
     """
-    from notellm2.model import export as model
+    from notellm2.model.bundle import export as model
 
     try:
         model.export_bundle(bundle, directory, onnx=onnx, progress=lambda what: typer.echo(what, err=True))

@@ -16,8 +16,8 @@ from notellm2.cli.options import STORE, JsonOption, StoreOption, open_store, pri
 from notellm2.errors import InputError
 
 if TYPE_CHECKING:
-    from notellm2.registry.ledger import Entry
-    from notellm2.registry.promotion import Promoter
+    from notellm2.promotion.transaction import Promoter
+    from notellm2.registry.decisions import Entry
     from notellm2.registry.versions import Version
 
 ModelOption = Annotated[
@@ -41,7 +41,7 @@ def promote(
 
     Example: notellm2 promote 3 --reason "reads the new categories"
     """
-    from notellm2.registry.promotion import Why, this_actor
+    from notellm2.promotion.transaction import Why, this_actor
     from notellm2.registry.versions import get_version
 
     promoter = _promoter(store, model)
@@ -84,7 +84,7 @@ def rollback(
 
     Example: notellm2 rollback --reason "clicks fell"
     """
-    from notellm2.registry.promotion import Why, this_actor
+    from notellm2.promotion.transaction import Why, this_actor
 
     promoter = _promoter(store, model)
     why = Why(by=this_actor(), reason=reason or "rolled back by hand", mode="manual")
@@ -98,9 +98,9 @@ def history(store: StoreOption = STORE, as_json: JsonOption = False) -> None:
 
     Example: notellm2 history
     """
-    from notellm2.index.location import Location
-    from notellm2.registry.history import render
-    from notellm2.registry.ledger import Ledger
+    from notellm2.promotion.history import render
+    from notellm2.promotion.ledger import Ledger
+    from notellm2.publication.location import Location
     from notellm2.workspace import Workspace
 
     open_store(store)
@@ -112,10 +112,10 @@ def history(store: StoreOption = STORE, as_json: JsonOption = False) -> None:
 
 
 def _promoter(store: Path, model: str | None) -> Promoter:
-    from notellm2.index.location import Location
-    from notellm2.index.pointer import NothingPublished, PublicationDamaged, read_pointer
+    from notellm2.promotion.transaction import Promoter
+    from notellm2.publication.location import Location
+    from notellm2.publication.pointer import NothingPublished, PublicationDamaged, read_pointer
     from notellm2.recipe import RegistryConfig
-    from notellm2.registry.promotion import Promoter
     from notellm2.registry.tracking import Tracking
     from notellm2.workspace import Workspace
 
@@ -134,7 +134,7 @@ def _promoter(store: Path, model: str | None) -> Promoter:
 
 def _has_another_index(promoter: Promoter, version: Version, index_key: str) -> bool:
     """Whether a version is in use with another index than its retraining's: a refresh's, which promoting would undo."""
-    from notellm2.index.pointer import NothingPublished, PublicationDamaged, read_pointer
+    from notellm2.publication.pointer import NothingPublished, PublicationDamaged, read_pointer
     from notellm2.registry import names, versions
 
     try:
@@ -149,9 +149,9 @@ def _has_another_index(promoter: Promoter, version: Version, index_key: str) -> 
 @contextlib.contextmanager
 def _outcomes() -> Iterator[None]:
     """A refusal and a place that does not answer become a message and status 1."""
-    from notellm2.index.publish import PointerMoved, PublishFailed
-    from notellm2.registry.journal import LeaseLost, LeaseTaken
-    from notellm2.registry.promotion import Refused
+    from notellm2.promotion.journal import LeaseLost, LeaseTaken
+    from notellm2.promotion.transaction import Refused
+    from notellm2.publication.publish import PointerMoved, PublishFailed
 
     try:
         yield

@@ -23,7 +23,7 @@ def similar(
 
     Example: notellm2 similar n000042 -k 10
     """
-    from notellm2.index.published import Published
+    from notellm2.publication.published import Published
     from notellm2.workspace import Workspace
 
     place = published or Workspace.at(store).published
@@ -48,7 +48,7 @@ def status(store: StoreOption = STORE, as_json: JsonOption = False) -> None:
 
     Example: notellm2 status
     """
-    from notellm2.registry.status import collect_status, render
+    from notellm2.promotion.status import collect_status, render
     from notellm2.workspace import Workspace
 
     open_store(store)

@@ -74,8 +74,8 @@ def report(
     """
     from notellm2.artifacts import write_atomic
     from notellm2.evaluation.comparison import compare
-    from notellm2.evaluation.review import Champion, data_facts
-    from notellm2.evaluation.review import report as write
+    from notellm2.evaluation.report.report_stage import Champion, data_facts
+    from notellm2.evaluation.report.report_stage import report as write
     from notellm2.recipe import RegistryConfig
     from notellm2.registry import versions
     from notellm2.registry.recipes import read_recipe, recipe_of
@@ -133,7 +133,7 @@ class _Test:
         from notellm2.artifacts import Store
         from notellm2.notes.dataset import Dataset
         from notellm2.notes.versions import data_md5
-        from notellm2.pairs.stage import mine
+        from notellm2.pairs.pairs_stage import mine
 
         dataset = Dataset.open(data)
         md5 = data_md5(data)
@@ -141,7 +141,7 @@ class _Test:
         return cls(artifacts, dataset, md5, mine(artifacts, dataset, md5, pairs), evaluation, text)
 
     def measure(self, bundle: Path) -> Artifact:
-        from notellm2.evaluation.stage import evaluate
+        from notellm2.evaluation.evaluation_stage import evaluate
 
         vectors = _embed(self.store, self.dataset, self.md5, bundle)
         return evaluate(self.store, self.dataset, self.md5, self.pairs, vectors, self.evaluation, self.text)

@@ -29,7 +29,7 @@ def serve(
     """
     # One query is searched by one thread; requests run side by side. Before FAISS is imported, which reads it then.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from notellm2.index.location import Location
+    from notellm2.publication.location import Location
     from notellm2.serving.server import serve as run
     from notellm2.workspace import Workspace
 

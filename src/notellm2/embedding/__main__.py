@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from notellm2.artifacts import Store
-from notellm2.embedding.registered import embed_bundle
+from notellm2.embedding.by_bundle import embed_bundle
 from notellm2.errors import InputError
 from notellm2.notes.dataset import Dataset
 
@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data-md5", required=True, help="its version")
     parser.add_argument("--bundle", type=Path, required=True, help="the model bundle's folder")
     options = parser.parse_args(arguments)
-    from notellm2.model.bundle import BundleError
+    from notellm2.model.bundle.bundle import BundleError
 
     try:
         made = embed_bundle(Store(options.store), Dataset.open(options.data), options.data_md5, options.bundle)

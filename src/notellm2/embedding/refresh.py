@@ -22,7 +22,7 @@ from notellm2.notes.dataset import Dataset
 from notellm2.notes.schema import Note
 
 if TYPE_CHECKING:
-    from notellm2.model.bundle import Bundle
+    from notellm2.model.bundle.bundle import Bundle
 
 DIGESTS_STAGE, DIGESTS_VERSION = "note-digests", 1
 REFRESH_STAGE, REFRESH_VERSION = "refreshed-vectors", 2
@@ -150,7 +150,7 @@ def refresh_vectors(
     changes = compare_refresh(store, dataset, data_md5, previous)
 
     def write(folder: Path) -> dict[str, Any]:
-        from notellm2.model.bundle import Bundle
+        from notellm2.model.bundle.bundle import Bundle
 
         found = digest_tree(bundle)[:KEY_LENGTH]
         if found != bundle_digest:

@@ -14,8 +14,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from notellm2.artifacts import Artifact, Store
-from notellm2.evaluation.drawing import LIGHT, png
 from notellm2.evaluation.metrics import Metrics, headline
+from notellm2.evaluation.report.drawing import LIGHT, png
 
 STAGE, VERSION = "ablation", 1
 

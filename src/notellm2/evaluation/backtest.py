@@ -11,8 +11,8 @@ from typing import Any
 
 from notellm2.artifacts import Artifact, Store
 from notellm2.errors import InputError
-from notellm2.evaluation import review_plots
 from notellm2.evaluation.metrics import headline, recall_ks
+from notellm2.evaluation.report import review_plots
 from notellm2.notes.dataset import DatasetInfo
 
 VERSION = 2

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from notellm2.artifacts import Artifact, Store
 from notellm2.errors import InputError
-from notellm2.index.stage import build_index
+from notellm2.index.index_stage import build_index
 from notellm2.recipe import IndexConfig
 
 EXIT_INPUT = 2

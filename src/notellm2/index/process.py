@@ -10,8 +10,8 @@ import sys
 
 from notellm2.artifacts import Artifact, Store
 from notellm2.errors import InputError
+from notellm2.index.index_stage import find_index
 from notellm2.index.layout import IndexInvalid
-from notellm2.index.stage import find_index
 from notellm2.recipe import IndexConfig
 
 logger = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ class NoteEmbedder(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the bundle that was logged with the model."""
-        from notellm2.model.bundle import Bundle
+        from notellm2.model.bundle.bundle import Bundle
 
         self._embedder = Bundle.load(Path(context.artifacts["bundle"]))
 

@@ -20,16 +20,15 @@ from typing import Any
 import yaml
 
 from notellm2.artifacts import Artifact
-from notellm2.index.location import Location
-from notellm2.index.pointer import VERSIONS
 from notellm2.notes.dataset import Dataset
 from notellm2.processes import has_ended, process_tag
+from notellm2.publication.location import Location
+from notellm2.publication.pointer import VERSIONS
 from notellm2.recipe import Recipe
 from notellm2.registry import names
 from notellm2.registry.curves import Curves
+from notellm2.registry.decisions import Entry, Verdict
 from notellm2.registry.figures import figures_of
-from notellm2.registry.gate import Verdict
-from notellm2.registry.ledger import Entry
 from notellm2.registry.recipes import recipe_digest
 from notellm2.registry.tracking import Tracking
 

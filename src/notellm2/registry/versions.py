@@ -4,7 +4,7 @@ A version is a model bundle that one run registered, with the figures it was jud
 the candidate last put forward, `champion` the version in use; one version may carry both.
 
 MLflow moves an alias for whoever comes last, so the champion changes only by the transaction of
-`notellm2.registry.promotion`, which moves the published pointer with it.
+`notellm2.promotion.transaction`, which moves the published pointer with it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict
 
 from notellm2.artifacts import KEY_LENGTH, Artifact, digest_tree
 from notellm2.errors import InputError
-from notellm2.index.location import Location
-from notellm2.index.pointer import VERSIONS
+from notellm2.publication.location import Location
+from notellm2.publication.pointer import VERSIONS
 from notellm2.registry import names
 from notellm2.registry.identities import refusal_told
 from notellm2.registry.models import log_model
@@ -30,8 +30,7 @@ from notellm2.registry.tracking import Tracking
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
-    from notellm2.registry.gate import Verdict
-    from notellm2.registry.ledger import Entry
+    from notellm2.registry.decisions import Entry, Verdict
 
 
 class Version(BaseModel):
@@ -185,7 +184,7 @@ def move_alias(tracking: Tracking, alias: str, version: str | None) -> None:
     """Let an alias name a version, or nothing.
 
     MLflow moves it for whoever comes last. The alias `champion` is moved by the promotion's transaction alone
-    (`notellm2.registry.promotion`), which holds a lease, and with the promoter's credentials.
+    (`notellm2.promotion.transaction`), which holds a lease, and with the promoter's credentials.
 
     Raises:
         Forbidden: the server does not let this process's user move it.

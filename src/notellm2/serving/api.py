@@ -23,11 +23,11 @@ from fastapi import FastAPI, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
-from notellm2.index.pointer import Publication
-from notellm2.index.published import OpenVersion, UnknownNote
-from notellm2.serving.following import Follower, NotReady
+from notellm2.publication.pointer import Publication
+from notellm2.publication.published import OpenVersion, UnknownNote
 from notellm2.serving.metrics import CONTENT_TYPE, Measured, Metrics
 from notellm2.serving.page import Page
+from notellm2.serving.pointer_follower import Follower, NotReady
 
 MOST_NEIGHBOURS = 1000
 _VERSION = importlib.metadata.version("notellm2")

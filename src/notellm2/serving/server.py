@@ -8,9 +8,9 @@ import threading
 from collections.abc import Callable
 
 from notellm2.errors import InputError
-from notellm2.index.location import Location
+from notellm2.publication.location import Location
 from notellm2.serving.api import application
-from notellm2.serving.following import Follower
+from notellm2.serving.pointer_follower import Follower
 
 _DRAIN_S = 10
 """Seconds that requests in flight are given at a stop."""

@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
         threading.Thread(target=_exit_with_parent, daemon=True).start()
     from notellm2.training.fit import Assignment, fit
     from notellm2.training.launch import OUTCOME
-    from notellm2.training.team import Team
+    from notellm2.training.process_group import Team
 
     team = Team.joined()
     logging.basicConfig(

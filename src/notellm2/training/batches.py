@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from notellm2.model.source import Flags, Rows
+from notellm2.model.network.note_source import Flags, Rows
 
 
 class PairOrder:

@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from notellm2.artifacts import ArtifactError, fsync_path
+from notellm2.training.process_group import ALONE, Team
 from notellm2.training.sharding import laid_out, whole
-from notellm2.training.team import ALONE, Team
 
 _CENTRE = "head.bias"
-"""No gradient ever reaches it (`notellm2.training.measured`)."""
+"""No gradient ever reaches it (`notellm2.training.validation`)."""
 _STATE, _FACTS = "state.safetensors", "facts.json"
 
 

@@ -20,28 +20,28 @@ from torch import nn
 
 from notellm2.artifacts import Artifact, Store, write_atomic
 from notellm2.errors import InputError
-from notellm2.model.adapters import tune
-from notellm2.model.attention import attend_fast
-from notellm2.model.backbones import LanguageModel, load_language_head, load_language_model, load_tokenizer
-from notellm2.model.bundle import CANARIES, BundleConfig, save_bundle
-from notellm2.model.generation import Exercises
-from notellm2.model.network import NoteLLM2, check_length
-from notellm2.model.prompt import layout
-from notellm2.model.source import NoteSource, Rows
-from notellm2.model.stage import Backbones
+from notellm2.model.backbones.adapters import tune
+from notellm2.model.backbones.backbones_stage import Backbones
+from notellm2.model.backbones.load import LanguageModel, load_language_head, load_language_model, load_tokenizer
+from notellm2.model.bundle.bundle import CANARIES, BundleConfig, save_bundle
+from notellm2.model.network.attention import attend_fast
+from notellm2.model.network.generation import Exercises
+from notellm2.model.network.note_source import NoteSource, Rows
+from notellm2.model.network.notellm2 import NoteLLM2, check_length
+from notellm2.model.network.prompt import layout
 from notellm2.notes.dataset import Dataset
 from notellm2.notes.schema import Note
 from notellm2.recipe import ImageLimits, ModelConfig, TrainingConfig
 from notellm2.training import loop
 from notellm2.training.batches import PairOrder
 from notellm2.training.checkpoint import load_trained_weights, trained_weights
-from notellm2.training.companion import Companion
-from notellm2.training.hard import HardNegatives
-from notellm2.training.measured import Validation
+from notellm2.training.generation_task import Companion
+from notellm2.training.hard_negatives import HardNegatives
+from notellm2.training.initialise import fit_start
+from notellm2.training.process_group import Team
 from notellm2.training.sharding import is_sharded, is_slice, shard
-from notellm2.training.start import fit_start
-from notellm2.training.team import Team
-from notellm2.training.texts import token_texts
+from notellm2.training.texts_stage import token_texts
+from notellm2.training.validation import Validation
 
 logger = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from notellm2.model.network import NoteLLM2
+from notellm2.model.network.notellm2 import NoteLLM2
+from notellm2.training.process_group import Team
 from notellm2.training.sharding import held, is_slice
-from notellm2.training.team import Team
 
 
 def sum_gradients(network: NoteLLM2, parameters: Sequence[nn.Parameter], team: Team) -> None:

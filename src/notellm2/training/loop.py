@@ -3,7 +3,7 @@
 One step (`notellm2.training.step`): draw B pairs; embed their distinct notes in chunks of like length; compare all 2B
 embeddings; clip; AdamW. The order of the pairs, the schedule and the masks depend on (seed, step) alone, so a run
 resumed from a checkpoint goes on bit for bit on a CPU. Several processes each embed a share of the batch
-(`notellm2.training.team`); the first of them writes the files.
+(`notellm2.training.process_group`); the first of them writes the files.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ import torch
 from torch import nn
 
 from notellm2.artifacts import write_atomic
-from notellm2.model.network import NoteLLM2
-from notellm2.model.source import NoteSource, Rows
+from notellm2.model.network.note_source import NoteSource, Rows
+from notellm2.model.network.notellm2 import NoteLLM2
 from notellm2.recipe import TrainingConfig
 from notellm2.training.batches import PairOrder
 from notellm2.training.checkpoint import load_checkpoint, save_checkpoint, save_weights, trained_weights
-from notellm2.training.companion import Companion
-from notellm2.training.hard import HardNegatives
-from notellm2.training.measured import Validation, recentre, validate
+from notellm2.training.generation_task import Companion
+from notellm2.training.hard_negatives import HardNegatives
+from notellm2.training.process_group import ALONE, Team
 from notellm2.training.sharding import held_bytes, is_sharded
 from notellm2.training.step import take_step
-from notellm2.training.team import ALONE, Team
+from notellm2.training.validation import Validation, recentre, validate
 
 logger = logging.getLogger(__name__)
 

@@ -20,10 +20,10 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_f
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from notellm2.errors import InputError
-from notellm2.model.network import NoteLLM2
+from notellm2.model.network.notellm2 import NoteLLM2
 from notellm2.recipe import TrainingConfig
 from notellm2.training.precision import in_bf16
-from notellm2.training.team import Team
+from notellm2.training.process_group import Team
 
 
 def shard(network: NoteLLM2, config: TrainingConfig, team: Team) -> None:

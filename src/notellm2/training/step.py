@@ -7,7 +7,8 @@ embeddings as a leaf of its own. The loss gives its gradient; then that gradient
 - chunk by chunk, each embedded a second time with the same dropout (GradCache, arXiv 2101.06983): memory is that of one
   chunk and of a block of the similarity matrix, whatever the number of pairs, for about a third more time.
 
-Both give the gradient of the full batch; several processes share the chunks between them (`notellm2.training.team`).
+Both give the gradient of the full batch; several processes share the chunks between them
+(`notellm2.training.process_group`).
 
 Shape suffixes: U distinct notes of a batch, C its columns (2B rows of pairs), R rows of a block, V rows with
 images, D embedding width.
@@ -27,18 +28,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from notellm2.model.loss import matryoshka_loss, spread
-from notellm2.model.network import Embeddings, NoteLLM2
-from notellm2.model.source import Flags, NoteSource, Rows
-from notellm2.model.start import mean_cosine
+from notellm2.model.network.fitted_start import mean_cosine
+from notellm2.model.network.loss import matryoshka_loss, spread
+from notellm2.model.network.note_source import Flags, NoteSource, Rows
+from notellm2.model.network.notellm2 import Embeddings, NoteLLM2
 from notellm2.recipe import TrainingConfig
 from notellm2.training.batches import NotNegatives, PairOrder, pictured_pairs, withheld_images
-from notellm2.training.companion import Companion
+from notellm2.training.generation_task import Companion
 from notellm2.training.gradients import clip, gradient_norms, sum_gradients
-from notellm2.training.hard import HardNegatives
+from notellm2.training.hard_negatives import HardNegatives
 from notellm2.training.precision import precision
+from notellm2.training.process_group import ALONE, Team
 from notellm2.training.sharding import is_sharded
-from notellm2.training.team import ALONE, Team
 
 _BLOCK = 256
 """Rows of the similarity matrix computed at once; of 64 to 1,024 for 2,048 rows the fastest by a little."""

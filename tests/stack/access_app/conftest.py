@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.unit.registry.access.server import Server, provisioned
+from tests.unit.access.server import Server, provisioned
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import requests
 
-from tests.unit.registry.access.server import PASSWORDS, Server
+from tests.unit.access.server import PASSWORDS, Server
 
 ALIAS = "/api/2.0/mlflow/registered-models/alias"
 

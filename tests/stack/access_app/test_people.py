@@ -4,7 +4,7 @@ from pathlib import Path
 
 import requests
 
-from tests.unit.registry.access.server import PASSWORDS, Server
+from tests.unit.access.server import PASSWORDS, Server
 
 
 def _logs_in(server: Server, user: str, password: str) -> bool:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from notellm2.artifacts import Artifact
-from notellm2.embedding import stage
+from notellm2.embedding import vectors_stage
 from notellm2.embedding.refresh import (
     compare_notes,
     find_note_digests,
@@ -21,7 +21,7 @@ from notellm2.embedding.refresh import (
     refresh_vectors,
 )
 from notellm2.errors import InputError
-from notellm2.model.bundle import Bundle
+from notellm2.model.bundle.bundle import Bundle
 from notellm2.notes.dataset import INFO, Dataset
 from notellm2.notes.schema import NOTES, Note
 from tests.unit.training.small_run import COUNT, MD5, Stages, vectors
@@ -37,7 +37,7 @@ def trained(stages: Stages) -> Artifact:
 @pytest.fixture(scope="module")
 def embedded(stages: Stages, trained: Artifact) -> Artifact:
     note_digests(stages.store, stages.dataset, MD5)
-    return stage.embed(stages.store, stages.dataset, MD5, trained, stages.features)
+    return vectors_stage.embed(stages.store, stages.dataset, MD5, trained, stages.features)
 
 
 @pytest.fixture(scope="module")

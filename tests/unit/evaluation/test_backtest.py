@@ -12,8 +12,8 @@ import pytest
 
 from notellm2.errors import InputError
 from notellm2.evaluation.backtest import Outcome, plan_windows, summarise
-from notellm2.evaluation.review import read_json
-from notellm2.evaluation.stage import evaluate
+from notellm2.evaluation.evaluation_stage import evaluate
+from notellm2.evaluation.report.report_stage import read_json
 from notellm2.notes.dataset import DatasetInfo
 from notellm2.recipe import EvaluationConfig, TextLimits
 from tests.unit.evaluation.small_run import MD5, small_run

@@ -13,7 +13,7 @@ import pytest
 from notellm2.artifacts import Artifact
 from notellm2.errors import InputError
 from notellm2.evaluation.comparison import compare
-from notellm2.evaluation.stage import evaluate
+from notellm2.evaluation.evaluation_stage import evaluate
 from notellm2.recipe import EvaluationConfig, TextLimits
 from tests.unit.evaluation.small_run import MD5, SmallRun, small_run
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from notellm2.artifacts import Artifact, Store
-from notellm2.index.location import Location
+from notellm2.publication.location import Location
 from tests.unit.index.examples import clustered, index_artifact
 
 

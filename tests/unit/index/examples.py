@@ -13,10 +13,10 @@ import numpy.typing as npt
 import pytest
 
 from notellm2.artifacts import Artifact, Store
-from notellm2.index.location import Location
-from notellm2.index.pointer import NothingPublished, Publication, PublicationDamaged, read_pointer
-from notellm2.index.publish import point, prepare, retain, versions
-from notellm2.index.stage import build_index
+from notellm2.index.index_stage import build_index
+from notellm2.publication.location import Location
+from notellm2.publication.pointer import NothingPublished, Publication, PublicationDamaged, read_pointer
+from notellm2.publication.publish import point, prepare, retain, versions
 from notellm2.recipe import IndexConfig
 
 DATA_MD5 = "0123456789abcdef0123456789abcdef.dir"

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from notellm2.embedding.stage import embed
+from notellm2.embedding.vectors_stage import embed
 from notellm2.errors import InputError
-from notellm2.model.bundle import Bundle
+from notellm2.model.bundle.bundle import Bundle
 from notellm2.model.variants import TRAINED, find_variant, variants
 from notellm2.recipe import Recipe, load_recipe
 from tests.conftest import ROOT
@@ -92,8 +92,8 @@ def expected_zero_shot(bundle: Bundle, notes: Any) -> np.ndarray:
     """The hidden state itself, normalised; for the encoder alone its summary."""
     import torch
 
-    from notellm2.model.prompt import encode_texts
-    from notellm2.model.source import NoteSource
+    from notellm2.model.network.note_source import NoteSource
+    from notellm2.model.network.prompt import encode_texts
 
     features = bundle.vision_features(notes) if bundle.vision else None
     texts = encode_texts(bundle.tokenizer, notes, bundle.config.model)

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from notellm2.model.adapters import tune
-from notellm2.model.backbones import LanguageModel, load_language_model
-from notellm2.model.network import NoteLLM2
-from notellm2.model.prompt import WORDINGS, encode_texts, layout
-from notellm2.model.source import NoteSource
+from notellm2.model.backbones.adapters import tune
+from notellm2.model.backbones.load import LanguageModel, load_language_model
+from notellm2.model.network.note_source import NoteSource
+from notellm2.model.network.notellm2 import NoteLLM2
+from notellm2.model.network.prompt import WORDINGS, encode_texts, layout
 from notellm2.notes.schema import Note
 from notellm2.recipe import ConnectorConfig, LoraSettings, ModelConfig
 

@@ -10,7 +10,7 @@ import pytest
 
 from notellm2.errors import InputError
 from notellm2.notes.dataset import INFO, Dataset
-from notellm2.notes.export import import_export
+from notellm2.notes.import_export import import_export
 from notellm2.notes.schema import INTERACTIONS, NOTES, Note
 from notellm2.recipe import ImageLimits
 from tests.unit.notes import exports

@@ -27,5 +27,5 @@ def test_code_that_cannot_be_cached_is_compiled_all_the_same() -> None:
 
 
 def test_importing_the_room_does_not_load_numba() -> None:
-    code = "import sys, notellm2.pairs.stage; sys.exit('numba' in sys.modules)"
+    code = "import sys, notellm2.pairs.pairs_stage; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

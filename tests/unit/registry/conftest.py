@@ -14,7 +14,7 @@ import pytest
 from notellm2.artifacts import Artifact, Store
 from notellm2.registry.tracking import URI_VARIABLE, Tracking
 from notellm2.workspace import Workspace
-from tests.unit.registry.access.server import Server, provisioned
+from tests.unit.access.server import Server, provisioned
 from tests.unit.registry.world import A, B, World, index_of
 
 METRICS: dict[str, Any] = {

@@ -12,18 +12,18 @@ import pytest
 
 from notellm2.artifacts import Artifact
 from notellm2.errors import InputError
-from notellm2.index.pointer import read_pointer
+from notellm2.promotion.journal import read_intent
+from notellm2.promotion.status import collect_status
+from notellm2.promotion.transaction import Promoter, Step
+from notellm2.publication.pointer import read_pointer
 from notellm2.recipe import RegistryConfig
 from notellm2.registry import names, versions
+from notellm2.registry.decisions import Pair
 from notellm2.registry.identities import OWN, PROMOTER, Forbidden, promoter
-from notellm2.registry.journal import read_intent
-from notellm2.registry.ledger import Pair
-from notellm2.registry.promotion import Promoter, Step
-from notellm2.registry.status import collect_status
 from notellm2.registry.tracking import URI_VARIABLE, Tracking
 from notellm2.workspace import Workspace
+from tests.unit.access.server import PASSWORDS, Server
 from tests.unit.index.examples import DATA_MD5
-from tests.unit.registry.access.server import PASSWORDS, Server
 from tests.unit.registry.world import WHY, A, B, World
 
 

@@ -16,7 +16,7 @@ from notellm2.notes.dataset import Dataset, DatasetInfo
 from notellm2.recipe import Recipe
 from notellm2.registry import curves as curves_module
 from notellm2.registry import names
-from notellm2.registry.gate import Rule, Verdict
+from notellm2.registry.decisions import Rule, Verdict
 from notellm2.registry.recipes import recipe_digest
 from notellm2.registry.runs import Run
 from notellm2.registry.tracking import Tracking

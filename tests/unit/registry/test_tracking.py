@@ -109,7 +109,7 @@ def test_a_lock_excludes_other_processes_and_dies_with_its_holder(tmp_path: Path
 
 def test_importing_the_room_imports_neither_mlflow_nor_torch() -> None:
     code = (
-        "import sys, notellm2.registry.status, notellm2.registry.versions, notellm2.registry.gate\n"
+        "import sys, notellm2.promotion.status, notellm2.registry.versions, notellm2.promotion.gate\n"
         "heavy = {'mlflow', 'torch', 'pandas', 'faiss', 'transformers'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )

@@ -14,7 +14,7 @@ from notellm2.artifacts import Artifact
 from notellm2.errors import InputError
 from notellm2.notes.schema import Note
 from notellm2.registry import models, names, versions
-from notellm2.registry.gate import Verdict
+from notellm2.registry.decisions import Verdict
 from notellm2.registry.runs import Run
 from notellm2.registry.tracking import Tracking
 from notellm2.registry.versions import Version
@@ -28,7 +28,7 @@ def registered(tracking: Tracking, bundle: Path, key: str = "key") -> Version:
 
 
 class FakeBundle:
-    """Stands in for `notellm2.model.bundle.Bundle`: what it was loaded from, and what it was asked to embed."""
+    """Stands in for `notellm2.model.bundle.bundle.Bundle`: what it was loaded from, and what it was asked to embed."""
 
     loaded: list[Path] = []  # noqa: RUF012 - one list, read by the tests
     asked: list[Note] = []  # noqa: RUF012
@@ -45,9 +45,9 @@ class FakeBundle:
 
 @pytest.fixture
 def embedder(monkeypatch: pytest.MonkeyPatch) -> type[FakeBundle]:
-    module = types.ModuleType("notellm2.model.bundle")
+    module = types.ModuleType("notellm2.model.bundle.bundle")
     module.Bundle = FakeBundle  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "notellm2.model.bundle", module)
+    monkeypatch.setitem(sys.modules, "notellm2.model.bundle.bundle", module)
     monkeypatch.setattr(FakeBundle, "loaded", [])
     monkeypatch.setattr(FakeBundle, "asked", [])
     return FakeBundle

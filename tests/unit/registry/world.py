@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from notellm2.artifacts import Artifact, Store
-from notellm2.index.location import Location
-from notellm2.index.pointer import NothingPublished, read_pointer
-from notellm2.index.stage import build_index
+from notellm2.index.index_stage import build_index
+from notellm2.promotion.ledger import Ledger
+from notellm2.promotion.transaction import Promoter, Why
+from notellm2.publication.location import Location
+from notellm2.publication.pointer import NothingPublished, read_pointer
 from notellm2.recipe import IndexConfig
 from notellm2.registry import names, versions
-from notellm2.registry.ledger import Ledger, Pair
-from notellm2.registry.promotion import Promoter, Why
+from notellm2.registry.decisions import Pair
 from notellm2.registry.tracking import Tracking
 from tests.unit.index.examples import DATA_MD5, clustered, vectors_artifact
 

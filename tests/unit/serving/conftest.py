@@ -10,9 +10,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from notellm2.artifacts import Artifact, Store
-from notellm2.index.location import Location
+from notellm2.publication.location import Location
 from notellm2.serving.api import application
-from notellm2.serving.following import Follower
+from notellm2.serving.pointer_follower import Follower
 from tests.unit.index.examples import clustered, index_artifact
 
 NOTES = 60

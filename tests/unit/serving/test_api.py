@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from notellm2.artifacts import Artifact, Store
-from notellm2.index.pointer import POINTER
+from notellm2.publication.pointer import POINTER
 from tests.unit.index.examples import BUNDLE, DATA_MD5, clustered, index_artifact, publish
 from tests.unit.serving.conftest import NOTES, ODD, Service
 
@@ -246,7 +246,7 @@ def test_metrics_name_routes_and_never_ids(open_service: Open, published: Path, 
 def test_a_failure_inside_is_counted_and_told_without_its_insides(
     open_service: Open, published: Path, indexes: list[Artifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from notellm2.index.published import OpenVersion
+    from notellm2.publication.published import OpenVersion
 
     def broken(*_: object) -> None:
         raise RuntimeError("an inside")

@@ -19,8 +19,8 @@ import pytest
 
 from notellm2.artifacts import Artifact
 from notellm2.errors import InputError
-from notellm2.index.location import Location
-from notellm2.serving.following import Follower
+from notellm2.publication.location import Location
+from notellm2.serving.pointer_follower import Follower
 from notellm2.serving.server import _listen, serve
 from tests.unit.index.examples import publish
 
@@ -29,7 +29,7 @@ PLAIN = "from notellm2.cli import main; main()"
 SLOW = (
     """
 import sys
-from notellm2.index.published import OpenVersion
+from notellm2.publication.published import OpenVersion
 search = OpenVersion.similar
 
 def slow(self, *arguments):
@@ -138,9 +138,9 @@ def test_the_service_loads_neither_torch_nor_the_registry(published: Path, index
     probe = f"""
 import sys
 from starlette.testclient import TestClient
-from notellm2.index.location import Location
+from notellm2.publication.location import Location
 from notellm2.serving.api import application
-from notellm2.serving.following import Follower
+from notellm2.serving.pointer_follower import Follower
 import notellm2.serving.server, uvicorn
 follower = Follower(Location.at({str(published)!r}), every_s=60)
 with TestClient(application(follower)) as client:

@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from notellm2.model.backbones import load_language_head
-from notellm2.model.generation import Exercises
-from notellm2.model.prompt import encode_texts
+from notellm2.model.backbones.load import load_language_head
+from notellm2.model.network.generation import Exercises
+from notellm2.model.network.prompt import encode_texts
 from notellm2.recipe import GenerationConfig, LoraSettings, ModelConfig
 from notellm2.training.checkpoint import save_weights, trained_weights
-from notellm2.training.companion import Companion
+from notellm2.training.generation_task import Companion
+from notellm2.training.initialise import fit_start
 from notellm2.training.loop import METRICS, train
-from notellm2.training.measured import Validation
+from notellm2.training.process_group import ALONE, Team
 from notellm2.training.sharding import shard
-from notellm2.training.start import fit_start
-from notellm2.training.team import ALONE, Team
+from notellm2.training.validation import Validation
 from tests.unit.model.tiny import build_network, model_config
 from tests.unit.training.small_task import CONNECTOR, NOTES, TOPICS, WORDS, notes_of_topics, task, training_config
 

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from notellm2.artifacts import Artifact, Store
-from notellm2.embedding.stage import vision_features
-from notellm2.model.stage import build_backbones
+from notellm2.embedding.vectors_stage import vision_features
+from notellm2.model.backbones.backbones_stage import build_backbones
 from notellm2.notes.dataset import INFO, Dataset, DatasetInfo
 from notellm2.notes.schema import INTERACTIONS, NOTES, PAIRS
 from notellm2.recipe import (
@@ -26,7 +26,7 @@ from notellm2.recipe import (
     TinyVisionConfig,
     TrainingConfig,
 )
-from notellm2.training.stage import train
+from notellm2.training.training_stage import train
 from tests.unit.model.tiny import png
 
 COUNT, TOPICS = 120, 10

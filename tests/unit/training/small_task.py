@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from notellm2.model.network import NoteLLM2
-from notellm2.model.prompt import encode_texts, layout
-from notellm2.model.source import NoteSource, Rows
+from notellm2.model.network.note_source import NoteSource, Rows
+from notellm2.model.network.notellm2 import NoteLLM2
+from notellm2.model.network.prompt import encode_texts, layout
 from notellm2.notes.schema import Note
 from notellm2.recipe import ConnectorConfig, ModelConfig, TrainingConfig
 from tests.unit.model.tiny import VISION, build_network

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from notellm2.model.loss import chance_loss
+from notellm2.model.network.loss import chance_loss
 from notellm2.training.batches import PairOrder, pictured_pairs, withheld_images
 
 PAIRS = np.array([[0, 1], [2, 3], [4, 0], [1, 5], [6, 7], [3, 8], [9, 2]])

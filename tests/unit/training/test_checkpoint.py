@@ -15,7 +15,7 @@ from notellm2.training.checkpoint import (
     save_weights,
     trained_weights,
 )
-from notellm2.training.team import Team
+from notellm2.training.process_group import Team
 
 
 class Small(nn.Module):

@@ -14,13 +14,13 @@ from safetensors.numpy import load_file
 
 from notellm2.artifacts import Artifact, Store
 from notellm2.errors import InputError
-from notellm2.model.bundle import Bundle
+from notellm2.model.bundle.bundle import Bundle
 from notellm2.recipe import ImageLimits
-from notellm2.training import __main__, launch, stage
+from notellm2.training import __main__, launch, training_stage
 from notellm2.training.fit import Assignment
-from notellm2.training.team import Team
+from notellm2.training.process_group import Team
 from tests.unit.training.small_run import MD5, MODEL, TRAINING, Stages
-from tests.unit.training.test_stage import history, weights, with_pairs
+from tests.unit.training.test_training_stage import history, weights, with_pairs
 
 TWO = TRAINING.model_copy(update={"processes": 2, "chunk_notes": 4, "grad_cache": True})
 
@@ -84,7 +84,7 @@ def test_wrong_input_is_told_by_the_process_that_asked(
     store = Store(tmp_path)
     say(monkeypatch, "sys.exit(5)")
     with pytest.raises(RuntimeError, match="ended with 5"):
-        stage.train(store, stages.dataset, MD5, pairs, stages.backbones, stages.features, MODEL, TWO)
+        training_stage.train(store, stages.dataset, MD5, pairs, stages.backbones, stages.features, MODEL, TWO)
     (work,) = (store.root / "training").glob(".*.work")
     monkeypatch.setattr(Team, "joined", Team.alone)
     assert __main__.main([str(work / launch.ASSIGNMENT)]) == __main__.EXIT_INPUT
@@ -92,7 +92,7 @@ def test_wrong_input_is_told_by_the_process_that_asked(
     assert "note 'stranger' is not in the data set" in message
     say(monkeypatch, f"(work / 'outcome.json').write_text({json.dumps({'input_error': message})!r}); sys.exit(2)")
     with pytest.raises(InputError, match="note 'stranger' is not in the data set"):
-        stage.train(store, stages.dataset, MD5, pairs, stages.backbones, stages.features, MODEL, TWO)
+        training_stage.train(store, stages.dataset, MD5, pairs, stages.backbones, stages.features, MODEL, TWO)
 
 
 def test_a_failure_says_what_the_processes_said(

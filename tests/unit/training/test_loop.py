@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from notellm2.model.loss import chance_loss
-from notellm2.model.network import NoteLLM2
-from notellm2.model.source import NoteSource, Rows
+from notellm2.model.network.loss import chance_loss
+from notellm2.model.network.note_source import NoteSource, Rows
+from notellm2.model.network.notellm2 import NoteLLM2
 from notellm2.training import loop
 from notellm2.training.batches import PairOrder
 from notellm2.training.checkpoint import trained_weights
+from notellm2.training.initialise import fit_start
 from notellm2.training.loop import build_optimiser, learning_rate_share, total_steps, train
-from notellm2.training.measured import Validation
-from notellm2.training.start import fit_start
+from notellm2.training.validation import Validation
 from tests.unit.conftest import Backbone
 from tests.unit.model.tiny import model_config
 from tests.unit.training.small_task import CONNECTOR, network_for, training_config

@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from notellm2.errors import InputError
 from notellm2.recipe import Recipe, TrainingConfig
 from notellm2.training import loop
+from notellm2.training.process_group import Team
 from notellm2.training.sharding import shard
-from notellm2.training.team import Team
 from tests.unit.conftest import Backbone
 from tests.unit.model.tiny import build_network, model_config
 from tests.unit.training.sharded_pair import CASES, from_checkpoint, play

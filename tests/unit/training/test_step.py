@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from notellm2.model.loss import chance_loss, pair_loss
-from notellm2.model.network import Embeddings, NoteBatch, NoteLLM2
-from notellm2.model.source import NoteSource, Rows
-from notellm2.model.start import mean_cosine
+from notellm2.model.network.fitted_start import mean_cosine
+from notellm2.model.network.loss import chance_loss, pair_loss
+from notellm2.model.network.note_source import NoteSource, Rows
+from notellm2.model.network.notellm2 import Embeddings, NoteBatch, NoteLLM2
 from notellm2.training import step as steps
 from notellm2.training.batches import PairOrder, withheld_images
-from notellm2.training.hard import HardNegatives
+from notellm2.training.hard_negatives import HardNegatives
 from notellm2.training.loop import build_optimiser
 from notellm2.training.step import BatchEmbedding, compare, take_step
 from tests.unit.conftest import Backbone

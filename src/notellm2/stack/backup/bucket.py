@@ -1,4 +1,4 @@
-"""A bucket, or a prefix of one, on S3 or anything that speaks its API; settings as in `notellm2.index.s3`."""
+"""A bucket, or a prefix of one, on S3 or anything that speaks its API; settings as in `notellm2.publication.s3`."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from notellm2.errors import InputError
-from notellm2.index.s3 import s3_client
 from notellm2.notes.versions import file_md5
+from notellm2.publication.s3 import s3_client
 from notellm2.stack.backup.places import Listed, Opened, Place, Sort, alone
 
 _ABSENT = {"404", "NoSuchKey", "NotFound"}

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from notellm2.errors import InputError
-from notellm2.index.location import Location
+from notellm2.publication.location import Location
 from notellm2.stack import postgres
 from notellm2.stack.backup.bucket import Bucket
 from notellm2.stack.backup.databases import Server

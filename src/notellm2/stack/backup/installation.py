@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from notellm2.errors import InputError
-from notellm2.index.location import Location
-from notellm2.index.pointer import POINTER, VERSIONS, parse_publication
-from notellm2.registry.journal import JOURNAL
-from notellm2.registry.ledger import LEDGER
+from notellm2.promotion.journal import JOURNAL
+from notellm2.promotion.ledger import LEDGER
+from notellm2.publication.location import Location
+from notellm2.publication.pointer import POINTER, VERSIONS, parse_publication
 from notellm2.stack.backup.databases import Server
 from notellm2.stack.backup.places import Place, Sort
 from notellm2.workspace import Workspace

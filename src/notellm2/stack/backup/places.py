@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
 from notellm2.artifacts import MANIFEST, Artifact, Store, digest_file, fsync_path
-from notellm2.index.location import RECORD
+from notellm2.publication.location import RECORD
 
 LAST = (MANIFEST, RECORD)
 """File names that make a folder complete: written after all others."""

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from notellm2.artifacts import write_atomic
 from notellm2.errors import InputError
-from notellm2.index.location import Moved
+from notellm2.publication.location import Moved
 from notellm2.stack.backup import databases
 from notellm2.stack.backup.archive import Archive, Progress, silent
 from notellm2.stack.backup.installation import DVC, PINS, POINTERS, PUBLISHED, Installation

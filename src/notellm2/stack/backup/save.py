@@ -26,9 +26,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from notellm2.errors import InputError
-from notellm2.index.location import RECORD
-from notellm2.index.pointer import POINTER, parse_publication
-from notellm2.registry.journal import JOURNAL, hold
+from notellm2.promotion.journal import JOURNAL, hold
+from notellm2.publication.location import RECORD
+from notellm2.publication.pointer import POINTER, parse_publication
 from notellm2.stack.backup import databases
 from notellm2.stack.backup.archive import Archive, Progress, silent
 from notellm2.stack.backup.databases import Facts, facts_of

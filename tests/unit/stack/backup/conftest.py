@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 
 from notellm2.errors import InputError
-from notellm2.index import s3
-from notellm2.index.s3 import s3_client
+from notellm2.publication import s3
+from notellm2.publication.s3 import s3_client
 from notellm2.stack import postgres
 from notellm2.stack.backup import bucket
 from notellm2.stack.backup.databases import Server
 from notellm2.stack.backup.described import DATABASES
 from tests.conftest import free_ports
-from tests.unit.index import s3_server
+from tests.unit.publication import s3_server
 from tests.unit.stack.backup.world import OWNER, World, sql
 
 PASSWORD = uuid.uuid4().hex

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from notellm2 import cli
 from notellm2.errors import InputError
-from notellm2.registry.journal import hold
+from notellm2.promotion.journal import hold
 from notellm2.stack.backup import restore as restoring
 from notellm2.stack.backup import save as saving
 from tests.unit.stack.backup.world import World

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from notellm2.errors import InputError
-from notellm2.index import s3
-from notellm2.index.published import Published
-from notellm2.registry.journal import hold, read_intent
-from notellm2.registry.ledger import Entry, Pair
+from notellm2.promotion.journal import hold, read_intent
+from notellm2.publication import s3
+from notellm2.publication.published import Published
+from notellm2.registry.decisions import Entry, Pair
 from notellm2.stack.backup import restore as restoring
 from notellm2.stack.backup.databases import DatabaseFailed, Server
 from notellm2.stack.backup.manifest import Manifest, write_manifest

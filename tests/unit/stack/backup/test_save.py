@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from notellm2.errors import InputError
-from notellm2.registry.journal import LeaseTaken, hold
+from notellm2.promotion.journal import LeaseTaken, hold
 from notellm2.stack.backup import save as saving
 from notellm2.stack.backup.restore import verify
 from notellm2.stack.backup.save import save

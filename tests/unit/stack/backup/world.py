@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from notellm2.artifacts import Artifact, Store
-from notellm2.index import s3
-from notellm2.index.pointer import Publication, read_pointer
-from notellm2.index.publish import point, prepare
+from notellm2.publication import s3
+from notellm2.publication.pointer import Publication, read_pointer
+from notellm2.publication.publish import point, prepare
 from notellm2.stack.backup.archive import Archive
 from notellm2.stack.backup.databases import Server
 from notellm2.stack.backup.described import DATABASES, described

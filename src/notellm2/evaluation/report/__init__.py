@@ -1,0 +1,10 @@
+"""report.html: the page a person reads before deciding on a model; one file, no script, nothing from outside.
+
+Everything shown comes as plain data (`given.py`); the page's own content security policy forbids scripts and any
+request, so that a note's text can do no harm even if escaping were to fail somewhere.
+"""
+
+from notellm2.evaluation.report.content import Opponent, ReportInput
+from notellm2.evaluation.report.render import render, write_report
+
+__all__ = ["Opponent", "ReportInput", "render", "write_report"]

@@ -1,0 +1,62 @@
+"""Queries with their neighbours, as the page shows them."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+
+from notellm2.evaluation.report.content import ReportInput
+from notellm2.evaluation.report.plots import LABELS
+
+_RANKED = ("both", "champion", "text_only", "image_only", "shuffled", "vision", "tfidf")
+_AGAINST_CHAMPION = {
+    "gain": ("Largest wins over the champion", "Where the target climbs furthest against the champion."),
+    "loss": ("Largest losses against the champion", "Where the target falls furthest against the champion."),
+}
+_AGAINST_TFIDF = {
+    "gain": ("Largest gains over TF-IDF", "Where the target climbs furthest against TF-IDF on the same text."),
+    "loss": ("Largest losses against TF-IDF", "Where TF-IDF on the same text does better by most."),
+}
+_ORDINARY = {"ordinary": ("A random sample", "Drawn at random: what the model does on an ordinary day.")}
+
+
+def gallery(given: ReportInput) -> list[dict[str, Any]]:
+    """Groups of examples, the largest wins first; images as data URIs."""
+    images = {note_id: data_uri("jpeg", data) for note_id, data in given.thumbnails.items()}
+    groups = []
+    for group, (title, meaning) in ((_AGAINST_CHAMPION if given.champion else _AGAINST_TFIDF) | _ORDINARY).items():
+        chosen = [example for example in given.examples if example["group"] == group]
+        if chosen:
+            groups.append(
+                {"title": title, "meaning": meaning, "examples": [_example(given, one, images) for one in chosen]}
+            )
+    return groups
+
+
+def data_uri(kind: str, data: bytes) -> str:
+    """An image inside the page."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
+
+
+def _example(given: ReportInput, example: Mapping[str, Any], images: Mapping[str, str]) -> dict[str, Any]:
+    def note(found: Mapping[str, Any]) -> dict[str, Any]:
+        return {**found, "title": found["title"].strip() or "(no title)", "image": images.get(found["note_id"])}
+
+    def side(label: str, neighbours: Any) -> dict[str, Any]:
+        return {
+            "label": label,
+            "found": any(neighbour["is_target"] for neighbour in neighbours),
+            "neighbours": [note(neighbour) for neighbour in neighbours],
+        }
+
+    sides = [side("this model", example["neighbours"])]
+    if given.champion and example.get("champion_neighbours") is not None:
+        sides.append(side(f"champion, {given.champion.name}", example["champion_neighbours"]))
+    words = LABELS | {"champion": "champion"}
+    return {
+        "query": note(example["query"]),
+        "target": note(example["target"]),
+        "sides": sides,
+        "ranks": [(words[model], f"{example['ranks'][model]:,.0f}") for model in _RANKED if model in example["ranks"]],
+    }

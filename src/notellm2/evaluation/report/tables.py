@@ -1,0 +1,153 @@
+"""The page's tables, as rows of texts and marks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from notellm2.evaluation.metrics import MODELS, RELIANCE, TUNED, Metrics, headline_k, recall_ks
+from notellm2.evaluation.report.content import Opponent, ReportInput
+from notellm2.evaluation.report.plots import LABELS
+from notellm2.evaluation.report.words import percent, points, show
+
+FEW = 20
+_TABLE_KS = 4
+_SLICE_MODELS = ("text_only", "image_only", "shuffled", "tfidf")
+_SPACE = {
+    "alignment": "alignment (distance of query and target, lower is better)",
+    "uniformity": "uniformity (lower is more evenly spread)",
+    "never_in_top_100_share": "notes in nobody's first hundred, %",
+    "duplicate_share": "notes embedded like another, %",
+    "effective_rank": "effective rank",
+    "dim": "dimensions",
+    "young_share": "recommendations to new notes, %",
+}
+
+
+def tiles(given: ReportInput) -> list[tuple[str, str, str]]:
+    """Key figures: label, value, note."""
+    metrics, k = given.metrics, headline_k(given.metrics)
+    name = f"recall@{k}"
+    shown = [
+        (LABELS[model], percent(metrics[model]["all"][name]) + " %", name)
+        for model in ("both", "text_only", "image_only", "tfidf", "vision")
+        if model in metrics
+    ]
+    if given.champion:
+        theirs = given.champion.metrics["both"]["all"][name]
+        shown.insert(1, ("champion", percent(theirs) + " %", f"{name}, {given.champion.name}"))
+    reliance = metrics["both"]["all"].get(RELIANCE)
+    if reliance is not None:
+        shown.append(("visual reliance", points(reliance), "points lost by shuffling images"))
+    n, pool = metrics["both"]["all"]["n"], given.protocol.get("pool")
+    shown.append(("test", f"{n:,.0f}", f"queries, pool of {show(pool)} notes"))
+    return shown
+
+
+def overall(metrics: Metrics) -> dict[str, Any]:
+    """Models by metric, all pairs; the best of each column marked."""
+    ks = recall_ks(metrics)
+    shown_ks = ks if len(ks) <= _TABLE_KS else [k for k in ks if k in {10, 50, 100, 1000}] or ks[:_TABLE_KS]
+    names = [*(f"recall@{k}" for k in shown_ks), f"ndcg@{headline_k(metrics)}", "mrr"]
+    models = [model for model in MODELS if model in metrics]
+    values = {model: [metrics[model]["all"][name] for name in names] for model in models}
+    columns = [name.replace("recall", "R").replace("ndcg", "NDCG").replace("mrr", "MRR") for name in names]
+    return {"columns": columns, "rows": _best_marked(values)}
+
+
+def space(given: ReportInput) -> dict[str, Any]:
+    """Health of the embedding space, beside the champion's."""
+    sides = [given.space["both"], *([given.champion.space["both"]] if given.champion else [])]
+
+    def cell(key: str, value: float | None) -> str:
+        return percent(value) if key.endswith("_share") else show(value)
+
+    rows = [(label, [cell(key, side.get(key)) for side in sides]) for key, label in _SPACE.items()]
+    return {"columns": ["this model", *([given.champion.name] if given.champion else [])], "rows": rows}
+
+
+def is_fine(name: str) -> bool:
+    """Whether a slice is one of many: a tenth of popularity or a category."""
+    return name.startswith(("popularity_", "category_"))
+
+
+def changes(champion: Opponent, labels: Mapping[str, str], *, fine: bool) -> list[dict[str, Any]]:
+    """Model against champion by slice; `fine`: by popularity and category instead."""
+    return [
+        {
+            "label": labels.get(name, name),
+            "n": show(part["n"]),
+            "few": part["n"] < FEW,
+            "candidate": percent(part["recall@10"]["candidate"]),
+            "champion": percent(part["recall@10"]["champion"]),
+            "cells": [_change(part[metric], part["n"]) for metric in ("recall@10", "mrr", RELIANCE)],
+            "wins": show(part["wins"]),
+            "losses": show(part["losses"]),
+        }
+        for name, part in champion.comparison["slices"].items()
+        if part["n"] and is_fine(name) == fine
+    ]
+
+
+def _change(found: Mapping[str, float], n: int) -> dict[str, str]:
+    """A difference with its interval, an arrow, and the arrow in words.
+
+    Resampling a handful of queries shows hardly any spread: below `FEW` an interval beside zero is no evidence.
+    """
+    mark, word = "≈", "no clear difference"
+    if n >= FEW and found["low"] > 0:
+        mark, word = "▲", "better"
+    elif n >= FEW and found["high"] < 0:
+        mark, word = "▼", "worse"
+    return {
+        "tone": {"▲": "up", "▼": "down", "≈": "same"}[mark],
+        "mark": mark,
+        "word": word,
+        "value": points(found["difference"]),
+        "interval": f"{points(found['low'])} to {points(found['high'])}",
+    }
+
+
+def slices(given: ReportInput, *, fine: bool) -> dict[str, Any]:
+    """The model's own figures by slice; `fine`: by popularity and category instead."""
+    name = f"recall@{headline_k(given.metrics)}"
+    models = [model for model in _SLICE_MODELS if model in given.metrics]
+    rows = []
+    for part, figures in given.metrics["both"].items():
+        if is_fine(part) != fine or not figures["n"]:
+            continue
+        others = [percent(given.metrics[model][part][name]) for model in models]
+        rows.append(
+            {
+                "label": given.labels.get(part, part),
+                "n": f"{figures['n']:,.0f}",
+                "few": figures["n"] < FEW,
+                "both": percent(figures[name]),
+                "interval": _interval(given, part, name, percent),
+                "others": others,
+                "reliance": "–" if figures.get(RELIANCE) is None else points(figures[RELIANCE] or 0.0),
+                "reliance_interval": _interval(given, part, RELIANCE, points),
+            }
+        )
+    return {"columns": [LABELS[model] for model in models], "rows": rows}
+
+
+def _interval(given: ReportInput, part: str, metric: str, words: Any) -> str:
+    found = given.intervals["both"].get(part, {}).get(metric)
+    return "" if found is None else f"{words(found['low'])} to {words(found['high'])}"
+
+
+def _best_marked(values: Mapping[str, Sequence[float | None]]) -> list[dict[str, Any]]:
+    """Rows of a table, the best value marked in each column."""
+    best = [max((v for v in column if v is not None), default=None) for column in zip(*values.values(), strict=True)]
+    return [
+        {
+            "label": LABELS[model],
+            "tuned": model in TUNED,
+            "cells": [
+                (percent(value), value is not None and value > 0 and value == top)
+                for value, top in zip(of_model, best, strict=True)
+            ],
+        }
+        for model, of_model in values.items()
+    ]

@@ -1,0 +1,190 @@
+"""What a reviewer should know first: the verdict in a sentence, and what in the run deserves suspicion.
+
+A model can get worse where the overall figure does not show it: in a slice, or by ceasing to look at its images while
+text carries the recall. Such regressions belong into the sentence, not below it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from notellm2.evaluation.metrics import RELIANCE, Intervals, Metrics, headline_k
+from notellm2.evaluation.report.plots import LABELS
+
+GATE_BASELINES = ("vision", "tfidf")
+WATCHED = (
+    "short_query",
+    "long_query",
+    "short_target",
+    "long_target",
+    "target_with_image",
+    "target_without_image",
+    "new_target",
+    "old_target",
+)
+"""Slices whose losses are called out. Few, as each is one more chance for a false alarm."""
+_FEW_QUERIES = 200
+_FEW_IN_SLICE = 20
+_ALPHA = 0.05
+_BLIND = 0.25
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The top of the page.
+
+    Attributes:
+        tone: passed or refused by the gate, or not judged.
+        sentence: the verdict.
+        cautions: what to look at before believing it, one sentence each.
+    """
+
+    tone: Literal["passed", "refused", "open"]
+    sentence: str
+    cautions: tuple[str, ...]
+
+
+def headline(
+    metrics: Metrics,
+    gate: Mapping[str, Any] | None,
+    training: Mapping[str, Any],
+    quality: Mapping[str, Any],
+    *,
+    intervals: Intervals | None = None,
+    champion: str | None = None,
+    comparison: Mapping[str, Any] | None = None,
+    labels: Mapping[str, str] | None = None,
+) -> Headline:
+    """Put a run in a sentence.
+
+    Args:
+        metrics: the tree of `metrics.py`.
+        gate: {"passed": bool, "rules": [{"name", "passed", "detail", "required"}, ...]}, or None when no gate has
+            judged.
+        training: the training's summary; `left_chance` is read.
+        quality: the quality stage's summary; `warnings` and `critical_failed` are read.
+        intervals: of the metrics; visual reliance's is read.
+        champion: what people call the champion: "version 3".
+        comparison: comparison.json, where there is a champion.
+        labels: slice to words.
+    """
+    tone: Literal["passed", "refused", "open"] = "open"
+    opening = "Not judged by a gate"
+    if gate is not None:
+        tone = "passed" if gate["passed"] else "refused"
+        failed = [
+            str(rule["detail"]).rstrip(".")
+            for rule in gate["rules"]
+            if not rule["passed"] and rule.get("required", True)
+        ]
+        opening = "Passed the gate" if gate["passed"] else f"Refused ({'; '.join(failed) or 'the gate said no'})"
+    if comparison is None:
+        said = _against_baselines(metrics)
+    else:
+        said = _against_champion(comparison, champion or "the champion", labels or {})
+    return Headline(tone, f"{opening}: {said}", tuple(_cautions(metrics, intervals or {}, training, quality)))
+
+
+def regressions(comparison: Mapping[str, Any], labels: Mapping[str, str]) -> list[str]:
+    """What is surely worse than the champion beside the overall recall, as parts of a sentence, gravest first.
+
+    A slice counts when its p is below 0.05 divided by the number of slices looked at (Bonferroni).
+    """
+    parts = comparison["slices"]
+    found = []
+    reliance = parts["all"][RELIANCE]
+    # A champion that did not use its images leaves nothing to lose.
+    if reliance is not None and reliance["champion"] > 0 > reliance["difference"] and reliance["p"] <= _ALPHA:
+        before, now = 100 * reliance["champion"], 100 * reliance["candidate"]
+        words = "hardly looks at its images any more" if now <= _BLIND * before else "looks at its images less"
+        found.append(f"it {words} (shuffling them costs {now:.1f} points of recall@10, the champion {before:.1f})")
+    watched = [name for name in WATCHED if parts.get(name, {}).get("n", 0) >= _FEW_IN_SLICE]
+    worse = []
+    for name in watched:
+        change = parts[name]["recall@10"]
+        if change["difference"] < 0 and change["p"] <= _ALPHA / len(watched):
+            worse.append((change["difference"], f"{labels.get(name, name)} ({100 * change['difference']:+.1f} points)"))
+    if worse:
+        found.append(f"it is worse on {', '.join(words for _, words in sorted(worse))}")
+    return found
+
+
+def _against_champion(comparison: Mapping[str, Any], champion: str, labels: Mapping[str, str]) -> str:
+    every = comparison["slices"]["all"]["recall@10"]
+    if every is None:
+        return "there were no test queries."
+    ours, change = every["candidate"], 100 * every["difference"]
+    spread = f"95 % interval {100 * every['low']:+.1f} to {100 * every['high']:+.1f}"
+    if every["low"] > 0:
+        words = f"{change:.1f} points more than {champion} ({spread})"
+    elif every["high"] < 0:
+        words = f"{-change:.1f} points fewer than {champion} ({spread})"
+    else:
+        words = f"no clear difference from {champion} ({change:+.1f} points, {spread})"
+    worse = regressions(comparison, labels)
+    but = f", but {'; '.join(worse)}" if worse else ""
+    return f"the model finds {ours:.1%} of targets among its first 10, {words}{but}."
+
+
+def _against_baselines(metrics: Metrics) -> str:
+    k = headline_k(metrics)
+    name = f"recall@{k}"
+    both = metrics["both"]["all"][name]
+    if both is None:
+        return "there were no test queries."
+    sentence = f"with text and image the model finds {both:.1%} of targets among its first {k}"
+    measured = {model: metrics[model]["all"][name] or 0.0 for model in GATE_BASELINES if model in metrics}
+    if not measured:
+        return sentence + "."
+    best = max(measured, key=lambda model: measured[model])
+    value = measured[best]
+    if value == 0:
+        return f"{sentence}; both baselines find none."
+    return f"{sentence}, {both / value:.1f} times what the better baseline finds ({LABELS[best]}, {value:.1%})."
+
+
+def _cautions(
+    metrics: Metrics, intervals: Intervals, training: Mapping[str, Any], quality: Mapping[str, Any]
+) -> list[str]:
+    found = []
+    if training.get("left_chance") is False:
+        found.append("Training did not leave chance: its loss stayed near that of embeddings that say nothing.")
+    found += _input_cautions(metrics)
+    reliance = intervals.get("both", {}).get("all", {}).get(RELIANCE)
+    if reliance is not None and reliance["low"] <= 0:
+        found.append(
+            f"It may not look at its images: shuffling them between notes costs {100 * reliance['low']:+.1f} to "
+            f"{100 * reliance['high']:+.1f} points of recall@10 (95 % interval)."
+        )
+    n = metrics["both"]["all"]["n"] or 0
+    if n < _FEW_QUERIES:
+        worth = f", each worth {100 / n:.1f} points of recall" if n else ""
+        found.append(f"Only {n:.0f} test queries{worth}: small differences mean nothing.")
+    for key, words in (("critical_failed", "failed a critical check"), ("warnings", "raised a warning")):
+        names = [str(name) for name in quality.get(key, [])]
+        if names:
+            found.append(f"The data {words}: {', '.join(names)}.")
+    return found
+
+
+def _input_cautions(metrics: Metrics) -> list[str]:
+    """One sentence for each input that the model does no better with than without, and each simple way that wins."""
+    k = headline_k(metrics)
+    values = {model: slices["all"][f"recall@{k}"] for model, slices in metrics.items()}
+    both = values["both"]
+    if both is None:
+        return []
+    found = []
+    for model, absent in (("text_only", "image"), ("image_only", "text")):
+        alone = values.get(model)
+        if alone is not None and both <= alone:
+            found.append(
+                f"The {absent} does not help: recall@{k} is {both:.1%} with both inputs and {alone:.1%} without it."
+            )
+    for model in ("vision", "tfidf", "tfidf_full", "popular"):
+        value = values.get(model)
+        if value is not None and both <= value:
+            found.append(f"The model is no better than “{LABELS[model]}”: recall@{k} {both:.1%} against {value:.1%}.")
+    return found

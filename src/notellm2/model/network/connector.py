@@ -1,0 +1,140 @@
+"""Connectors: from the frozen encoder's features to the LLM's visual tokens (NoteLLM-2, the connector).
+
+Shape suffixes: B notes, P vision tokens (summary + patches), V vision width, Q queries, C connector width, H LLM width.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from notellm2.model.backbones.multimodal import PretrainedConnector
+
+if TYPE_CHECKING:
+    from notellm2.recipe import ConnectorConfig
+
+
+def build_connector(config: ConnectorConfig, vision_width: int, llm_width: int) -> nn.Module:
+    """The connector of a recipe: a module from [B, P, V] to [B, Q, H]."""
+    if config.kind == "none":
+        return PretrainedConnector(config.queries, vision_width, llm_width)
+    kind = PatchMLP if config.kind == "mlp" else QueryConnector
+    return kind(config, vision_width, llm_width)
+
+
+class QFormerLayer(nn.Module):
+    """Self-attention over the queries, cross-attention to the vision features, feed-forward; pre-norm."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_self = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width)
+        self.out_self = nn.Linear(width, width)
+        self.norm_cross = nn.LayerNorm(width)
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(width, 2 * width)
+        self.out_cross = nn.Linear(width, width)
+        self.norm_ff = nn.LayerNorm(width)
+        self.ff = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x_BQC: Tensor, features_BPC: Tensor) -> Tensor:
+        """Update the queries: [B, Q, C], [B, P, C] -> [B, Q, C]."""
+        q, k, v = self.qkv(self.norm_self(x_BQC)).chunk(3, dim=-1)
+        x_BQC = x_BQC + self.out_self(_attend(q, k, v, self.heads))
+        k, v = self.kv(features_BPC).chunk(2, dim=-1)
+        x_BQC = x_BQC + self.out_cross(_attend(self.q(self.norm_cross(x_BQC)), k, v, self.heads))
+        result: Tensor = x_BQC + self.ff(self.norm_ff(x_BQC))
+        return result
+
+
+class PerceiverLayer(nn.Module):
+    """One attention of the queries to the features and to themselves together, feed-forward; pre-norm.
+
+    The resampler of Flamingo (arXiv 2204.14198, section 3.1.1): keys and values are the features followed by the
+    queries, so a layer needs one attention where the Q-Former's has two.
+    """
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(width)
+        self.q = nn.Linear(width, width, bias=False)
+        self.kv = nn.Linear(width, 2 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+        self.norm_ff = nn.LayerNorm(width)
+        self.ff = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, x_BQC: Tensor, features_BPC: Tensor) -> Tensor:
+        """Update the queries: [B, Q, C], [B, P, C] -> [B, Q, C]."""
+        normed = self.norm(x_BQC)
+        k, v = self.kv(torch.cat([features_BPC, normed], dim=1)).chunk(2, dim=-1)
+        x_BQC = x_BQC + self.out(_attend(self.q(normed), k, v, self.heads))
+        result: Tensor = x_BQC + self.ff(self.norm_ff(x_BQC))
+        return result
+
+
+class QueryConnector(nn.Module):
+    """Q learnable queries read the vision features, then Linear-GELU-Linear to the LLM's width.
+
+    Args:
+        config: kind of the layers, number of queries, layers, width and heads.
+        vision_width: V.
+        llm_width: H.
+    """
+
+    def __init__(self, config: ConnectorConfig, vision_width: int, llm_width: int) -> None:
+        super().__init__()
+        layer = PerceiverLayer if config.kind == "perceiver" else QFormerLayer
+        self.queries = nn.Parameter(torch.randn(config.queries, config.width) * 0.02)
+        self.features = nn.Sequential(nn.Linear(vision_width, config.width), nn.LayerNorm(config.width))
+        self.layers = nn.ModuleList(layer(config.width, config.heads) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.width)
+        self.project = nn.Sequential(nn.Linear(config.width, llm_width), nn.GELU(), nn.Linear(llm_width, llm_width))
+
+    def forward(self, vision_BPV: Tensor) -> Tensor:
+        """Visual tokens: [B, P, V] -> [B, Q, H]."""
+        features_BPC = self.features(vision_BPV)
+        x_BQC = self.queries.expand(vision_BPV.shape[0], -1, -1)
+        for layer in self.layers:
+            x_BQC = layer(x_BQC, features_BPC)
+        tokens_BQH: Tensor = self.project(self.norm(x_BQC))
+        return tokens_BQH
+
+
+class PatchMLP(nn.Module):
+    """A perceptron on each patch, then the mean of each cell of a grid (as LLaVA's projector, with pooling).
+
+    The summary is left out. Where both the number of patches and Q are squares the patches are averaged in the cells
+    of a √Q x √Q grid, else in Q runs of raster order. Cell i of n along N patches reads patches ⌊iN/n⌋ to ⌈(i+1)N/n⌉.
+
+    Args:
+        config: number of visual tokens, hidden layers and hidden width.
+        vision_width: V.
+        llm_width: H.
+    """
+
+    def __init__(self, config: ConnectorConfig, vision_width: int, llm_width: int) -> None:
+        super().__init__()
+        self.tokens = config.queries
+        widths = [vision_width] + [config.width] * config.layers
+        hidden = [m for a, b in itertools.pairwise(widths) for m in (nn.Linear(a, b), nn.GELU())]
+        self.project = nn.Sequential(nn.LayerNorm(vision_width), *hidden, nn.Linear(widths[-1], llm_width))
+
+    def forward(self, vision_BPV: Tensor) -> Tensor:
+        """Visual tokens: [B, P, V] -> [B, Q, H]."""
+        x_BHP = self.project(vision_BPV[:, 1:]).transpose(1, 2)
+        side, cells = math.isqrt(x_BHP.shape[2]), math.isqrt(self.tokens)
+        if side**2 == x_BHP.shape[2] and cells**2 == self.tokens:
+            return functional.adaptive_avg_pool2d(x_BHP.unflatten(2, (side, side)), cells).flatten(2).transpose(1, 2)
+        return functional.adaptive_avg_pool1d(x_BHP, self.tokens).transpose(1, 2)
+
+
+def _attend(q_BLC: Tensor, k_BPC: Tensor, v_BPC: Tensor, heads: int) -> Tensor:
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q_BLC, k_BPC, v_BPC))
+    return functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)

@@ -1,0 +1,1 @@
+"""Promotion: the gate, the transaction that moves alias and pointer together, the ledger, rollback and retention."""

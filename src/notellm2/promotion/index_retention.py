@@ -1,0 +1,92 @@
+"""Which published indexes stay, and which of them a rollback goes to."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from notellm2.errors import InputError
+from notellm2.promotion.ledger import pairs_in_use
+from notellm2.publication.pointer import Publication
+from notellm2.registry.decisions import Entry, Pair
+from notellm2.registry.tracking import Tracking
+from notellm2.registry.versions import with_bundle
+
+
+def names_to_keep(
+    entries: Sequence[Entry], stored: Mapping[str, Publication], aliased: Collection[str | None], *, keep: int
+) -> set[str]:
+    """Names of the publications that are not to be removed, besides the one the pointer names.
+
+    The last `keep` that were in use; and of the last `keep` *versions* that were in use the newest index each, so that
+    an index refreshed every hour does not push every earlier model out; and the newest of each version with an alias,
+    used or not: a challenger's promotion is to come.
+
+    Args:
+        entries: the ledger.
+        stored: the publications there are, the last stored first.
+        aliased: versions with an alias.
+        keep: pairs kept, at least 1.
+    """
+    newest: dict[str, str] = {}
+    for name, publication in stored.items():
+        newest.setdefault(publication.model_version, name)
+    names = {newest[version] for version in aliased if version in newest}
+    recent: dict[str, str] = {}
+    of_version: dict[str, str] = {}
+    for entry in reversed(entries):
+        if entry.action == "mend":
+            continue  # The alias had strayed: what it named with that index was no pair.
+        for pair in (entry.to, entry.over):
+            if pair.publication is not None and pair.version is not None:
+                recent.setdefault(pair.publication, pair.version)
+                of_version.setdefault(pair.version, pair.publication)
+    return names | set(list(recent)[:keep]) | set(list(of_version.values())[:keep])
+
+
+def earlier_pair(
+    tracking: Tracking, entries: Sequence[Entry], stored: Mapping[str, Publication], present: Pair, to: str | None
+) -> Publication:
+    """The publication that a rollback goes to.
+
+    Args:
+        tracking: the registry.
+        entries: the ledger.
+        stored: the publications there are, the last stored first.
+        present: what is in use.
+        to: a version number or a publication's name; None: the pair before the present one.
+
+    Raises:
+        InputError: there is none, or its version was never champion or is another model now; lists what is kept.
+    """
+    names = [p.publication for p in pairs_in_use(entries) if p != present]
+    before = [stored[name] for name in names if name is not None and name in stored]
+    if to is None:
+        for publication in reversed(before):
+            if with_bundle(tracking, publication.model_version, publication.bundle):
+                return publication
+        raise InputError(f"there is no earlier pair to go back to; {_kept(stored)}")
+    # By its name; of a version the one in use last, else the one stored last.
+    found = [stored[to]] if to in stored else []
+    found += [publication for publication in (*reversed(before), *stored.values()) if publication.model_version == to]
+    if not found:
+        raise InputError(f"--to {to}: no published index of that version is kept; {_kept(stored)}")
+    for publication in found:
+        version = with_bundle(tracking, publication.model_version, publication.bundle)
+        if version is None:
+            continue
+        if version.promoted_at is None:
+            # It was stored for a promotion that did not come about.
+            raise InputError(
+                f"--to {to}: version {version.version} was never champion, so there is nothing to go back to; promote "
+                f"it instead (`notellm2 promote {version.version}`); {_kept(stored)}"
+            )
+        return publication
+    raise InputError(
+        f"--to {to}: version {found[0].model_version} is gone from the registry or is another model there by now, so "
+        f"alias and index would not be one pair; {_kept(stored)}"
+    )
+
+
+def _kept(stored: Mapping[str, Publication]) -> str:
+    found = ", ".join(f"version {p.model_version} ({name})" for name, p in stored.items())
+    return f"kept are: {found or 'none'}; see `notellm2 history`"

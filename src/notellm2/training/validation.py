@@ -1,0 +1,95 @@
+"""What is measured of a network between steps: its centre, and how well it finds held-out pairs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from notellm2.model.network.note_source import NoteSource, Rows, embed_rows
+from notellm2.model.network.notellm2 import NoteLLM2
+from notellm2.recipe import TrainingConfig
+from notellm2.training.process_group import ALONE, Team
+from notellm2.training.sharding import is_sharded, laid_out, whole
+
+_VALIDATION_BLOCK = 512
+"""Queries scored at once against the validation pool; bounds memory."""
+_CENTRE_NOTES = 512
+"""Training notes whose mean output is the centre: the mean cosine that is left by chance is about 1 / 512."""
+_TIE = 1e-6
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Held-out pairs for choosing weights: rows of queries and targets [Q, 2], and of the pool [M]."""
+
+    pairs: Rows
+    pool: Rows
+
+
+def recentre(network: NoteLLM2, source: NoteSource, pairs: Rows, config: TrainingConfig, team: Team = ALONE) -> None:
+    """Set the head's bias so that its outputs for training notes have mean zero, as a batch's have in training.
+
+    Measured anew wherever the network is used, not averaged over steps: early on one step moves the mean further than
+    what notes differ by, and an average lags. A network without centre stays as it is.
+
+    Args:
+        network: changed in place.
+        source: its notes.
+        pairs: int64[M, 2], training pairs; the mean is over a draw of their distinct notes.
+        config: seed of that draw, and notes a forward pass.
+        team: all its processes call this.
+    """
+    if not network.centred:
+        return
+    notes = np.unique(pairs)
+    drawn = np.random.default_rng([config.seed, 4]).permutation(len(notes))[:_CENTRE_NOTES]
+    y_ND = _embedded(network, source, notes[np.sort(drawn)], 2 * config.chunk_notes, team, bare=True)
+    mean_D = torch.from_numpy(y_ND.mean(0, dtype=np.float64))
+    with torch.no_grad():
+        bias = whole(network.head.bias.detach()).cpu().double() - mean_D
+        network.head.bias.copy_(laid_out(bias, network.head.bias))
+
+
+def validate(
+    network: NoteLLM2, source: NoteSource, validation: Validation, config: TrainingConfig, team: Team = ALONE
+) -> dict[str, float]:
+    """MRR and recall of held-out pairs, by name."""
+    rows = np.unique(np.concatenate([validation.pairs.reshape(-1), validation.pool]))
+    x = _embedded(network, source, rows, 2 * config.chunk_notes, team)
+    pool = x[np.searchsorted(rows, validation.pool)].T
+    ranks = []
+    for start in range(0, len(validation.pairs), _VALIDATION_BLOCK):
+        pairs = validation.pairs[start : start + _VALIDATION_BLOCK]
+        query, target = (x[np.searchsorted(rows, pairs[:, i])] for i in (0, 1))
+        scores = query @ pool
+        scores[pairs[:, :1] == validation.pool[None, :]] = -np.inf  # a query is not its own neighbour
+        scores[pairs[:, 1:] == validation.pool[None, :]] = -np.inf  # nor does a target outrank itself
+        # Ties, to float32's rounding, count against the target: else a collapsed network would rank everything first.
+        ranks.append(1 + (scores >= (query * target).sum(1, keepdims=True) - _TIE).sum(1))
+    rank = np.concatenate(ranks)
+    return {
+        "validation_mrr": float((1 / rank).mean()),
+        "validation_recall_at_10": float((rank <= 10).mean()),
+        "validation_recall_at_100": float((rank <= 100).mean()),
+    }
+
+
+def _embedded(
+    network: NoteLLM2, source: NoteSource, rows: Rows, size: int, team: Team, *, bare: bool = False
+) -> NDArray[np.float32]:
+    """`embed_rows`, each process its share."""
+    if team.size == 1:
+        return embed_rows(network, source, rows, size=size, bare=bare)
+    x = torch.zeros(len(rows), network.head.out_features, device=team.device)
+    mine = np.arange(team.rank, len(rows), team.size)
+    # Sharded weights are gathered by all processes: each runs the network equally often.
+    spare = np.zeros(int(is_sharded(network) and len(mine) * team.size < len(rows)), np.int64)
+    if len(mine) + len(spare):
+        found = embed_rows(network, source, rows[np.concatenate([mine, spare])], size=size, bare=bare)[: len(mine)]
+        x[torch.from_numpy(mine)] = torch.from_numpy(found).to(x.device)
+    team.sum_([x])
+    embedded: NDArray[np.float32] = x.cpu().numpy()
+    return embedded
