@@ -92,7 +92,7 @@ def _require_export(folder: Path, named: str) -> None:
     if not is_export(folder):
         raise InputError(
             f"{named} {folder}: neither a data set (with {INFO}) nor a plain export (with notes.parquet, .csv or "
-            ".jsonl); docs/export.md describes the columns"
+            ".jsonl); docs/reference/export-format.md describes the columns"
         )
 
 

@@ -141,7 +141,7 @@ def test_the_first_genre_is_the_category_of_a_row_without_one_whatever_its_neigh
 
 
 def test_the_guide_names_every_column_and_every_reason() -> None:
-    guide = (ROOT / "docs" / "export.md").read_text()
+    guide = (ROOT / "docs" / "reference" / "export-format.md").read_text()
     cells = " ".join(re.findall(r"^\| (`.*?`) \|", guide, re.MULTILINE))
     named = set(re.findall(r"`([a-z0-9_-]+)`", cells))
     assert {*export_module.COLUMNS, *behaviour.COLUMNS} <= named
