@@ -41,6 +41,7 @@ from notellm2.notes.quarantine import QUARANTINE, Kind, Problem, Quarantine
 from notellm2.notes.rows import Column, Piece, Refusal
 from notellm2.notes.shards import InteractionShards, NoteShards
 from notellm2.notes.tables import ExportTable, find_table
+from notellm2.printable import printable
 from notellm2.recipe import ImageLimits
 
 COLUMNS = {
@@ -95,12 +96,12 @@ class ImportReport:
         info = self.info
         span = f", {info.first_interaction} to {info.last_interaction}" if info.first_interaction else ""
         lines = [
-            f"Imported {info.name} into {self.into} in {self.seconds:.1f} s",
+            f"Imported {printable(info.name)} into {self.into} in {self.seconds:.1f} s",
             f"  {info.notes:,} notes, {info.notes_with_image:,} with an image",
             f"  {info.interactions:,} interactions{span}",
         ]
         lines += [f"  {file}: {remark}" for file, remarks in self.remarks.items() for remark in remarks]
-        lines += [f"  {file}: not read: {', '.join(names)}" for file, names in self.ignored.items() if names]
+        lines += [f"  {file}: not read: {printable(', '.join(names))}" for file, names in self.ignored.items() if names]
         if self.quarantined:
             lines.append(
                 f"  {sum(self.quarantined.values()):,} set aside, details in {self.into / QUARANTINE} "
@@ -109,9 +110,9 @@ class ImportReport:
             for reason, count in self.quarantined.items():
                 places = self.locations.get(reason, [])
                 more = f" and {self.unshown[reason]:,} more" if self.unshown.get(reason) else ""
-                lines.append(f"    {reason}: {count:,}: {'; '.join(places)}{more}")
+                lines.append(f"    {reason}: {count:,}: {printable('; '.join(places))}{more}")
                 if reason in self.details:
-                    lines.append(f"      the first: {self.details[reason]}")
+                    lines.append(f"      the first: {printable(self.details[reason])}")
         else:
             lines.append("  nothing set aside")
         return "\n".join(lines)
@@ -311,7 +312,7 @@ def _id(raw: dict[str, Any]) -> str | None:
 
 def _reasons(quarantine: Quarantine, kind: Kind) -> str:
     """Why nothing of a table was left, for a message: each reason with its count, first place and first detail."""
-    parts = [f"\n  {p.reason} {p.lines:,}: {p.location}: {p.detail}" for p in quarantine.reasons(kind)]
+    parts = [f"\n  {p.reason} {p.lines:,}: {printable(f'{p.location}: {p.detail}')}" for p in quarantine.reasons(kind)]
     return "".join([", set aside were:", *parts]) if parts else "; the table has no rows"
 
 
