@@ -18,6 +18,7 @@ Measured: 10,177 notes with 64 MB of images and 391,685 interactions take 4 s on
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -56,6 +57,7 @@ COLUMNS = {
 }
 """Columns of the notes' table; the first of ``genres`` is the category of a row without ``category``."""
 
+_LISTS = ("topics", "genres")
 _NOTES_AT_ONCE = 512
 _INTERACTIONS_AT_ONCE = 64 * 1024
 
@@ -196,10 +198,12 @@ def _import_notes(
 
     refuse = _refusing("note", table, quarantine)
     seen: dict[str, int] = {}
+    lists: Counter[str] = Counter()
     with_image = 0
     with _images(images, limits, directory.parent) as source, NoteShards(directory / "notes") as shards:
         for piece in table.pieces(_NOTES_AT_ONCE, refuse):
             for position, raw in _records(piece):
+                lists.update(name for name in _LISTS if fields.is_listed(raw.get(name)))
                 try:
                     note = _note(raw)
                 except FieldProblem as problem:
@@ -226,6 +230,10 @@ def _import_notes(
             done(piece.done)
         for location, reason, detail in source.remaining() if source else ():
             quarantine.add(Problem("archive", reason, location, detail))
+    table.files[0].remarks += [
+        f"{name}: the text of a list (such as ['a', 'b']) in {rows:,} row(s), read as that list"
+        for name, rows in lists.items()
+    ]
     if not seen:
         raise InputError(f"{table.path}: no usable note{_reasons(quarantine, 'note')}")
     return with_image, pa.array(list(seen), pa.string())

@@ -118,3 +118,16 @@ def test_08_times_that_cannot_be_read_are_set_aside_with_their_value(cases: Path
 def test_09_names_that_look_like_nothing_stay_ids(cases: Path, tmp_path: Path) -> None:
     report = _import(cases / "09-float-ids" / "export-nan-names", tmp_path)
     assert {"nan", "null", "NA", "007", "1e5"} <= set(_ids(report))
+
+
+def test_06_links_within_an_archive_are_its_members(cases: Path, tmp_path: Path) -> None:
+    report = _import(cases / "06-tar-links" / "export", tmp_path)
+    assert report.quarantined == {}
+    assert report.info.notes_with_image == report.info.notes
+
+
+def test_07_the_text_of_a_list_is_read_as_a_list(cases: Path, tmp_path: Path) -> None:
+    report = _import(cases / "07-stringified-list" / "export", tmp_path)
+    rows = Dataset.open(report.into).notes(["topics", "category"]).to_pylist()
+    assert {(*row["topics"], row["category"]) for row in rows} == {("baking", "bread", "Drama")}
+    assert "topics: the text of a list" in report.render()
