@@ -84,7 +84,7 @@ def test_wrong_input_is_told_by_the_process_that_asked(
     store = Store(tmp_path)
     say(monkeypatch, "sys.exit(5)")
     with pytest.raises(RuntimeError, match="ended with 5"):
-        training_stage.train(store, stages.dataset, MD5, pairs, stages.backbones, stages.features, MODEL, TWO)
+        training_stage.train(store, stages.inputs(pairs=pairs), MODEL, TWO)
     (work,) = (store.root / "training").glob(".*.work")
     monkeypatch.setattr(Team, "joined", Team.alone)
     assert __main__.main([str(work / launch.ASSIGNMENT)]) == __main__.EXIT_INPUT
@@ -92,7 +92,7 @@ def test_wrong_input_is_told_by_the_process_that_asked(
     assert "note 'stranger' is not in the data set" in message
     say(monkeypatch, f"(work / 'outcome.json').write_text({json.dumps({'input_error': message})!r}); sys.exit(2)")
     with pytest.raises(InputError, match="note 'stranger' is not in the data set"):
-        training_stage.train(store, stages.dataset, MD5, pairs, stages.backbones, stages.features, MODEL, TWO)
+        training_stage.train(store, stages.inputs(pairs=pairs), MODEL, TWO)
 
 
 def test_a_failure_says_what_the_processes_said(
