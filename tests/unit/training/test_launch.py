@@ -115,17 +115,17 @@ def test_processes_end_with_the_one_that_asked() -> None:
 def test_steps_are_told_once_though_the_file_grows_by_halves_and_is_replaced(tmp_path: Path) -> None:
     path, told = tmp_path / "metrics.jsonl", []
     heard = launch._Metrics(path, lambda step, values: told.append((step, dict(values))))
-    heard.new()
+    heard.report_new()
     path.write_text('{"step": 1, "loss": 3.0}\n{"step": 2, "lo')
-    heard.new()
+    heard.report_new()
     assert told == [(1, {"loss": 3.0})]
     with path.open("a") as handle:
         handle.write('ss": 2.0}\n')
-    heard.new()
+    heard.report_new()
     other = tmp_path / "resumed"
     other.write_text('{"step": 1, "loss": 3.0}\n{"step": 2, "loss": 2.0}\n{"step": 3, "loss": 1.0}\n')
     other.replace(path)
-    heard.new()
+    heard.report_new()
     assert [step for step, _ in told] == [1, 2, 3]
 
 
