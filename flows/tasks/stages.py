@@ -57,19 +57,11 @@ def quality(job: Job, data: Facts, run_id: str) -> Artifact:
 
 def check_data(job: Job, data: Facts) -> Artifact:
     """The data's checks, shown; whether they passed is in the summary."""
-    from notellm2.quality.quality_stage import check_quality
+    from notellm2.quality.quality_stage import QualityRules, check_quality
 
     dataset, recipe = _dataset(data), job.recipe
-    checked = check_quality(
-        job.store,
-        dataset,
-        data["md5"],
-        recipe.quality,
-        previous_version(job, data["md5"], dataset.info),
-        limits=recipe.data.images,
-        source_events=recipe.pairs.source_events,
-        target_events=recipe.pairs.target_events,
-    )
+    rules = QualityRules(recipe.quality, recipe.data.images, recipe.pairs.source_events, recipe.pairs.target_events)
+    checked = check_quality(job.store, dataset, data["md5"], rules, previous_version(job, data["md5"], dataset.info))
     show.quality(checked)
     if not checked.summary["success"]:
         snapshots.release(job)  # "Retry" on the run's page is then a try with the data that was mended

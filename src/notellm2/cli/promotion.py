@@ -1,11 +1,12 @@
 """Commands that change what is in use, and the record of it.
 
-Status 0: done. 1: refused, or another promotion was under way; nothing was changed. 2: something given is wrong.
+Status 0: done. 1: refused, or another promotion was under way; nothing was changed. 2: an argument is wrong.
 """
 
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,7 +17,7 @@ from notellm2.cli.options import STORE, JsonOption, StoreOption, open_store, pri
 from notellm2.errors import InputError
 
 if TYPE_CHECKING:
-    from notellm2.promotion.transaction import Promoter
+    from notellm2.promotion.transaction import Promoter, RollbackPlan
     from notellm2.registry.decisions import Entry
     from notellm2.registry.versions import Version
 
@@ -45,51 +46,62 @@ def promote(
     from notellm2.registry.versions import get_version
 
     promoter = _promoter(store, model)
-    found = get_version(promoter.tracking, version)
-    if found.gate != "passed":
-        said = found.verdict or "no gate has judged it: run the retraining to its end"
+    candidate = get_version(promoter.tracking, version)
+    if candidate.gate != "passed":
+        said = candidate.verdict or "no gate has judged it: run the retraining to its end"
         raise InputError(f"version {version} has not passed the gate: {said}")
-    key = found.artifacts.get("index")
+    key = candidate.artifacts.get("index")
     if key is None:
         raise InputError(f"version {version} names no index: run its retraining again, it builds one")
-    if _has_another_index(promoter, found, key):
+    if _has_another_index(promoter, candidate, key):
         _tell(
             None, f"version {version} is champion already, with an index that followed; see `notellm2 history`", as_json
         )
         return
-    expected = found.compared_with if expect_champion is None else _champion(expect_champion)
+    expected = candidate.compared_with if expect_champion is None else _champion(expect_champion)
     why = Why(
         by=this_actor(),
         reason=reason or "promoted by hand",
         mode="manual",
-        verdict=found.verdict,
-        compared_with=found.compared_with,
+        verdict=candidate.verdict,
+        compared_with=candidate.compared_with,
     )
     with _outcomes():
         index = open_store(store).get(f"index/{key}")
-        done = promoter.promote(version, index, expected=expected, data_md5=found.data_md5, why=why)
+        done = promoter.promote(version, index, expected=expected, data_md5=candidate.data_md5, why=why)
     _tell(done.entry, f"version {version} is champion already, its index published", as_json)
 
 
 def rollback(
     to: Annotated[
-        str | None, typer.Option(help="Version, or name of a published index; the pair before when not given.")
+        str | None, typer.Option(help="Version, or name of a published index; the version before when not given.")
     ] = None,
+    index: Annotated[
+        bool, typer.Option("--index", help="Go to the index before instead, of the same version too.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")] = False,
     reason: ReasonOption = "",
     model: ModelOption = None,
     store: StoreOption = STORE,
     as_json: JsonOption = False,
 ) -> None:
-    """Put model and index back to the pair before, together, in seconds; again, one further back.
+    """Go back to the version before, with its newest index, in seconds; again, one further back.
+
+    Says what it will do and asks; nothing is trained, embedded or copied.
 
     Example: notellm2 rollback --reason "clicks fell"
     """
     from notellm2.promotion.transaction import Why, this_actor
 
     promoter = _promoter(store, model)
-    why = Why(by=this_actor(), reason=reason or "rolled back by hand", mode="manual")
+    if to is not None and index:
+        raise InputError("--index goes one index back, --to names where to go: give one of them")
     with _outcomes():
-        done = promoter.rollback(why, to=to)
+        plan = promoter.plan_rollback(to=to, index=index)
+        _confirm(_rollback_text(plan), yes)
+        why = Why(by=this_actor(), reason=reason or "rolled back by hand", mode="manual")
+        # What was shown is what is done: that very index, over that very pair.
+        done = promoter.rollback(why, to=plan.publication.version, over=plan.over)
     _tell(done.entry, "nothing to do", as_json)
 
 
@@ -146,6 +158,42 @@ def _has_another_index(promoter: Promoter, version: Version, index_key: str) -> 
     return here and alias == version.version and pointer.index_key != index_key
 
 
+def _rollback_text(plan: RollbackPlan) -> str:
+    """What a rollback would do, for a person who is to say yes."""
+    target, now = plan.publication, plan.pointer
+    before = f"version {plan.over.version or 'none'} with index {plan.over.publication or 'none'}"
+    lines = [
+        f"in use now:   {before}" + (f", {now.count:,} notes, published {now.published}" if now else ""),
+        f"goes back to: version {target.model_version} with index {target.version}, {target.count:,} notes",
+        f"              published {target.published}",
+    ]
+    if target.model_version == plan.over.version:
+        lines.append("the model stays the same, only its index changes")
+    if now is not None and now.count > target.count:
+        lines.append(f"{now.count - target.count:,} notes fewer are served then, until the next refresh adds them")
+    return "\n".join(lines)
+
+
+def _confirm(text: str, yes: bool) -> None:
+    """Show what will be done and do it after a yes.
+
+    Raises:
+        InputError: there is nobody to ask.
+    """
+    typer.echo(text, err=True)
+    if yes:
+        return
+    if not _at_terminal():
+        raise InputError("nothing was changed: nobody is at a terminal to say yes; do it with --yes")
+    if not typer.confirm("Go back?", err=True):
+        typer.echo("nothing was changed", err=True)
+        raise typer.Exit(1)
+
+
+def _at_terminal() -> bool:
+    return sys.stdin.isatty()
+
+
 @contextlib.contextmanager
 def _outcomes() -> Iterator[None]:
     """A refusal and a place that does not answer become a message and status 1."""
@@ -163,8 +211,8 @@ def _outcomes() -> Iterator[None]:
         raise typer.Exit(1) from None
 
 
-def _champion(given: str) -> str | None:
-    return None if given == "none" else given
+def _champion(number: str) -> str | None:
+    return None if number == "none" else number
 
 
 def _tell(entry: Entry | None, otherwise: str, as_json: bool) -> None:
