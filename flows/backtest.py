@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING
 
 from prefect import flow
 
-from flows import events, show, stages
-from flows.job import HOUR, Facts, Job, artifact, begin, recipe_name, stage, turn
 from flows.parameters import BacktestSettings
-from flows.review import trained_vectors
+from flows.runtime import events, show
+from flows.runtime.job import HOUR, Facts, Job, artifact, begin, recipe_name, stage, turn
+from flows.tasks import stages
+from flows.tasks.review import trained_vectors
 from notellm2.artifacts import Artifact
 from notellm2.errors import InputError
 from notellm2.notes.dataset import Dataset
@@ -105,12 +106,12 @@ def model(job: Job, data: Facts, mined: Facts, halves: Facts, features: Facts) -
 @stage("window test", timeout_s=6 * HOUR)
 def measured(job: Job, data: Facts, mined: Facts, vectors: Facts) -> Artifact:
     """Measure a model on the window's test pairs."""
+    from notellm2.evaluation.cases import MinedData
     from notellm2.evaluation.evaluation_stage import evaluate
 
-    recipe, dataset = job.recipe, Dataset.open(Path(data["path"]))
-    return evaluate(
-        job.store, dataset, data["md5"], artifact(mined), artifact(vectors), recipe.evaluation, recipe.model.text
-    )
+    recipe = job.recipe
+    measured_on = MinedData(Dataset.open(Path(data["path"])), data["md5"], artifact(mined))
+    return evaluate(job.store, measured_on, artifact(vectors), recipe.evaluation, recipe.model.text)
 
 
 @stage("backtest", timeout_s=HOUR)

@@ -267,8 +267,9 @@ def test_report_compares_any_two_versions(retrained: Retrained, tmp_path: Path) 
 def test_a_champion_of_another_test_set_is_measured_on_this_one(retrained: Retrained, tmp_path: Path) -> None:
     from prefect.logging import disable_run_logger
 
-    from flows import promotion
-    from flows.job import open_job
+    from flows.runtime.job import open_job
+    from flows.tasks import promotion
+    from notellm2.evaluation.cases import MinedData
     from notellm2.evaluation.evaluation_stage import evaluate
     from notellm2.notes.dataset import Dataset
     from notellm2.pairs.pairs_stage import mine
@@ -299,7 +300,11 @@ def test_a_champion_of_another_test_set_is_measured_on_this_one(retrained: Retra
     logged = tracking.client.get_run(run.info.run_id).data.metrics
     assert logged["comparison.all.recall_at_10.difference"] == 0
     challenger = evaluate(
-        job.store, dataset, data["md5"], other, place.artifact("vectors"), job.recipe.evaluation, job.recipe.model.text
+        job.store,
+        MinedData(dataset, data["md5"], other),
+        place.artifact("vectors"),
+        job.recipe.evaluation,
+        job.recipe.model.text,
     )
     again = champion(other, challenger, "2")
     assert again["version"] == "1"

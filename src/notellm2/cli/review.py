@@ -16,6 +16,7 @@ from notellm2.errors import InputError
 
 if TYPE_CHECKING:
     from notellm2.artifacts import Artifact, Store
+    from notellm2.evaluation.cases import MinedData
     from notellm2.notes.dataset import Dataset
     from notellm2.recipe import EvaluationConfig, PairsConfig, TextLimits
 
@@ -49,11 +50,13 @@ def evaluate(
     text = _text_limits(bundle)
     test = _Test.of(store, data, chosen.pairs, chosen.evaluation, text)
     measured = test.measure(bundle)
-    found = {name: json.loads(measured.file(f"{name}.json").read_text()) for name in ("metrics", "intervals", "space")}
+    figures = {
+        name: json.loads(measured.file(f"{name}.json").read_text()) for name in ("metrics", "intervals", "space")
+    }
     if as_json:
-        print_json({"evaluation": measured.reference(), **found})
+        print_json({"evaluation": measured.reference(), **figures})
         return
-    typer.echo("\n".join(_figures(found["metrics"], found["intervals"])))
+    typer.echo("\n".join(_figures(figures["metrics"], figures["intervals"])))
     typer.echo(f"all figures: {measured.path}")
 
 
@@ -74,7 +77,7 @@ def report(
     """
     from notellm2.artifacts import write_atomic
     from notellm2.evaluation.comparison import compare
-    from notellm2.evaluation.report.report_stage import Champion, data_facts
+    from notellm2.evaluation.report.report_stage import Champion, RunRecord, data_facts
     from notellm2.evaluation.report.report_stage import report as write
     from notellm2.recipe import RegistryConfig
     from notellm2.registry import versions
@@ -95,26 +98,21 @@ def report(
         test.measure(versions.bundle_path(tracking, version.version, download / version.version))
         for version in (theirs, ours)
     )
-    page = write(
-        artifacts,
-        test.dataset,
-        test.md5,
-        recipe,
+    run = RunRecord(
+        recipe=recipe,
         evaluation=candidate,
-        pairs=test.pairs,
         training=_made(artifacts, ours.artifacts, "training"),
         quality=_made(artifacts, ours.artifacts, "quality"),
-        gate=None,
-        images=recipe.data.images,
         champion=Champion(
             name=f"version {old}",
             comparison=compare(artifacts, candidate, champion, recipe.evaluation),
             recipe=recipe_of(tracking, theirs.run_id),
-            data=data_facts(test.dataset, test.md5) if theirs.data_md5 == test.md5 else None,
+            data=data_facts(test.mined.dataset, test.mined.md5) if theirs.data_md5 == test.mined.md5 else None,
         ),
     )
+    page = write(artifacts, test.mined, run)
     write_atomic(written, page.file("report.html").read_bytes())
-    typer.echo(f"{written}: version {new} against version {old} on {test.dataset.path} ({test.md5})")
+    typer.echo(f"{written}: version {new} against version {old} on {test.mined.dataset.path} ({test.mined.md5})")
 
 
 @dataclass(frozen=True)
@@ -122,15 +120,14 @@ class _Test:
     """One data set's test pairs, and how bundles are measured on them."""
 
     store: Store
-    dataset: Dataset
-    md5: str
-    pairs: Artifact
+    mined: MinedData
     evaluation: EvaluationConfig
     text: TextLimits
 
     @classmethod
     def of(cls, store: Path, data: Path, pairs: PairsConfig, evaluation: EvaluationConfig, text: TextLimits) -> _Test:
         from notellm2.artifacts import Store
+        from notellm2.evaluation.cases import MinedData
         from notellm2.notes.dataset import Dataset
         from notellm2.notes.versions import data_md5
         from notellm2.pairs.pairs_stage import mine
@@ -138,13 +135,14 @@ class _Test:
         dataset = Dataset.open(data)
         md5 = data_md5(data)
         artifacts = Store(store.absolute(), {"data_md5": md5})
-        return cls(artifacts, dataset, md5, mine(artifacts, dataset, md5, pairs), evaluation, text)
+        mined = MinedData(dataset, md5, mine(artifacts, dataset, md5, pairs))
+        return cls(artifacts, mined, evaluation, text)
 
     def measure(self, bundle: Path) -> Artifact:
         from notellm2.evaluation.evaluation_stage import evaluate
 
-        vectors = _embed(self.store, self.dataset, self.md5, bundle)
-        return evaluate(self.store, self.dataset, self.md5, self.pairs, vectors, self.evaluation, self.text)
+        vectors = _embed(self.store, self.mined.dataset, self.mined.md5, bundle)
+        return evaluate(self.store, self.mined, vectors, self.evaluation, self.text)
 
 
 def _embed(store: Store, dataset: Dataset, md5: str, bundle: Path) -> Artifact:

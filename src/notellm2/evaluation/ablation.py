@@ -1,4 +1,4 @@
-"""Stage "ablation": the evaluations of variants and seeds as one table and one plot (NoteLLM-2, the ablation)."""
+"""Stage "ablation": put the evaluations of variants and seeds into one table and one plot (NoteLLM-2, the ablation)."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float | None]) -> Spread:
-        """The spread of one figure's values, one a seed."""
+        """Compute the spread of one figure over its seeds."""
         known = [value for value in values if value is not None]
         if len(known) < len(values) or not known:
             return cls(None, None)
         return cls(statistics.mean(known), statistics.stdev(known) if len(known) > 1 else None)
 
     def percent(self) -> str:
-        """``12.3 ± 0.4``, in %."""
+        """Format as ``12.3 ± 0.4``, in %."""
         if self.mean is None:
             return "–"
         return f"{100 * self.mean:.1f}" + ("" if self.deviation is None else f" ± {100 * self.deviation:.1f}")
@@ -109,10 +109,10 @@ def _table(metrics: Mapping[Cell, Metrics]) -> Table:
     seeds: dict[str, int] = {}
     spreads: dict[str, dict[str, Spread]] = {}
     for variant in dict.fromkeys(cell.variant for cell in metrics):
-        mine = [found for cell, found in metrics.items() if cell.variant == variant]
+        mine = [figures for cell, figures in metrics.items() if cell.variant == variant]
         seeds[variant] = len(mine)
         spreads[variant] = {
-            f"{name} R@{k}": Spread.of([found[row][part][f"recall@{k}"] for found in mine])
+            f"{name} R@{k}": Spread.of([figures[row][part][f"recall@{k}"] for figures in mine])
             for name, (row, part) in SERIES.items()
             for k in wanted
         }
@@ -131,7 +131,7 @@ def _as_csv(table: Table) -> str:
 
 
 def as_markdown(table: Table) -> str:
-    """The table in %, mean ± standard deviation over seeds."""
+    """Format the table in %, mean ± standard deviation over seeds."""
     figures = list(next(iter(table.spreads.values())))
     lines = ["| variant | seeds | " + " | ".join(figures) + " |", "| --- | ---: |" + " ---: |" * len(figures)]
     for variant, row in table.spreads.items():

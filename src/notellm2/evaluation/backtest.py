@@ -1,4 +1,4 @@
-"""How a recipe would have done, window by window, and how a model ages: windows of time, and the stage "backtest"."""
+"""Stage "backtest": test a recipe on past windows of time, and show how a model ages."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class Window:
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """The name that tables and messages show."""
         return f"window {self.number} ({self.start:%Y-%m-%d %H:%M} to {self.end:%Y-%m-%d %H:%M})"
 
     def facts(self) -> dict[str, Any]:
-        """It as JSON."""
+        """All of it as plain JSON."""
         return {"number": self.number, "start": self.start.isoformat(), "end": self.end.isoformat()}
 
 
@@ -59,7 +59,7 @@ class Outcome:
 
 
 def plan_windows(info: DatasetInfo, *, days: float, windows: int) -> list[Window]:
-    """The latest windows of the data's behaviour, one more window's length before the first.
+    """Choose the latest windows of the data's behaviour, with one more window's length before the first.
 
     That length may be short by half: four weeks of events do not span four weeks to the second.
 
@@ -74,7 +74,7 @@ def plan_windows(info: DatasetInfo, *, days: float, windows: int) -> list[Window
     if windows < 1 or not days >= _LEAST_DAYS:
         raise InputError(f"--windows {windows}, --days {days:g}: expected at least one window of at least an hour")
     if info.first_interaction is None or info.last_interaction is None:
-        raise InputError(f"data set {info.name}: no behaviour, so there is nothing to test backwards")
+        raise InputError(f"data set {info.name}: no behaviour, so there is no past to test on")
     first, last = (datetime.fromisoformat(moment) for moment in (info.first_interaction, info.last_interaction))
     # The last event is inside its window.
     end = last + timedelta(microseconds=1)
@@ -90,7 +90,7 @@ def plan_windows(info: DatasetInfo, *, days: float, windows: int) -> list[Window
 
 
 def summarise(store: Store, tested: Sequence[Outcome]) -> Artifact:
-    """One table and one plot of all windows.
+    """Put all windows into one table and one plot.
 
     Returns:
         Stage "backtest": ``backtest.json``, a list of {"window", "start", "end", "queries", "pool", "metric", "fresh",
@@ -101,8 +101,8 @@ def summarise(store: Store, tested: Sequence[Outcome]) -> Artifact:
 
     def write(into: Path) -> Mapping[str, Any]:
         metrics = [json.loads(one.fresh.file("metrics.json").read_text()) for one in tested]
-        # A window whose pool is small has fewer cut-offs; all are told at one.
-        name = f"recall@{headline(sorted(set.intersection(*(set(recall_ks(found)) for found in metrics))))}"
+        # A window whose pool is small has fewer cut-offs; all are quoted at one.
+        name = f"recall@{headline(sorted(set.intersection(*(set(recall_ks(one)) for one in metrics))))}"
         rows = [_row(one, name) for one in tested]
         (into / "backtest.json").write_text(json.dumps(rows, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         (into / "backtest.md").write_text(_markdown(rows), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What any tuned model has to beat: text statistics and popularity (the frozen vision encoder is plain `Cosine`).
+"""Baselines that any tuned model has to beat: TF-IDF and popularity (the frozen vision encoder is plain `Cosine`).
 
 The text baseline is TF-IDF with the settings that did best on the project's real data set without knowing its
 language: sublinear term counts, inverse document frequencies of the pool. On movielens-posters (867 notes, 867
@@ -82,22 +82,22 @@ class Popular:
 
 
 def terms(text: str) -> list[str]:
-    """Words of two letters or more, lower-cased; Chinese and Japanese text as overlapping pairs of characters."""
-    found: list[str] = []
+    """Split a text into lower-case words of two letters or more; Chinese and Japanese into overlapping pairs."""
+    words: list[str] = []
     for term in _TERM.findall(text.lower()):
         if not _IS_UNSPACED.match(term) or len(term) == 1:
-            found.append(term)
+            words.append(term)
         else:
-            found.extend(term[i : i + 2] for i in range(len(term) - 1))
-    return found
+            words.extend(term[i : i + 2] for i in range(len(term) - 1))
+    return words
 
 
 def cut_text(title: str, topics: Sequence[str], content: str, limits: TextLimits) -> str:
-    """A note's text within the character limits of the model; its token limit needs a tokenizer and is left out."""
+    """Cut a note's text to the character limits of the model; its token limit needs a tokenizer and is left out."""
     kept = [topic[: limits.topic_chars] for topic in topics[: limits.topics]]
     return " ".join([title[: limits.title_chars], *kept, content[: limits.content_chars]])
 
 
 def whole_text(title: str, topics: Sequence[str], content: str) -> str:
-    """All of a note's text."""
+    """Join all of a note's text."""
     return " ".join([title, *topics, content])

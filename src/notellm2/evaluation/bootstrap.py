@@ -1,4 +1,4 @@
-"""Intervals and tests by resampling queries: what a figure would be, had the same kind of queries been drawn again.
+"""Compute intervals and tests by resampling queries: how a figure varies when queries of the same kind are drawn again.
 
 Shape suffixes: N queries, M figures (each a mean over the queries), R resamples.
 
@@ -23,7 +23,7 @@ _SEED = 20_240_529
 
 @dataclass(frozen=True)
 class Resampled:
-    """What resampling says of M means.
+    """Intervals and p-values of M means.
 
     Attributes:
         low: f64[M], lower end of the 95 % interval (percentile method).

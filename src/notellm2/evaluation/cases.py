@@ -1,4 +1,4 @@
-"""The test as arrays: queries, targets and pool as rows of the data set, and the text of the notes they name."""
+"""Read the test as arrays: queries, targets and pool as rows of the data set, and the text of these notes."""
 
 from __future__ import annotations
 
@@ -24,6 +24,21 @@ _COLUMNS = ("note_id", "title", "topics", "content", "category", "created_at")
 
 
 @dataclass(frozen=True)
+class MinedData:
+    """A version of the data set and the pairs mined from it: what models are measured on.
+
+    Attributes:
+        dataset: the notes.
+        md5: their version.
+        pairs: artifact with test pairs, pool and popularity.
+    """
+
+    dataset: Dataset
+    md5: str
+    pairs: Artifact
+
+
+@dataclass(frozen=True)
 class Cases:
     """Test pairs against their pool. Rows are positions in the data set, columns positions in the pool.
 
@@ -45,11 +60,11 @@ class Cases:
     now: datetime | None = None
 
     def columns(self, rows: I64) -> I64:
-        """i64: place in the pool of each row of the data set, or -1."""
-        place = np.full(len(self.notes), -1, np.int64)
-        place[self.pool_rows] = np.arange(len(self.pool_rows))
-        found: I64 = place[rows]
-        return found
+        """i64: column in the pool of each row of the data set, or -1."""
+        column = np.full(len(self.notes), -1, np.int64)
+        column[self.pool_rows] = np.arange(len(self.pool_rows))
+        columns: I64 = column[rows]
+        return columns
 
     def chars(self) -> I64:
         """i64[N]: characters of every note's uncut text (title, topics and content, without separators)."""
@@ -88,13 +103,14 @@ class Cases:
         return ids
 
 
-def read_cases(dataset: Dataset, pairs: Artifact, smallest_k: int) -> Cases:
-    """The test of a pairs artifact, checked.
+def read_cases(data: MinedData, smallest_k: int) -> Cases:
+    """Read the test of a pairs artifact, and check it.
 
     Raises:
         InputError: there are no test pairs, or fewer notes in the pool than the smallest cut-off.
         ArtifactError: the pairs name notes that the data set or the pool does not hold.
     """
+    dataset, pairs = data.dataset, data.pairs
     notes = dataset.notes(_COLUMNS)
     all_ids = notes["note_id"].combine_chunks()
     test = pq.read_table(pairs.file("test.parquet"), columns=["query_id", "target_id"])
@@ -110,11 +126,13 @@ def read_cases(dataset: Dataset, pairs: Artifact, smallest_k: int) -> Cases:
         )
 
     def rows(column: pa.ChunkedArray, among: pa.Array, what: str) -> I64:
-        found = pc.index_in(column, value_set=among)
-        if found.null_count:
-            missing = column.filter(pc.is_null(found))[0].as_py()
-            raise ArtifactError(f"pairs/{pairs.key}: {what} {missing!r} is not there, and {found.null_count - 1} more")
-        return np.asarray(found.to_numpy(), np.int64)
+        positions = pc.index_in(column, value_set=among)
+        if positions.null_count:
+            missing = column.filter(pc.is_null(positions))[0].as_py()
+            raise ArtifactError(
+                f"pairs/{pairs.key}: {what} {missing!r} is not there, and {positions.null_count - 1} more"
+            )
+        return np.asarray(positions.to_numpy(), np.int64)
 
     pool_rows = rows(pool["note_id"], all_ids, "the pool's note in the data set,")
     counted = rows(pool["note_id"], popularity["note_id"].combine_chunks(), "the pool's note in notes.parquet,")
@@ -141,7 +159,7 @@ def _latest(dataset: Dataset, notes: pa.Table, pairs: Artifact) -> datetime | No
 
 
 def read_vectors(vectors: Artifact, name: str, cases: Cases) -> npt.NDArray[np.float32]:
-    """One modality's embeddings f32[N, D], memory-mapped, in the data set's order.
+    """Read one modality's embeddings f32[N, D], memory-mapped, in the data set's order.
 
     Raises:
         ArtifactError: the vectors are of other notes than the data set's.

@@ -1,4 +1,4 @@
-"""The stage "comparison": candidate against champion, query by query, on one test set.
+"""Stage "comparison": compare candidate and champion, query by query, on one test set.
 
 Two figures of one test set differ for two reasons: the models, and which queries the test happens to hold. Pairing the
 queries and resampling them together takes the second out: a difference whose interval excludes zero is one that other
@@ -104,18 +104,18 @@ def _slice(ours: _Side, theirs: _Side, mask: Bool, resamples: int) -> dict[str, 
     n = int(mask.sum())
     better = (ours.rank < theirs.rank)[mask]
     worse = (ours.rank > theirs.rank)[mask]
-    found: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "n": n,
         "wins": int(better.sum()),
         "losses": int(worse.sum()),
         "ties": int((~better & ~worse).sum()),
     }
     if n == 0:
-        return found | dict.fromkeys(METRICS)
+        return figures | dict.fromkeys(METRICS)
     a, b = (np.column_stack([side.values[metric][mask] for metric in METRICS]) for side in (ours, theirs))
     spread = resample(a - b, resamples)
     for i, metric in enumerate(METRICS):
-        found[metric] = {
+        figures[metric] = {
             "candidate": float(a[:, i].mean()),
             "champion": float(b[:, i].mean()),
             "difference": float((a - b)[:, i].mean()),
@@ -123,7 +123,7 @@ def _slice(ours: _Side, theirs: _Side, mask: Bool, resamples: int) -> dict[str, 
             "high": float(spread.high[i]),
             "p": float(spread.p[i]),
         }
-    return found
+    return figures
 
 
 def _read(evaluation: Artifact) -> pa.Table:

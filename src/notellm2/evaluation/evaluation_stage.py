@@ -1,10 +1,10 @@
-"""The stage "evaluation": every figure of a model on its test set, beside the baselines'."""
+"""Stage "evaluation": measure a model on its test set, beside the baselines."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,11 @@ import pyarrow.parquet as pq
 from notellm2.artifacts import Artifact, Store
 from notellm2.evaluation import examples
 from notellm2.evaluation.baselines import Popular, TfIdf
-from notellm2.evaluation.cases import Cases, read_cases, read_vectors
-from notellm2.evaluation.metrics import RELIANCE, headline, measure, usable_ks
+from notellm2.evaluation.cases import Cases, MinedData, read_cases, read_vectors
+from notellm2.evaluation.metrics import RELIANCE, Metrics, headline, measure, usable_ks
 from notellm2.evaluation.ranks import Bool, Cosine, Ranks, Scorer, count_ranks
 from notellm2.evaluation.slices import images_read, slice_queries
 from notellm2.evaluation.space import Space, describe_space
-from notellm2.notes.dataset import Dataset
 from notellm2.recipe import EvaluationConfig, TextLimits
 
 EVALUATION_VERSION = 3
@@ -31,9 +30,7 @@ _MODALITIES = {"both": "both", "text_only": "text", "image_only": "image", "shuf
 
 def evaluate(
     store: Store,
-    dataset: Dataset,
-    data_md5: str,
-    pairs: Artifact,
+    data: MinedData,
     vectors: Artifact,
     config: EvaluationConfig,
     text: TextLimits,
@@ -43,9 +40,7 @@ def evaluate(
 
     Args:
         store: where the artifact goes.
-        dataset: the notes.
-        data_md5: their version.
-        pairs: test pairs, pool, popularity.
+        data: the notes, and the test pairs, pool and popularity mined from their behaviour.
         vectors: embeddings of all notes (both.npy, text.npy, image.npy, shuffled.npy, vision.npy).
         config: cut-offs, bounds of the slices, resamples, and the text the TF-IDF baseline may read.
         text: how much text the model reads; what TF-IDF reads when `config` says nothing else.
@@ -64,31 +59,15 @@ def evaluate(
     limits = config.tfidf_limits or text
 
     def write(into: Path) -> Mapping[str, Any]:
-        cases = read_cases(dataset, pairs, min(config.ks))
+        cases = read_cases(data, min(config.ks))
         ks = usable_ks(config.ks, len(cases.pool_rows))
         slices = slice_queries(cases, images_read(read_vectors(vectors, "vision", cases)), config)
-        selves, targets = cases.columns(cases.query_rows), cases.columns(cases.target_rows)
-        ranks: dict[str, Ranks] = {}
-        seconds: dict[str, float] = {}
-        for name, scorer in _scorers(cases, vectors, variants or {}, limits):
-            started = time.monotonic()
-            ranks[name] = count_ranks(scorer, targets, selves)
-            seconds[name] = round(time.monotonic() - started, 3)
-        ranks["random"] = Ranks.by_chance(ranks["both"].candidates)
+        ranks, seconds = _rank(cases, _scorers(cases, vectors, variants or {}, limits))
         metrics, intervals = measure(ranks, slices.masks, ks, config.resamples)
         protocol = {
-            "test_set": cases.digest(data_md5),
-            "queries": len(targets),
-            "pool": len(cases.pool_rows),
-            "queries_in_pool": int((selves >= 0).sum()),
-            "ks": list(ks),
-            "ks_beyond_the_pool": sorted(set(config.ks) - set(ks)),
-            "short_text_chars": config.short_text_chars,
-            "new_hours": config.new_hours,
-            "age_measured_at": cases.now.isoformat() if cases.now else None,
+            "test_set": cases.digest(data.md5),
+            **_protocol(cases, config, ks),
             "slices": slices.labels,
-            "resamples": config.resamples,
-            "tie_rule": TIE_RULE,
             "tfidf_limits": limits.model_dump(),
             "ranking_seconds": seconds,
         }
@@ -97,24 +76,59 @@ def evaluate(
         _write_json(into / "space.json", {"both": describe_space(_space(cases, vectors, config.new_hours))})
         _write_json(into / "protocol.json", protocol)
         pq.write_table(_queries(cases, ranks, slices.masks), into / "queries.parquet")
-        expected = {name: of_model.expected() for name, of_model in ranks.items()}
-        groups = examples.choose(expected["both"], expected["tfidf"])
-        _write_json(into / "examples.json", examples.describe(groups, cases, expected, _cosine(cases, vectors, "both")))
-        k = headline(ks)
-        return {
-            "queries": protocol["queries"],
-            "pool": protocol["pool"],
-            f"recall@{k}": {name: of_model["all"][f"recall@{k}"] for name, of_model in metrics.items()},
-            RELIANCE: metrics["both"]["all"][RELIANCE],
-        }
+        _write_json(into / "examples.json", _examples(cases, ranks, _cosine(cases, vectors, "both")))
+        return _summary(metrics, f"recall@{headline(ks)}", protocol)
 
     return store.build(
         "evaluation",
         EVALUATION_VERSION,
         {**config.model_dump(mode="json", exclude=_NOT_MEASURED_HERE), "tfidf_limits": limits.model_dump()},
-        {"data": data_md5, "pairs": pairs, "vectors": vectors, **_variant_rows(variants or {})},
+        {"data": data.md5, "pairs": data.pairs, "vectors": vectors, **_variant_rows(variants or {})},
         write,
     )
+
+
+def _rank(cases: Cases, scorers: Iterable[tuple[str, Scorer]]) -> tuple[dict[str, Ranks], dict[str, float]]:
+    """The ranks of every model, chance included, and the seconds each took."""
+    selves, targets = cases.columns(cases.query_rows), cases.columns(cases.target_rows)
+    ranks: dict[str, Ranks] = {}
+    seconds: dict[str, float] = {}
+    for name, scorer in scorers:
+        started = time.monotonic()
+        ranks[name] = count_ranks(scorer, targets, selves)
+        seconds[name] = round(time.monotonic() - started, 3)
+    ranks["random"] = Ranks.by_chance(ranks["both"].candidates)
+    return ranks, seconds
+
+
+def _protocol(cases: Cases, config: EvaluationConfig, ks: Sequence[int]) -> dict[str, Any]:
+    """How the figures were measured, as plain data."""
+    return {
+        "queries": len(cases.query_rows),
+        "pool": len(cases.pool_rows),
+        "queries_in_pool": int((cases.columns(cases.query_rows) >= 0).sum()),
+        "ks": list(ks),
+        "ks_beyond_the_pool": sorted(set(config.ks) - set(ks)),
+        "short_text_chars": config.short_text_chars,
+        "new_hours": config.new_hours,
+        "age_measured_at": cases.now.isoformat() if cases.now else None,
+        "resamples": config.resamples,
+        "tie_rule": TIE_RULE,
+    }
+
+
+def _summary(metrics: Metrics, recall: str, protocol: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "queries": protocol["queries"],
+        "pool": protocol["pool"],
+        recall: {name: of_model["all"][recall] for name, of_model in metrics.items()},
+        RELIANCE: metrics["both"]["all"][RELIANCE],
+    }
+
+
+def _examples(cases: Cases, ranks: Mapping[str, Ranks], model: Scorer) -> list[dict[str, Any]]:
+    expected = {name: of_model.expected() for name, of_model in ranks.items()}
+    return examples.describe(examples.choose(expected["both"], expected["tfidf"]), cases, expected, model)
 
 
 def _scorers(

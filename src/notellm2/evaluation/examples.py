@@ -1,4 +1,4 @@
-"""A few queries with their neighbours, for people: most of them ordinary, some the model's best and worst.
+"""Choose a few queries to show with their neighbours: most of them ordinary, some the model's best and worst.
 
 `ordinary` ones are drawn at random (seeded), so that they are a fair sample; `gain` and `loss` are where the model
 with both inputs does best and worst against an opponent: the champion, or TF-IDF on the same text where there is none.
@@ -20,7 +20,7 @@ _SNIPPET = 160
 
 
 def choose(model: F64, opponent: F64, *, ordinary: int = 6, extreme: int = 3, seed: int = 0) -> dict[str, list[int]]:
-    """Group name to the queries shown in it; no query is in two groups.
+    """Choose the queries of each group; no query is in two groups.
 
     A change of rank counts by its ratio: from 100 to 1 is more to a reader than from 900 to 700.
 
@@ -47,7 +47,7 @@ def describe(
     model: Scorer,
     champion: Scorer | None = None,
 ) -> list[dict[str, Any]]:
-    """The chosen queries as plain data.
+    """Describe the chosen queries and their neighbours as plain data.
 
     Each has `group`, `query` and `target` (note_id, title, text), `ranks` (model to expected rank, 1 the best) and
     `neighbours` (the same of a note, with `score` and `is_target`), best first; `champion_neighbours` likewise, or
@@ -64,11 +64,11 @@ def describe(
     targets = cases.columns(cases.target_rows)
 
     def neighbours(scorer: Scorer, i: int) -> list[dict[str, Any]]:
-        found = nearest(scorer, i, NEIGHBOURS, int(selves[i]))
-        notes = _notes(cases, cases.pool_rows[[column for column, _ in found]])
+        ranked = nearest(scorer, i, NEIGHBOURS, int(selves[i]))
+        notes = _notes(cases, cases.pool_rows[[column for column, _ in ranked]])
         return [
             {**note, "score": round(score, 4), "is_target": column == int(targets[i])}
-            for note, (column, score) in zip(notes, found, strict=True)
+            for note, (column, score) in zip(notes, ranked, strict=True)
         ]
 
     return [

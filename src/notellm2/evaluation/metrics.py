@@ -1,4 +1,4 @@
-"""Ranks to figures with intervals: recall@k, NDCG@k, MRR and visual reliance by model and slice.
+"""Turn ranks into figures with intervals: recall@k, NDCG@k, MRR and visual reliance by model and slice.
 
 Names and meanings are an interface, listed in docs/metrics.md. Metrics are a tree model -> slice -> metric -> number,
 intervals the same tree with {"low", "high"} at its leaves (95 %, bootstrap over queries).
@@ -59,7 +59,7 @@ def per_query(ranks: Ranks, ks: Sequence[int]) -> dict[str, F64]:
 
 
 def visual_reliance(both: Ranks, shuffled: Ranks) -> F64:
-    """f64[Q]: recall@10 with each note's own image less recall@10 with another note's: what the images are worth."""
+    """f64[Q]: recall@10 with each note's own image less recall@10 with another note's image."""
     reliance: F64 = both.recall(RELIANCE_K) - shuffled.recall(RELIANCE_K)
     return reliance
 
@@ -67,7 +67,7 @@ def visual_reliance(both: Ranks, shuffled: Ranks) -> F64:
 def measure(
     ranks: Mapping[str, Ranks], masks: Mapping[str, Bool], ks: Sequence[int], resamples: int
 ) -> tuple[Metrics, Intervals]:
-    """The figures of every model and slice, and their intervals.
+    """Compute the figures of every model and slice, and their intervals.
 
     Args:
         ranks: model to the ranks of the same queries.

@@ -1,8 +1,8 @@
-"""Exact ranks by counting: how many notes of the pool score above a query's target. Nothing is ever sorted.
+"""Compute exact ranks by counting the notes of the pool that score above a query's target; nothing is sorted.
 
 Shape suffixes: Q queries (one a query-target pair), P notes of the pool, D width of an embedding.
 
-A target's place follows from two counts: the pool scores strictly above its own, and those equal to it. Scores come
+A target's rank follows from two counts: the pool scores strictly above its own, and those equal to it. Scores come
 in blocks of `QUERY_BLOCK` x `POOL_BLOCK`, so that beside the embeddings memory is one block (10 MB) whatever the size
 of the pool. Where the model works, few scores of a block reach the target's, and only those are looked at a second
 time. Pool 530,000 x 64 on one busy core: 0.64 ms a query, 1.17 times the bare matrix product (1.34 where the model
@@ -150,7 +150,7 @@ class Cosine:
 
 
 def count_ranks(scorer: Scorer, targets: I64, selves: I64) -> Ranks:
-    """Place each query's target in the pool, the query itself left out.
+    """Rank each query's target in the pool, the query itself left out.
 
     Args:
         scorer: scores of Q queries against P notes.

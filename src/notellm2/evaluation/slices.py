@@ -67,7 +67,7 @@ def slice_queries(cases: Cases, has_image: Bool, config: EvaluationConfig) -> Sl
     category = [(name or "").strip().casefold() for name in named]
     for value, _ in ordered_counts(category)[: config.categories]:
         name = f"category_{slug(value)}"
-        masks[name] = np.array([found == value for found in category], np.bool_)
+        masks[name] = np.array([one == value for one in category], np.bool_)
         labels[name] = f"category {value}"
     return Slices(masks, labels)
 
@@ -118,5 +118,5 @@ def slug(value: str) -> str:
 
 def images_read(vision_NV: npt.NDArray[np.float32]) -> Bool:
     """bool[N]: notes whose frozen vision embedding f32[N, V] is not all zeros, as it is where no image was read."""
-    found: Bool = np.logical_or.reduce(vision_NV != 0, axis=1)
-    return found
+    readable: Bool = np.logical_or.reduce(vision_NV != 0, axis=1)
+    return readable

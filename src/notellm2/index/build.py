@@ -1,4 +1,4 @@
-"""Vectors to a FAISS index: which kind for how many notes, and how it is trained.
+"""Build a FAISS index from vectors: which kind for how many notes, and how it is trained.
 
 Kinds, on L2-normalised vectors and inner product, so that a score is a cosine:
 
@@ -13,7 +13,7 @@ Lists of half-precision vectors are the default because no other kind was better
 a file three times as large and built 20 times as long. Reading 128 lists rather than 64 costs little time, and on data
 that clusters less (530,000 x 64, noise 0.9: ivf-sq8 0.937 with 64, 0.958 with 128) it decides whether an index passes.
 
-Each index can give back the vector of any of its rows (ivf-sq8 through a direct map from row to place in a list, 8
+Each index can give back the vector of any of its rows (ivf-sq8 through a direct map from row to position in a list, 8
 bytes a note): that is how a note in the index is asked for its neighbours. The alternative, a file of vectors beside
 the index, would more than double an ivf-sq8 publication and could disagree with it; the codes cost little as queries
 (30,000 clustered notes: recall@100 0.9978 from codes, 0.9980 from the vectors themselves).
@@ -76,7 +76,7 @@ def list_count(count: int) -> int:
 
 
 def plan_index(kind: str, count: int, nprobe: int) -> Plan:
-    """The plan for `count` notes.
+    """Choose the kind and parameters of an index for `count` notes.
 
     Args:
         kind: one of the kinds, or "auto".
@@ -114,7 +114,7 @@ def write_index(
         former: file of an index by the same factory over vectors of the same model, to build on: inverted lists keep
             its lists (k-means is most of their cost) and are filled anew; a graph whose vectors are the first of these
             gets the others added; everything else is built anew.
-        threads: most threads used; None: one a core, at most 8. A graph is built by one thread whatever is given,
+        threads: most threads used; None: one a core, at most 8. A graph is built by one thread whatever is asked for,
             because with several its links depend on which came first.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The stage "index": vectors to a validated index artifact. FAISS is imported only when one has to be built."""
+"""Stage "index": build a validated index from vectors. FAISS is imported only when one has to be built."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ NOTE_TITLES = "titles.json"
 def find_index(
     store: Store, vectors: Artifact, config: IndexConfig, *, base: Artifact | None = None
 ) -> Artifact | None:
-    """The index of these vectors if it was built before."""
+    """Look up the index of these vectors; None where it was not built yet."""
     return store.find(STAGE, store.key(STAGE, VERSION, _settings(config), _inputs(vectors, base)))
 
 
@@ -76,7 +77,7 @@ def build_index(
 
 
 def vectors_of(store: Store, index: Artifact) -> Artifact | None:
-    """The vectors an index was built from; None where they are gone from the store, or damaged."""
+    """Look up the vectors an index was built from; None where they are gone from the store, or damaged."""
     origin = json.loads(index.file(META).read_text())["vectors"]
     return store.find(origin["stage"], origin["key"])
 
@@ -119,43 +120,49 @@ def _write(
         "data_md5": origin.manifest["inputs"].get("data", origin.manifest["provenance"].get("data_md5")),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+    source = _Source(directory, vectors, ids, config, threads)
     extra = _semantic_ids(directory, vectors, ids, config) | _titles(directory, origin, len(ids), config)
     try:
-        made, validation = _build_validated(directory, vectors, ids, plan, base, config, threads, about)
+        made, validation = _build_validated(source, plan, base, about)
     except IndexInvalid as error:
         if base is None:
             raise
         logger.warning("from index/%s: %s; building anew", base.key, error)
-        made, validation = _build_validated(directory, vectors, ids, plan, None, config, threads, about)
+        made, validation = _build_validated(source, plan, None, about)
     logger.info("index %s and valid: %s", made, validation)
     size = (directory / INDEX).stat().st_size
     return {"kind": plan.kind, "factory": plan.factory, "made": made, "bytes": size, **validation, **extra}
 
 
+@dataclass(frozen=True)
+class _Source:
+    """What an index is built from, and where its files go."""
+
+    directory: Path
+    vectors: np.ndarray[Any, np.dtype[np.float32]]
+    ids: list[str]
+    config: IndexConfig
+    threads: int | None
+
+
 def _build_validated(
-    directory: Path,
-    vectors: np.ndarray[Any, np.dtype[np.float32]],
-    ids: list[str],
-    plan: Plan,
-    base: Artifact | None,
-    config: IndexConfig,
-    threads: int | None,
-    about: Mapping[str, Any],
+    source: _Source, plan: Plan, base: Artifact | None, about: Mapping[str, Any]
 ) -> tuple[str, dict[str, Any]]:
     """Write index, meta and validation; returns how it was made, and the validation's figures."""
     from notellm2.index.build import write_index
     from notellm2.index.validate import validate
 
+    directory, config = source.directory, source.config
     former = None
     if base is not None and json.loads(base.file(META).read_text())["factory"] == plan.factory:
         former = base.file(INDEX)
-    made = write_index(vectors, plan, directory / INDEX, former=former, threads=threads)
+    made = write_index(source.vectors, plan, directory / INDEX, former=former, threads=source.threads)
     entries = {name: FileEntry.of(directory / name) for name in (INDEX, *IDS)}
     files = {name: {"sha256": entry.sha256, "bytes": entry.size} for name, entry in entries.items()}
     meta = {**about, "made": made, "base": base and base.key, "files": files}
     (directory / META).write_text(json.dumps(meta, indent=2, sort_keys=True) + "\n")
     validation = validate(
-        directory, vectors, ids, sample=config.sample, min_recall=config.min_recall, nprobe=config.nprobe
+        directory, source.vectors, source.ids, sample=config.sample, min_recall=config.min_recall, nprobe=config.nprobe
     ).as_json()
     (directory / VALIDATION).write_text(json.dumps(validation, indent=2, sort_keys=True) + "\n")
     return made, validation
@@ -206,7 +213,7 @@ def _load(origin: Artifact) -> tuple[np.ndarray[Any, np.dtype[np.float32]], list
     except ValueError as error:
         raise InputError(f"{origin.stage}/{origin.key}: not an artifact with vectors and note ids: {error}") from None
     if not isinstance(ids, list):
-        raise InputError(f"{origin.file(NOTE_IDS)}: expected a JSON list of note ids, found {type(ids).__name__}")
+        raise InputError(f"{origin.file(NOTE_IDS)}: expected a JSON list of note ids, got {type(ids).__name__}")
     bundle = origin.summary.get("bundle")
     if not isinstance(bundle, str) or not bundle:
         raise InputError(

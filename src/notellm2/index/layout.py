@@ -1,4 +1,4 @@
-"""What an index is on disk: its files, their checksums, and the note ids beside it. Needs only numpy.
+"""Describe an index on disk: its files, their checksums, and the note ids beside it. Needs only numpy.
 
 An index directory holds
 
@@ -12,7 +12,7 @@ An index directory holds
     semantic_ids.parquet, semantic_codebooks.npy      where the recipe asks for them, see `semantic`
 
 Ids are strings of any characters, so no separator is safe: offsets are. Three plain arrays instead of one list
-because they can be memory-mapped: nothing is parsed at opening, whatever the number of notes, an id is found by
+because they can be memory-mapped: nothing is parsed at opening, whatever the number of notes, an id is looked up by
 bisection over `order`, and the neighbours of an unknown id in that order are the hints for a mistyped one. FAISS knows
 int64 rows only.
 """
@@ -48,7 +48,7 @@ EXTRA_FILES = (SEMANTIC_IDS, SEMANTIC_CODEBOOKS, *TITLES)
 
 
 class IndexInvalid(InputError):
-    """An index, or what it was to be built from, is not fit to be published; the message has the numbers."""
+    """An index, or its input, failed a check and must not be published; the message has the numbers."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class FileEntry:
 
 
 def damage(directory: Path, files: Mapping[str, FileEntry]) -> list[str]:
-    """What is wrong with the files of a directory, one line a file; empty when all are as they must be.
+    """List what is wrong with the files of a directory, one line a file; empty when nothing is.
 
     Reads every byte: 0.1 s for 136 MB (530,000 x 64 float32) from the page cache.
     """
@@ -79,9 +79,9 @@ def damage(directory: Path, files: Mapping[str, FileEntry]) -> list[str]:
     for name, expected in sorted(files.items()):
         path = directory / name
         try:
-            found = path.stat().st_size
-            if found != expected.size:
-                problems.append(f"{path}: {found} bytes, expected {expected.size}")
+            size = path.stat().st_size
+            if size != expected.size:
+                problems.append(f"{path}: {size} bytes, expected {expected.size}")
             elif FileEntry.of(path).sha256 != expected.sha256:
                 problems.append(f"{path}: its bytes do not match their sha256 {expected.sha256[:12]}...")
         except FileNotFoundError:
@@ -115,7 +115,7 @@ class NoteIds(Sequence[str]):
         parts: list[bytes] = []
         for row, note_id in enumerate(ids):
             if not isinstance(note_id, str) or not note_id:
-                raise IndexInvalid(f"note id of row {row}: expected a non-empty string, found {note_id!r}")
+                raise IndexInvalid(f"note id of row {row}: expected a non-empty string, got {note_id!r}")
             try:
                 parts.append(note_id.encode())
             except UnicodeEncodeError as error:
@@ -161,15 +161,15 @@ class NoteIds(Sequence[str]):
             wanted = note_id.encode()
         except UnicodeEncodeError:
             return None
-        place = self._place(wanted)
-        if place < len(self) and self._bytes(int(self._order[place])) == wanted:
-            return int(self._order[place])
+        position = self._position(wanted)
+        if position < len(self) and self._bytes(int(self._order[position])) == wanted:
+            return int(self._order[position])
         return None
 
     def near(self, note_id: str, count: int = 3) -> list[str]:
-        """The ids around the place where an unknown id would stand: those that share its longest beginning."""
-        place = self._place(note_id.encode(errors="replace"))
-        first = max(0, min(place - count // 2, len(self) - count))
+        """The ids around the position where an unknown id would stand: those that share its longest beginning."""
+        position = self._position(note_id.encode(errors="replace"))
+        first = max(0, min(position - count // 2, len(self) - count))
         return [self[int(row)] for row in self._order[first : first + count]]
 
     def _bytes(self, row: int) -> bytes:
@@ -177,7 +177,7 @@ class NoteIds(Sequence[str]):
             raise IndexError(f"row {row} of {len(self)}")
         return self._encoded[self._offsets[row] : self._offsets[row + 1]].tobytes()
 
-    def _place(self, wanted: bytes) -> int:
+    def _position(self, wanted: bytes) -> int:
         low, high = 0, len(self)
         while low < high:
             middle = (low + high) // 2

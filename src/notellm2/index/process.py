@@ -28,7 +28,7 @@ def build_index_in_subprocess(
     threads: int | None = None,
     timeout_s: float | None = None,
 ) -> Artifact:
-    """`stage.build_index` in a child process; no process is started when the index exists already.
+    """Run `index_stage.build_index` in a child process; no process is started when the index exists already.
 
     The child never outlives its parent: it is killed when this call is interrupted or times out, and it ends by
     itself when the parent is gone, however that died, because it then reads the end of its standard input.
@@ -37,7 +37,7 @@ def build_index_in_subprocess(
         store: where the artifact goes; the child gets its root and provenance.
         vectors: artifact with vectors, in that store.
         config: the recipe's section.
-        base: an earlier index to build on, in that store; see `stage.build_index`.
+        base: an earlier index to build on, in that store; see `index_stage.build_index`.
         threads: most threads the child uses.
         timeout_s: seconds until the child is killed; None: no limit.
 
@@ -46,9 +46,9 @@ def build_index_in_subprocess(
         TimeoutError: it took longer than `timeout_s`.
         RuntimeError: the child failed otherwise; carries the end of what it said.
     """
-    found = find_index(store, vectors, config, base=base)
-    if found is not None:
-        return found
+    built = find_index(store, vectors, config, base=base)
+    if built is not None:
+        return built
     command = [sys.executable, "-m", "notellm2.index", "build", "--exit-with-parent"]
     command += ["--store", str(store.root), "--vectors", f"{vectors.stage}/{vectors.key}"]
     command += ["--config", config.model_dump_json(), "--provenance", json.dumps(dict(store.provenance))]

@@ -1,4 +1,4 @@
-"""An index file opened for search, and the two questions it answers. Shared by validation and by readers."""
+"""Open an index file and search it, by vector or by row. Shared by validation and by readers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Scores = npt.NDArray[np.float32]
 
 
 def open_index(path: Path) -> Any:
-    """A FAISS index, memory-mapped: processes share its pages, and opening reads next to nothing.
+    """Open a FAISS index memory-mapped: processes share its pages, and opening reads next to nothing.
 
     Raises:
         RuntimeError: FAISS cannot read the file.
@@ -28,7 +28,7 @@ def open_index(path: Path) -> Any:
 
 
 def search_rows(index: Any, queries: npt.NDArray[np.float32], k: int) -> tuple[Scores, Rows]:
-    """The `k` best rows for each query.
+    """Search the `k` best rows for each query.
 
     Args:
         index: from `open_index`.
@@ -47,7 +47,7 @@ def search_rows(index: Any, queries: npt.NDArray[np.float32], k: int) -> tuple[S
 
 
 def similar_rows(index: Any, row: int, k: int) -> tuple[Scores, Rows]:
-    """The `k` rows most similar to a row of the index, itself left out.
+    """Search the `k` rows most similar to a row of the index, itself left out.
 
     Args:
         index: from `open_index`.
@@ -58,7 +58,7 @@ def similar_rows(index: Any, row: int, k: int) -> tuple[Scores, Rows]:
         scores float32[<= k] falling, rows int64[<= k].
     """
     scores, rows = search_rows(index, index.reconstruct(row)[None], k + 1)
-    # By row and not by place: of notes with equal vectors any may come first.
+    # By row and not by position: of notes with equal vectors any may come first.
     others = (rows[0] >= 0) & (rows[0] != row)
     return scores[0][others][:k], rows[0][others][:k]
 

@@ -1,4 +1,4 @@
-"""Semantic ids: each note as a few codes, coarse to fine, for generative recommenders.
+"""Make semantic ids: each note as a few codes, coarse to fine, for generative recommenders.
 
 Residual k-means (FAISS ResidualQuantizer, a beam of one): the first code is the nearest of `codes` centres, each
 further one the nearest centre of what the codes before it left over. Notes that are alike share the beginning of their
@@ -29,7 +29,7 @@ _POINTS_PER_CODE = 128
 def write_semantic_ids(
     directory: Path, vectors: npt.NDArray[np.float32], ids: Sequence[str], *, levels: int, codes: int
 ) -> dict[str, Any]:
-    """Write both files.
+    """Write the semantic ids and their codebooks.
 
     Args:
         directory: where.
@@ -56,12 +56,12 @@ def write_semantic_ids(
             f"index.semantic_codes {codes}: more codes than the {len(vectors)} notes; lower it, or set "
             "index.semantic_levels to 0"
         )
-    found, books = quantise(vectors, levels=levels, bits=bits)
-    suffix = _suffixes(found)
+    codes_of_notes, books = quantise(vectors, levels=levels, bits=bits)
+    suffix = _suffixes(codes_of_notes)
     table = pa.table(
         {
             "note_id": pa.array(ids, pa.string()),
-            "codes": pa.FixedSizeListArray.from_arrays(pa.array(found.ravel(), pa.int32()), levels).cast(
+            "codes": pa.FixedSizeListArray.from_arrays(pa.array(codes_of_notes.ravel(), pa.int32()), levels).cast(
                 pa.list_(pa.int32())
             ),
             "suffix": pa.array(suffix, pa.int32()),
@@ -69,7 +69,7 @@ def write_semantic_ids(
     )
     pq.write_table(table, directory / SEMANTIC_IDS)
     np.save(directory / SEMANTIC_CODEBOOKS, books, allow_pickle=False)
-    left = vectors - sum(books[level][found[:, level]] for level in range(levels))
+    left = vectors - sum(books[level][codes_of_notes[:, level]] for level in range(levels))
     return {
         "levels": levels,
         "codes": codes,
@@ -82,7 +82,7 @@ def write_semantic_ids(
 def quantise(
     vectors: npt.NDArray[np.float32], *, levels: int, bits: int
 ) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32]]:
-    """Residual k-means of vectors.
+    """Quantise vectors by residual k-means.
 
     Args:
         vectors: float32[N, d].

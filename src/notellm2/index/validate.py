@@ -1,4 +1,4 @@
-"""What must hold before an index may be published: of its input, and of the files as they lie on disk.
+"""Check an index before it may be published: its input, and its files as they lie on disk.
 
 The index is asked exactly as a reader asks it (opened from its file, a note by its row, the note itself left out),
 and its answers are scored against exact search with the vectors it was built from.
@@ -32,14 +32,15 @@ _BLOCK = 65_536
 
 @dataclass(frozen=True)
 class Validation:
-    """What was measured.
+    """The figures of a validation.
 
     Attributes:
         count: notes.
         dimension: width of a vector.
         queries: notes asked for.
         k: neighbours compared: 100, or all other notes when there are fewer.
-        recall: share of the k best found, mean over the queries; a note as good as the k-th best counts as found.
+        recall: share of the k best that a search returns, mean over the queries; a note as good as the k-th best
+            counts.
         p50_ms: median time of one query, milliseconds, one thread.
         p99_ms: its 99th percentile.
         self_cosine: least cosine between a note's vector and what the index holds for it.
@@ -60,7 +61,7 @@ class Validation:
 
 
 def check_vectors(vectors: Vectors, ids: Sequence[str]) -> None:
-    """Refuse what no index can be built from.
+    """Refuse vectors that no index can be built from.
 
     Raises:
         IndexInvalid: not float32[N, d] with N > 0, as many vectors as ids, all finite and of length 1.
@@ -158,9 +159,9 @@ def _recall(index: Any, vectors: Vectors, rows: npt.NDArray[np.int64]) -> tuple[
     shares, times = [], []
     for row, scores, neighbours in zip(rows, exact, exact_rows, strict=True):
         started = time.perf_counter()
-        _, found = similar_rows(index, int(row), k)
+        _, answer = similar_rows(index, int(row), k)
         times.append((time.perf_counter() - started) * 1e3)
         # The k-th best other note: by score, because among notes with equal vectors any is a right answer.
         least = scores[neighbours != row][k - 1]
-        shares.append(np.count_nonzero(vectors[found] @ vectors[row] >= least - _TIE) / k)
+        shares.append(np.count_nonzero(vectors[answer] @ vectors[row] >= least - _TIE) / k)
     return float(np.mean(shares)), times

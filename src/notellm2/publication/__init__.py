@@ -9,14 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from notellm2.publication.published import Neighbour, Published
+    from notellm2.publication.reader import Neighbour, Published
 
 __all__ = ["Neighbour", "Published"]
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        from notellm2.publication import published
+        from notellm2.publication import reader
 
-        return getattr(published, name)
+        return getattr(reader, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,7 @@
-"""A published place: a local folder, or a prefix of an S3 bucket. What publishers write and readers follow.
+"""Read and write where an index is published: a local folder, or a prefix of an S3 bucket.
 
-    <place>/current.json              small objects, replaced by compare-and-swap
-    <place>/versions/<name>/          immutable folders of files; complete once they have their record
+    <location>/current.json              small objects, replaced by compare-and-swap
+    <location>/versions/<name>/          immutable folders of files; complete once they have their record
 
     Location.at("store/_published")
     Location.at("s3://bucket/prefix")       needs the extra "s3" (boto3)
@@ -66,26 +66,26 @@ class Folder(NamedTuple):
 
 
 class Location(ABC):
-    """A place of small objects and immutable folders.
+    """Where an index is published: small objects, and immutable folders of files.
 
-    Every method raises OSError when the place does not answer or refuses (a full disk, no permission, no connection);
-    what was there before is then still there, whole.
+    Every method raises OSError when the location does not answer or refuses (a full disk, no permission, no
+    connection); what was there before is then still there, whole.
     """
 
     @staticmethod
-    def at(place: str | os.PathLike[str] | Location, *, cache: Path | None = None) -> Location:
-        """The location a path or an ``s3://bucket/prefix`` URL names; a location is returned as it is.
+    def at(where: str | os.PathLike[str] | Location, *, cache: Path | None = None) -> Location:
+        """Open the location that a path or an ``s3://bucket/prefix`` URL names; a location is returned as it is.
 
         Args:
-            place: where.
+            where: a folder, a URL or a location.
             cache: folder for local copies of what lies on S3; see `notellm2.publication.s3`.
 
         Raises:
             InputError: a URL of another kind, or one without a bucket; boto3 is not installed.
         """
-        if isinstance(place, Location):
-            return place
-        text = os.fspath(place)
+        if isinstance(where, Location):
+            return where
+        text = os.fspath(where)
         if text.startswith("s3://"):
             from notellm2.publication.s3 import S3Location
 
@@ -145,7 +145,7 @@ class Location(ABC):
 
     @abstractmethod
     def problems(self, folder: str, files: Mapping[str, FileEntry]) -> list[str]:
-        """What is wrong with a folder's files, one line a file."""
+        """List what is wrong with a folder's files, one line a file; empty when nothing is."""
 
     @abstractmethod
     def fetch(self, folder: str, files: Mapping[str, FileEntry]) -> Path:
@@ -210,13 +210,13 @@ class LocalLocation(Location):
 
     def folders(self, under: str) -> dict[str, Folder]:
         """See `Location.folders`."""
-        found = {}
+        complete = {}
         for path in sorted((self.root / checked_name(under)).glob(f"[!.]*/{RECORD}")):
             # A folder may be removed while it is listed.
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 written = datetime.fromtimestamp(path.parent.stat().st_mtime, UTC)
-                found[path.parent.name] = Folder(path.read_bytes(), written)
-        return found
+                complete[path.parent.name] = Folder(path.read_bytes(), written)
+        return complete
 
     def put_folder(self, folder: str, files: Mapping[str, tuple[Path, FileEntry]], record: bytes) -> None:
         """See `Location.put_folder`: written beside, flushed, renamed once."""

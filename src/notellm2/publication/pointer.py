@@ -91,15 +91,15 @@ _TEXTS = ("version", "model_name", "model_version", "bundle", "data_md5", "index
 _NUMBERS = ("dimension", "count")
 
 
-def read_pointer(place: Location | str | os.PathLike[str]) -> Publication:
-    """What is published now.
+def read_pointer(where: Location | str | os.PathLike[str]) -> Publication:
+    """Read which version is published now.
 
     Raises:
         NothingPublished: there is no pointer.
         PublicationDamaged: the pointer is not readable as one.
-        OSError: the place does not answer.
+        OSError: the location does not answer.
     """
-    location = Location.at(place)
+    location = Location.at(where)
     stored = location.read(POINTER)
     if stored is None:
         raise NothingPublished(
@@ -110,7 +110,7 @@ def read_pointer(place: Location | str | os.PathLike[str]) -> Publication:
 
 
 def parse_publication(data: bytes, origin: str) -> Publication:
-    """A pointer, or a version's own record of the same form.
+    """Parse a pointer, or a version's own record of the same form.
 
     Args:
         data: JSON.

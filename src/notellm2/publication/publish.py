@@ -47,7 +47,7 @@ current only a moment later. Storing what is stored already makes it young again
 _STORE_TRIES = 3
 _MODEL_VERSION = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 
-Place = Location | str | os.PathLike[str]
+LocationLike = Location | str | os.PathLike[str]
 
 
 class PublishFailed(RuntimeError):
@@ -59,7 +59,7 @@ class PointerMoved(RuntimeError):
 
 
 def prepare(
-    place: Place,
+    where: LocationLike,
     index: Artifact,
     *,
     model_name: str,
@@ -70,7 +70,7 @@ def prepare(
     """Store an index as a version; the pointer stays where it is. The same index and model give the same version.
 
     Args:
-        place: of the pointer and the versions; a local folder is made when missing.
+        where: of the pointer and the versions; a local folder is made when missing.
         index: artifact of stage "index".
         model_name: registered model.
         model_version: the version that embedded the notes.
@@ -81,7 +81,7 @@ def prepare(
         InputError: no index artifact, a damaged one, or one of another data version or another model's vectors.
         PublishFailed: the disk or the store refused.
     """
-    location = Location.at(place)
+    location = Location.at(where)
     candidate = _describe(index, model_name, model_version, data_md5)
     if bundle is not None and bundle != candidate.bundle:
         raise InputError(
@@ -90,11 +90,11 @@ def prepare(
         )
     try:
         for _ in range(_STORE_TRIES):
-            found = _stored(location, candidate)
-            if found is not None:
-                return found
-            # A folder of that name that was not found is damaged, and perhaps being read: it is neither overwritten
-            # nor moved, and retention removes it later. Or another process has just stored it: then it is found next.
+            stored = _stored(location, candidate)
+            if stored is not None:
+                return stored
+            # A folder of that name which is not sound may be in use by a reader: it is neither overwritten nor moved,
+            # and retention removes it later. Or another process has just stored it: then the next look finds it.
             with contextlib.suppress(FileExistsError):
                 return _store(location, index, candidate)
         return _store(location, index, candidate, suffix=f"-{uuid.uuid4().hex[:8]}")
@@ -104,11 +104,11 @@ def prepare(
         ) from error
 
 
-def point(place: Place, publication: Publication, *, expected: str | None) -> Publication:
+def point(where: LocationLike, publication: Publication, *, expected: str | None) -> Publication:
     """Move the pointer to a stored version, if it still names the expected one.
 
     Args:
-        place: as for `prepare`.
+        where: as for `prepare`.
         publication: from `prepare` or `versions`.
         expected: version the pointer names now; None: there is no pointer, or none that is readable (publishing is
             the repair).
@@ -121,7 +121,7 @@ def point(place: Place, publication: Publication, *, expected: str | None) -> Pu
         PublicationDamaged: a file of the version is missing or damaged; nothing was changed.
         PublishFailed: the disk or the store refused; the pointer is the old one.
     """
-    location = Location.at(place)
+    location = Location.at(where)
     try:
         stored = location.read(POINTER)
         current = None
@@ -132,9 +132,9 @@ def point(place: Place, publication: Publication, *, expected: str | None) -> Pu
                 logger.warning("%s; it will be replaced", error)
         if current is not None and current.version == publication.version:
             return current
-        found = None if current is None else current.version
-        if found != expected:
-            raise PointerMoved(_moved(location, publication, expected, found))
+        actual = None if current is None else current.version
+        if actual != expected:
+            raise PointerMoved(_moved(location, publication, expected, actual))
         problems = location.problems(publication.folder, publication.files)
         if problems:
             raise PublicationDamaged(
@@ -154,33 +154,33 @@ def point(place: Place, publication: Publication, *, expected: str | None) -> Pu
     return result
 
 
-def versions(place: Place) -> dict[str, Publication]:
-    """The stored versions whose record is readable, by name; the last stored first.
+def versions(where: LocationLike) -> dict[str, Publication]:
+    """List the stored versions whose record is readable, by name; the last stored first.
 
     Raises:
-        OSError: the place does not answer.
+        OSError: the location does not answer.
     """
-    location = Location.at(place)
-    found = {}
+    location = Location.at(where)
+    readable = {}
     for name, folder in sorted(location.folders(VERSIONS).items(), key=lambda item: item[1].written, reverse=True):
         with contextlib.suppress(PublicationDamaged):
             # By the directory's name: that is what a pointer to it must say.
-            found[name] = replace(parse_publication(folder.record, name), version=name)
-    return found
+            readable[name] = replace(parse_publication(folder.record, name), version=name)
+    return readable
 
 
-def retain(place: Place, keep_names: Collection[str], *, older_than_s: float = GRACE_S) -> list[str]:
-    """Remove versions that nothing names, and what killed publishers left. Never the version the pointer names.
+def retain(where: LocationLike, keep_names: Collection[str], *, older_than_s: float = GRACE_S) -> list[str]:
+    """Remove versions that are not named, and what killed publishers left; never the version that is served.
 
     Args:
-        place: as for `prepare`.
+        where: as for `prepare`.
         keep_names: versions to keep besides.
         older_than_s: age below which nothing is removed, see `GRACE_S`.
 
     Returns:
         The versions removed. One that cannot be removed is logged: it does no harm, and the next call tries again.
     """
-    location = Location.at(place)
+    location = Location.at(where)
     before = datetime.now(UTC) - timedelta(seconds=older_than_s)
     removed = []
     try:
@@ -238,11 +238,11 @@ def _describe(index: Artifact, model_name: str, model_version: str, data_md5: st
 
 def _stored(location: Location, candidate: Publication) -> Publication | None:
     """An undamaged version with these files for this model version, made young again."""
-    for found in versions(location).values():
-        if replace(found, version="", published="") == candidate:
-            location.touch(found.folder)
-            if not location.problems(found.folder, found.files):
-                return found
+    for version in versions(location).values():
+        if replace(version, version="", published="") == candidate:
+            location.touch(version.folder)
+            if not location.problems(version.folder, version.files):
+                return version
     return None
 
 
@@ -257,10 +257,10 @@ def _store(location: Location, index: Artifact, candidate: Publication, suffix: 
     return result
 
 
-def _moved(location: Location, publication: Publication, expected: str | None, found: str | None) -> str:
+def _moved(location: Location, publication: Publication, expected: str | None, actual: str | None) -> str:
     return (
         f"{location}: the pointer was to move from {expected or 'nothing'} to {publication.version}, but by now it is "
-        f"{found or 'nothing'}; nothing was changed: look at what was published meanwhile, and decide again"
+        f"{actual or 'nothing'}; nothing was changed: look at what was published meanwhile, and decide again"
     )
 
 

@@ -1,4 +1,4 @@
-"""A published place on S3, or on anything that speaks its API with conditional writes.
+"""Publish to S3, or to anything that speaks its API with conditional writes.
 
 Credentials, region and endpoint come from the environment alone, as boto3 reads them (``AWS_ACCESS_KEY_ID``,
 ``AWS_SECRET_ACCESS_KEY``, ``AWS_PROFILE``, ``AWS_REGION``, instance roles, ...). The endpoint is
@@ -41,7 +41,7 @@ _CONFLICT_TRIES = 5
 
 
 def s3_client() -> Any:
-    """A client of boto3 with settings from the environment; see the module. May be used by several threads."""
+    """Make a client of boto3 with settings from the environment; see the module. May be used by several threads."""
     import boto3
     from botocore.config import Config
 
@@ -60,7 +60,7 @@ class StoreRefused(OSError):
 
 
 class S3Location(Location):
-    """A prefix of a bucket.
+    """A prefix of an S3 bucket, as a location.
 
     Args:
         url: ``s3://bucket`` or ``s3://bucket/prefix``.
@@ -81,7 +81,7 @@ class S3Location(Location):
         self._bucket = bucket
         self._prefix = prefix.strip("/") + "/" if prefix.strip("/") else ""
         home = Path(os.environ.get(CACHE) or Path.home() / ".cache" / "notellm2")
-        # Two places never share a folder, nor do two endpoints.
+        # Two locations never share a folder, nor do two endpoints.
         identity = hashlib.sha256(f"{_endpoint()} {self}".encode()).hexdigest()[:16]
         self._cache = (home if cache is None else cache) / "published" / identity
 
@@ -129,15 +129,15 @@ class S3Location(Location):
 
     def folders(self, under: str) -> dict[str, Folder]:
         """See `Location.folders`; one request, and one for each folder."""
-        found = {}
+        complete = {}
         start = self._key(under) + "/"
         for entry in self._list(start):
             name, _, file = str(entry["Key"]).removeprefix(start).partition("/")
             if file == RECORD:
                 record = self.read(f"{under}/{name}/{RECORD}")
                 if record is not None:
-                    found[name] = Folder(record.data, entry["LastModified"].astimezone(UTC))
-        return found
+                    complete[name] = Folder(record.data, entry["LastModified"].astimezone(UTC))
+        return complete
 
     def put_folder(self, folder: str, files: Mapping[str, tuple[Path, FileEntry]], record: bytes) -> None:
         """See `Location.put_folder`; uploads in parts what is large, the record last and only if there is none."""

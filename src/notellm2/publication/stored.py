@@ -1,4 +1,4 @@
-"""Small parts of a stored version, read without opening it for search: no FAISS, no local copy."""
+"""Read small parts of a stored version without opening it for search: no FAISS, no local copy."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from notellm2.publication.pointer import Publication, PublicationDamaged
 
 
 def stored_ids(location: Location, publication: Publication) -> NoteIds:
-    """The note ids of a stored version, in memory: some 10 bytes a note and their texts.
+    """Read the note ids of a stored version into memory: some 10 bytes a note and their texts.
 
     Raises:
         PublicationDamaged: a file is missing or not what was published; names it.
-        OSError: the place does not answer.
+        OSError: the location does not answer.
     """
     arrays = []
     for name in IDS:

@@ -24,7 +24,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from notellm2.publication.pointer import Publication
-from notellm2.publication.published import OpenVersion, UnknownNote
+from notellm2.publication.reader import OpenVersion, UnknownNote
 from notellm2.serving.metrics import CONTENT_TYPE, Measured, Metrics
 from notellm2.serving.page import Page
 from notellm2.serving.pointer_follower import Follower, NotReady
@@ -183,8 +183,10 @@ def _answers(app: FastAPI, follower: Follower) -> None:
         except UnknownNote as error:
             raise _Unknown(Refusal(detail=str(error), near=list(error.near), served_by=source)) from None
         response.headers["Cache-Control"] = "no-cache"
-        found = [Found(note_id=n.note_id, score=round(n.score, 6), title=version.title(n.note_id)) for n in neighbours]
-        return Similar(note_id=note_id, title=version.title(note_id), similar=found, served_by=source)
+        similar = [
+            Found(note_id=n.note_id, score=round(n.score, 6), title=version.title(n.note_id)) for n in neighbours
+        ]
+        return Similar(note_id=note_id, title=version.title(note_id), similar=similar, served_by=source)
 
     @app.get("/random", responses={503: {"model": Refusal}})
     def random(response: Response) -> dict[str, str]:

@@ -15,6 +15,8 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from notellm2.artifacts import Artifact, Store
+from notellm2.evaluation.cases import MinedData
+from notellm2.evaluation.report import ReportInput
 from notellm2.notes.dataset import INFO, Dataset, DatasetInfo
 from notellm2.notes.schema import INTERACTIONS, NOTES, PAIRS
 
@@ -35,6 +37,11 @@ class SmallRun:
     vectors: Artifact
     training: Artifact
     quality: Artifact
+
+    @property
+    def mined(self) -> MinedData:
+        """What models are measured on."""
+        return MinedData(self.dataset, MD5, self.pairs)
 
     def vectors_with(self, name: str, **noise: float) -> Artifact:
         """Another model's embeddings: how much noise covers the group in `both`, `text`, `image` or `shuffled`."""
@@ -63,6 +70,14 @@ def note_ids() -> list[str]:
 def metrics_with(**recalls: float | None) -> dict[str, Any]:
     """metrics.json of models with one recall each."""
     return {m: {"all": {"recall@10": r, "recall@50": r, "ndcg@10": r, "mrr": r, "n": 500}} for m, r in recalls.items()}
+
+
+def page_of(metrics: dict[str, Any], **known: Any) -> ReportInput:
+    """What a page shows of a run of which little is known but its metrics."""
+    mappings = ("data", "intervals", "space", "thumbnails", "training", "quality", "pairs")
+    unknown: dict[str, Any] = {key: {} for key in mappings}
+    unknown |= {"recipe": {"name": "small"}, "protocol": {"slices": {}}, "examples": (), "history": ()}
+    return ReportInput(metrics=metrics, **(unknown | known))
 
 
 def jpeg(colour: tuple[int, int, int]) -> bytes:

@@ -16,7 +16,7 @@ from notellm2.evaluation.evaluation_stage import evaluate
 from notellm2.evaluation.report.report_stage import read_json
 from notellm2.notes.dataset import DatasetInfo
 from notellm2.recipe import EvaluationConfig, TextLimits
-from tests.unit.evaluation.small_run import MD5, small_run
+from tests.unit.evaluation.small_run import small_run
 
 START = datetime(2025, 3, 1, tzinfo=UTC)
 
@@ -73,7 +73,7 @@ def test_all_windows_are_told_at_one_cut_off(tmp_path: Path) -> None:
     config = EvaluationConfig(ks=(5, 10), resamples=400)
     for window, pool in zip(windows, (range(20, 120), range(20, 29)), strict=True):
         run = small_run(tmp_path / str(len(pool)), n_pairs=9, pool=pool)
-        measured = evaluate(run.store, run.dataset, MD5, run.pairs, run.vectors, config, TextLimits())
+        measured = evaluate(run.store, run.mined, run.vectors, config, TextLimits())
         tested.append(Outcome(window.facts(), measured, measured))
     made = summarise(run.store, tested)
     rows = read_json(made, "backtest.json")
@@ -87,7 +87,7 @@ def test_table_and_plot_hold_every_window(tmp_path: Path) -> None:
     run = small_run(tmp_path)
     config = EvaluationConfig(ks=(5, 10), resamples=400)
     fresh, aged = (
-        evaluate(run.store, run.dataset, MD5, run.pairs, vectors, config, TextLimits())
+        evaluate(run.store, run.mined, vectors, config, TextLimits())
         for vectors in (run.vectors, run.vectors_with("aged", both=1.0))
     )
     windows = plan_windows(info(10), days=2, windows=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from notellm2.errors import InputError
 from notellm2.evaluation.comparison import compare
 from notellm2.evaluation.evaluation_stage import evaluate
 from notellm2.recipe import EvaluationConfig, TextLimits
-from tests.unit.evaluation.small_run import MD5, SmallRun, small_run
+from tests.unit.evaluation.small_run import SmallRun, small_run
 
 CONFIG = EvaluationConfig(ks=(5, 10, 50), short_text_chars=40, resamples=400)
 
@@ -26,7 +27,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> SmallRun:
 
 
 def evaluated(run: SmallRun, vectors: Artifact) -> Artifact:
-    return evaluate(run.store, run.dataset, MD5, run.pairs, vectors, CONFIG, TextLimits())
+    return evaluate(run.store, run.mined, vectors, CONFIG, TextLimits())
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +102,7 @@ def test_queries_are_paired_by_name_not_by_place(run: SmallRun, sides: tuple[Art
 
 
 def test_evaluations_of_different_tests_are_refused(run: SmallRun, sides: tuple[Artifact, Artifact]) -> None:
-    other = evaluate(run.store, run.dataset, "another.dir", run.pairs, run.vectors, CONFIG, TextLimits())
+    other = evaluate(run.store, dataclasses.replace(run.mined, md5="another.dir"), run.vectors, CONFIG, TextLimits())
     with pytest.raises(InputError, match=r"test set .* do not compare; evaluate both versions on one test set"):
         compare(run.store, sides[0], other, CONFIG)
 

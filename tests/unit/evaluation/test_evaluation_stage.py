@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from datetime import timedelta
@@ -16,7 +17,7 @@ from notellm2.errors import InputError
 from notellm2.evaluation.evaluation_stage import evaluate
 from notellm2.evaluation.metrics import MODELS, SLICES
 from notellm2.recipe import EvaluationConfig, TextLimits
-from tests.unit.evaluation.small_run import MD5, N_NOTES, NOW, SmallRun, note_ids, small_run
+from tests.unit.evaluation.small_run import N_NOTES, NOW, SmallRun, note_ids, small_run
 
 CONFIG = EvaluationConfig(ks=(5, 10, 100, 1000), short_text_chars=40)
 
@@ -27,7 +28,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> SmallRun:
 
 
 def test_every_model_and_slice_is_there_and_the_numbers_are_right(run: SmallRun) -> None:
-    artifact = evaluate(run.store, run.dataset, MD5, run.pairs, run.vectors, CONFIG, TextLimits())
+    artifact = evaluate(run.store, run.mined, run.vectors, CONFIG, TextLimits())
     metrics = json.loads(artifact.file("metrics.json").read_text())
     assert set(metrics) == {model for model in MODELS if not model.startswith("variant")}
     assert set(metrics["popular"]) == set(SLICES)
@@ -54,7 +55,7 @@ def test_every_model_and_slice_is_there_and_the_numbers_are_right(run: SmallRun)
 
 
 def test_intervals_hold_their_figures_and_reliance_is_the_drop_by_shuffled_images(run: SmallRun) -> None:
-    artifact = evaluate(run.store, run.dataset, MD5, run.pairs, run.vectors, CONFIG, TextLimits())
+    artifact = evaluate(run.store, run.mined, run.vectors, CONFIG, TextLimits())
     metrics, intervals = (json.loads(artifact.file(f"{n}.json").read_text()) for n in ("metrics", "intervals"))
     for model, slices in metrics.items():
         for name, figures in slices.items():
@@ -71,7 +72,7 @@ def test_intervals_hold_their_figures_and_reliance_is_the_drop_by_shuffled_image
 
 
 def test_the_space_is_described(run: SmallRun) -> None:
-    artifact = evaluate(run.store, run.dataset, MD5, run.pairs, run.vectors, CONFIG, TextLimits())
+    artifact = evaluate(run.store, run.mined, run.vectors, CONFIG, TextLimits())
     both = json.loads(artifact.file("space.json").read_text())["both"]
     assert both["dim"] == 20
     assert both["askers"] == 100
@@ -89,7 +90,7 @@ def test_age_is_that_at_the_end_of_the_behaviour_the_pairs_read(run: SmallRun) -
         shutil.copytree(run.pairs.path, into, ignore=shutil.ignore_patterns("manifest.json"), dirs_exist_ok=True)
 
     pairs = run.store.build("pairs", 1, {"until": ended.isoformat().replace("+00:00", "Z")}, {}, same)
-    artifact = evaluate(run.store, run.dataset, MD5, pairs, run.vectors, CONFIG, TextLimits())
+    artifact = evaluate(run.store, dataclasses.replace(run.mined, pairs=pairs), run.vectors, CONFIG, TextLimits())
     metrics, protocol = (json.loads(artifact.file(f"{name}.json").read_text()) for name in ("metrics", "protocol"))
     assert protocol["age_measured_at"] == ended.isoformat()
     assert metrics["both"]["new_target"]["n"] == len([i for i in range(30) if i + 20 < 48])
@@ -97,18 +98,18 @@ def test_age_is_that_at_the_end_of_the_behaviour_the_pairs_read(run: SmallRun) -
 
 def test_variants_are_rows_of_their_own(run: SmallRun) -> None:
     variants = {"text": run.vectors_with("text", both=0.7), "basic": run.vectors_with("basic", both=0.3)}
-    artifact = evaluate(run.store, run.dataset, MD5, run.pairs, run.vectors, CONFIG, TextLimits(), variants)
+    artifact = evaluate(run.store, run.mined, run.vectors, CONFIG, TextLimits(), variants)
     metrics = json.loads(artifact.file("metrics.json").read_text())
     assert set(metrics) == set(MODELS)
     recalls = [metrics[model]["all"]["recall@10"] for model in ("variant_text", "variant_basic", "both")]
     assert recalls == sorted(recalls)
     assert recalls[0] < recalls[1]
-    plain = evaluate(run.store, run.dataset, MD5, run.pairs, run.vectors, CONFIG, TextLimits())
+    plain = evaluate(run.store, run.mined, run.vectors, CONFIG, TextLimits())
     assert plain.key != artifact.key
 
 
 def test_queries_carry_enough_for_a_paired_test(run: SmallRun) -> None:
-    artifact = evaluate(run.store, run.dataset, MD5, run.pairs, run.vectors, CONFIG, TextLimits())
+    artifact = evaluate(run.store, run.mined, run.vectors, CONFIG, TextLimits())
     queries = pq.read_table(artifact.file("queries.parquet"))
     metrics = json.loads(artifact.file("metrics.json").read_text())
     assert queries["query_id"].to_pylist() == note_ids()[:30]
@@ -122,7 +123,7 @@ def test_queries_carry_enough_for_a_paired_test(run: SmallRun) -> None:
 
 
 def test_examples_mark_the_target_and_never_the_query(run: SmallRun) -> None:
-    artifact = evaluate(run.store, run.dataset, MD5, run.pairs, run.vectors, CONFIG, TextLimits())
+    artifact = evaluate(run.store, run.mined, run.vectors, CONFIG, TextLimits())
     examples = json.loads(artifact.file("examples.json").read_text())
     assert {example["group"] for example in examples} >= {"ordinary"}
     assert len({example["query"]["note_id"] for example in examples}) == len(examples)
@@ -136,29 +137,29 @@ def test_examples_mark_the_target_and_never_the_query(run: SmallRun) -> None:
 
 
 def test_the_key_ignores_what_does_not_change_the_figures(run: SmallRun) -> None:
-    first = evaluate(run.store, run.dataset, MD5, run.pairs, run.vectors, CONFIG, TextLimits())
+    first = evaluate(run.store, run.mined, run.vectors, CONFIG, TextLimits())
     elsewhere = CONFIG.model_copy(update={"saliency_pairs": 0, "variants": ("text",)})
-    assert evaluate(run.store, run.dataset, MD5, run.pairs, run.vectors, elsewhere, TextLimits()) == first
-    shorter = evaluate(run.store, run.dataset, MD5, run.pairs, run.vectors, CONFIG, TextLimits(content_chars=0))
+    assert evaluate(run.store, run.mined, run.vectors, elsewhere, TextLimits()) == first
+    shorter = evaluate(run.store, run.mined, run.vectors, CONFIG, TextLimits(content_chars=0))
     assert shorter.key != first.key
 
 
 def test_no_test_pairs_is_an_input_error(tmp_path: Path) -> None:
     run = small_run(tmp_path, n_pairs=0)
     with pytest.raises(InputError, match=r"no test pairs.*pairs\.test_share"):
-        evaluate(run.store, run.dataset, MD5, run.pairs, run.vectors, CONFIG, TextLimits())
+        evaluate(run.store, run.mined, run.vectors, CONFIG, TextLimits())
 
 
 def test_a_pool_below_every_cutoff_is_an_input_error(tmp_path: Path) -> None:
     run = small_run(tmp_path, n_pairs=3, pool=range(20, 24))
     with pytest.raises(InputError, match=r"4 notes, fewer than the smallest of evaluation\.ks \(5\)"):
-        evaluate(run.store, run.dataset, MD5, run.pairs, run.vectors, CONFIG, TextLimits())
+        evaluate(run.store, run.mined, run.vectors, CONFIG, TextLimits())
 
 
 def test_a_target_outside_the_pool_is_named_as_damage(tmp_path: Path) -> None:
     run = small_run(tmp_path, pool=range(40, 120))
     with pytest.raises(ArtifactError, match="20 of 30 test targets are not in the pool"):
-        evaluate(run.store, run.dataset, MD5, run.pairs, run.vectors, CONFIG, TextLimits())
+        evaluate(run.store, run.mined, run.vectors, CONFIG, TextLimits())
 
 
 def test_vectors_of_other_notes_are_refused(run: SmallRun) -> None:
@@ -169,4 +170,4 @@ def test_vectors_of_other_notes_are_refused(run: SmallRun) -> None:
 
     vectors = run.store.build("vectors", 1, {"reversed": True}, {}, write)
     with pytest.raises(ArtifactError, match="does not list the data set's notes in its order"):
-        evaluate(run.store, run.dataset, MD5, run.pairs, vectors, CONFIG, TextLimits())
+        evaluate(run.store, run.mined, vectors, CONFIG, TextLimits())

@@ -48,8 +48,8 @@ def test_an_unknown_id_is_answered_with_those_around_it() -> None:
     ("ids", "message"),
     [
         (["a", "b", "a"], r"'a' occurs twice \(rows 0 and 2\)"),
-        (["a", ""], r"row 1: expected a non-empty string, found ''"),
-        (["a", 7], r"row 1: expected a non-empty string, found 7"),
+        (["a", ""], r"row 1: expected a non-empty string, got ''"),
+        (["a", 7], r"row 1: expected a non-empty string, got 7"),
         (["\ud800"], r"row 0: '\\ud800' is not valid Unicode"),
     ],
 )

@@ -162,7 +162,7 @@ def test_the_command_prints_the_reference_or_the_refusal(store: Store) -> None:
         ("notellm2.index", {"faiss", "torch", "numpy"}),
         ("notellm2.index.process", {"faiss", "torch"}),
         ("notellm2.publication.publish", {"faiss", "torch"}),
-        ("notellm2.publication.published", {"torch", "pydantic", "yaml", "pyarrow", "mlflow"}),
+        ("notellm2.publication.reader", {"torch", "pydantic", "yaml", "pyarrow", "mlflow"}),
     ],
 )
 def test_modules_import_only_what_they_need(module: str, absent: set[str]) -> None:

@@ -246,7 +246,7 @@ def test_metrics_name_routes_and_never_ids(open_service: Open, published: Path, 
 def test_a_failure_inside_is_counted_and_told_without_its_insides(
     open_service: Open, published: Path, indexes: list[Artifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from notellm2.publication.published import OpenVersion
+    from notellm2.publication.reader import OpenVersion
 
     def broken(*_: object) -> None:
         raise RuntimeError("an inside")

@@ -29,7 +29,7 @@ PLAIN = "from notellm2.cli import main; main()"
 SLOW = (
     """
 import sys
-from notellm2.publication.published import OpenVersion
+from notellm2.publication.reader import OpenVersion
 search = OpenVersion.similar
 
 def slow(self, *arguments):

@@ -1,6 +1,6 @@
-"""report.html: the page a person reads before deciding on a model; one file, no script, nothing from outside.
+"""Write report.html, which a person reads before deciding on a model: one file, no script, no request.
 
-Everything shown comes as plain data (`given.py`); the page's own content security policy forbids scripts and any
+Everything shown comes as plain data (`content.py`); the page's own content security policy forbids scripts and any
 request, so that a note's text can do no harm even if escaping were to fail somewhere.
 """
 

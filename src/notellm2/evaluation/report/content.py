@@ -1,4 +1,4 @@
-"""All that the page shows, as plain data."""
+"""Hold all that the page shows, as plain data."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Opponent:
 
 @dataclass(frozen=True)
 class ReportInput:
-    """A run.
+    """One run, as the page shows it.
 
     Attributes:
         recipe: the recipe in full; `name` is the title.
@@ -76,6 +76,6 @@ class ReportInput:
 
     @property
     def labels(self) -> Mapping[str, str]:
-        """Slice to words."""
+        """The words for each slice."""
         labels: Mapping[str, str] = self.protocol["slices"]
         return labels

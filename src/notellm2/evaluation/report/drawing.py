@@ -1,8 +1,8 @@
-"""How every plot is drawn: themes, figures without global state, and PNG bytes.
+"""Share what all plots need: themes, figures without global state, and PNG bytes.
 
-Drawn narrow and large-lettered, so that they stay legible on a phone. Colours are Okabe and Ito's, told apart with any
-colour vision; line style or marker always says the same as colour. Figures are drawn on their own canvas, not through
-pyplot: no display, safe in threads, and equal figures give equal bytes.
+Drawn narrow and large-lettered, so that they stay legible on a phone. Colours are Okabe and Ito's, which any colour
+vision can distinguish; line style or marker always says the same as colour. Figures are drawn on their own canvas, not
+through pyplot: no display, safe in threads, and equal figures give equal bytes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Queries with their neighbours, as the page shows them."""
+"""Prepare queries and their neighbours for the page."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _AGAINST_TFIDF = {
 _ORDINARY = {"ordinary": ("A random sample", "Drawn at random: what the model does on an ordinary day.")}
 
 
-def gallery(given: ReportInput) -> list[dict[str, Any]]:
+def gallery(content: ReportInput) -> list[dict[str, Any]]:
     """Groups of examples, the largest wins first; images as data URIs."""
-    images = {note_id: data_uri("jpeg", data) for note_id, data in given.thumbnails.items()}
+    images = {note_id: data_uri("jpeg", data) for note_id, data in content.thumbnails.items()}
     groups = []
-    for group, (title, meaning) in ((_AGAINST_CHAMPION if given.champion else _AGAINST_TFIDF) | _ORDINARY).items():
-        chosen = [example for example in given.examples if example["group"] == group]
+    for group, (title, meaning) in ((_AGAINST_CHAMPION if content.champion else _AGAINST_TFIDF) | _ORDINARY).items():
+        chosen = [example for example in content.examples if example["group"] == group]
         if chosen:
             groups.append(
-                {"title": title, "meaning": meaning, "examples": [_example(given, one, images) for one in chosen]}
+                {"title": title, "meaning": meaning, "examples": [_example(content, one, images) for one in chosen]}
             )
     return groups
 
@@ -39,20 +39,20 @@ def data_uri(kind: str, data: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 
-def _example(given: ReportInput, example: Mapping[str, Any], images: Mapping[str, str]) -> dict[str, Any]:
-    def note(found: Mapping[str, Any]) -> dict[str, Any]:
-        return {**found, "title": found["title"].strip() or "(no title)", "image": images.get(found["note_id"])}
+def _example(content: ReportInput, example: Mapping[str, Any], images: Mapping[str, str]) -> dict[str, Any]:
+    def note(one: Mapping[str, Any]) -> dict[str, Any]:
+        return {**one, "title": one["title"].strip() or "(no title)", "image": images.get(one["note_id"])}
 
     def side(label: str, neighbours: Any) -> dict[str, Any]:
         return {
             "label": label,
-            "found": any(neighbour["is_target"] for neighbour in neighbours),
+            "has_target": any(neighbour["is_target"] for neighbour in neighbours),
             "neighbours": [note(neighbour) for neighbour in neighbours],
         }
 
     sides = [side("this model", example["neighbours"])]
-    if given.champion and example.get("champion_neighbours") is not None:
-        sides.append(side(f"champion, {given.champion.name}", example["champion_neighbours"]))
+    if content.champion and example.get("champion_neighbours") is not None:
+        sides.append(side(f"champion, {content.champion.name}", example["champion_neighbours"]))
     words = LABELS | {"champion": "champion"}
     return {
         "query": note(example["query"]),

@@ -1,4 +1,4 @@
-"""The plots in both themes, as data URIs, with words for who cannot see them."""
+"""Draw the page's plots in both themes, with alternative text."""
 
 from __future__ import annotations
 
@@ -15,58 +15,58 @@ from notellm2.evaluation.report.words import percent, show
 Drawing = Callable[[Theme], bytes | None]
 
 
-def drawings(given: ReportInput) -> dict[str, tuple[str, str, Drawing]]:
+def drawings(content: ReportInput) -> dict[str, tuple[str, str, Drawing]]:
     """File name (no ending) to title, words and drawing; a drawing without data gives None."""
-    metrics, intervals = given.metrics, given.intervals
+    metrics, intervals = content.metrics, content.intervals
     k = headline_k(metrics)
     both = percent(metrics["both"]["all"][f"recall@{k}"])
-    found: dict[str, tuple[str, str, Drawing]] = {}
-    if given.champion:
+    drawn: dict[str, tuple[str, str, Drawing]] = {}
+    if content.champion:
         compared = {
             name: part
-            for name, part in given.champion.comparison["slices"].items()
+            for name, part in content.champion.comparison["slices"].items()
             if part["n"] >= FEW and not is_fine(name)
         }
         if compared:
-            found["changes"] = (
+            drawn["changes"] = (
                 "Recall@10 against the champion, by slice",
                 "Differences with intervals; the table of changes has every value.",
-                lambda theme: review_plots.changes(compared, given.labels, theme=theme),
+                lambda theme: review_plots.changes(compared, content.labels, theme=theme),
             )
-    found["recall_bars"] = (
+    drawn["recall_bars"] = (
         f"Recall@{k} by model",
         f"Bar chart of recall at {k}: {both} percent with both inputs; the table of models has every value.",
         lambda theme: plots.recall_bars(metrics, intervals, theme),
     )
-    found["recall_curve"] = (
+    drawn["recall_curve"] = (
         "Recall by number of notes recommended",
         "Line chart of recall at k by model; the table of models has the values.",
         lambda theme: plots.recall_curve(metrics, theme),
     )
-    found["by_popularity"] = (
+    drawn["by_popularity"] = (
         f"Recall@{k} by popularity of the target",
         "Line chart of recall by tenths of popularity; the table by popularity has the values.",
         lambda theme: plots.by_popularity(metrics, intervals, theme),
     )
-    if given.saliency is not None:
-        layers = given.saliency["layers"]
-        found["saliency"] = (
+    if content.saliency is not None:
+        layers = content.saliency["layers"]
+        drawn["saliency"] = (
             "Saliency by layer: what the embedding listens to",
             _saliency_words(layers),
             lambda theme: review_plots.saliency(layers, theme),
         )
-    found["training"] = (
+    drawn["training"] = (
         "Training: loss against chance, and mean cosine of different notes before centring",
-        _training_words(given),
-        lambda theme: plots.training_curve(given.history, theme),
+        _training_words(content),
+        lambda theme: plots.training_curve(content.history, theme),
     )
-    return found
+    return drawn
 
 
-def pictures(given: ReportInput) -> list[dict[str, str]]:
+def pictures(content: ReportInput) -> list[dict[str, str]]:
     """Each drawing that has data: title, alternative text, and the image in both themes."""
     shown = []
-    for title, alt, draw in drawings(given).values():
+    for title, alt, draw in drawings(content).values():
         light, dark = draw(LIGHT), draw(DARK)
         if light is not None and dark is not None:
             shown.append({"title": title, "alt": alt, "light": data_uri("png", light), "dark": data_uri("png", dark)})
@@ -81,8 +81,8 @@ def _saliency_words(layers: list[dict[str, float]]) -> str:
     )
 
 
-def _training_words(given: ReportInput) -> str:
-    last = next((row for row in reversed(given.history) if row.get("loss") is not None), None)
+def _training_words(content: ReportInput) -> str:
+    last = next((row for row in reversed(content.history) if row.get("loss") is not None), None)
     if last is None:
         return "No training curve."
     chance = f", chance is {show(last['chance'])}" if last.get("chance") is not None else ""

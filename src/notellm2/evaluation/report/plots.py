@@ -1,4 +1,4 @@
-"""The plots of one evaluation and of its training, as PNG bytes."""
+"""Draw the plots of one evaluation and of its training, as PNG bytes."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ def recall_bars(metrics: Metrics, intervals: Intervals, theme: Theme = LIGHT) ->
     name = f"recall@{headline_k(metrics)}"
     shown = {model: metrics[model]["all"][name] for model in LABELS if model in metrics}
     figure, (axes,) = new_figure(theme, height=3.6)
-    places = range(len(shown))[::-1]
+    positions = range(len(shown))[::-1]
     colours = [theme.tuned if m == "both" else theme.tuned_part if m in TUNED else theme.baseline for m in shown]
     values = [100 * (value or 0.0) for value in shown.values()]
-    axes.barh(places, values, color=colours, height=0.7)
+    axes.barh(positions, values, color=colours, height=0.7)
     ends = [_ends(intervals, model, "all", name) or (value, value) for model, value in zip(shown, values, strict=True)]
-    for place, value, known, (low, high) in zip(places, values, shown.values(), ends, strict=True):
-        axes.plot((low, high), (place, place), color=theme.ink, linewidth=1.3, solid_capstyle="butt")
+    for position, value, known, (low, high) in zip(positions, values, shown.values(), ends, strict=True):
+        axes.plot((low, high), (position, position), color=theme.ink, linewidth=1.3, solid_capstyle="butt")
         text = "no data" if known is None else f"{value:.1f}"
-        beyond = (max(value, high), place)
+        beyond = (max(value, high), position)
         axes.annotate(text, beyond, (4, 0), textcoords="offset points", va="center", color=theme.ink)
-    axes.set_yticks(list(places), [LABELS[model] for model in shown])
+    axes.set_yticks(list(positions), [LABELS[model] for model in shown])
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.set_xlim(0, max([*values, *(high for _, high in ends), 1e-9]) * 1.14)
     axes.set_xlabel(f"recall@{headline_k(metrics)}, %, with 95 % intervals")
@@ -161,5 +161,5 @@ def _series(history: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float]
 
 def _ends(intervals: Intervals, model: str, part: str, metric: str) -> tuple[float, float] | None:
     """The interval in percent, or None."""
-    found = intervals.get(model, {}).get(part, {}).get(metric)
-    return None if found is None else (100 * found["low"], 100 * found["high"])
+    ends = intervals.get(model, {}).get(part, {}).get(metric)
+    return None if ends is None else (100 * ends["low"], 100 * ends["high"])

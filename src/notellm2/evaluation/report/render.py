@@ -1,4 +1,4 @@
-"""The page's templates, filled."""
+"""Fill the page's templates."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from notellm2.evaluation.report.verdict import headline
 from notellm2.evaluation.report.words import data_changes, facts, recipe_changes, show
 
 
-def write_report(path: Path, given: ReportInput) -> None:
-    """Write the page, in one step."""
-    write_atomic(path, render(given))
+def write_report(path: Path, content: ReportInput) -> None:
+    """Write the page, by one rename."""
+    write_atomic(path, render(content))
 
 
-def render(given: ReportInput) -> str:
-    """The page as HTML."""
+def render(content: ReportInput) -> str:
+    """Render the page as HTML."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("notellm2.evaluation.report", "templates"),
         autoescape=True,
@@ -32,46 +32,36 @@ def render(given: ReportInput) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.jinja").render(_context(given))
+    return environment.get_template("report.html.jinja").render(_context(content))
 
 
-def _context(given: ReportInput) -> dict[str, Any]:
-    champion = given.champion
-    top = headline(
-        given.metrics,
-        given.gate,
-        given.training,
-        given.quality,
-        intervals=given.intervals,
-        champion=champion.name if champion else None,
-        comparison=champion.comparison if champion else None,
-        labels=given.labels,
-    )
+def _context(content: ReportInput) -> dict[str, Any]:
+    champion = content.champion
     return {
-        "given": given,
+        "content": content,
         "champion": champion,
-        "name": given.recipe["name"],
-        "headline": top,
-        "k": headline_k(given.metrics),
-        "tiles": tables.tiles(given),
-        "changes": tables.changes(champion, given.labels, fine=False) if champion else None,
-        "fine_changes": tables.changes(champion, given.labels, fine=True) if champion else None,
-        "overall": tables.overall(given.metrics),
-        "slices": tables.slices(given, fine=False),
-        "fine_slices": tables.slices(given, fine=True),
-        "space": tables.space(given),
-        "pictures": pictures(given),
-        "gallery": gallery(given),
-        "recipe_changes": recipe_changes(champion.recipe, given.recipe) if champion and champion.recipe else None,
-        "data_changes": data_changes(champion.data, given.data) if champion and champion.data else None,
+        "name": content.recipe["name"],
+        "headline": headline(content),
+        "k": headline_k(content.metrics),
+        "tiles": tables.tiles(content),
+        "changes": tables.changes(champion, content.labels, fine=False) if champion else None,
+        "fine_changes": tables.changes(champion, content.labels, fine=True) if champion else None,
+        "overall": tables.overall(content.metrics),
+        "slices": tables.slices(content, fine=False),
+        "fine_slices": tables.slices(content, fine=True),
+        "space": tables.space(content),
+        "pictures": pictures(content),
+        "gallery": gallery(content),
+        "recipe_changes": recipe_changes(champion.recipe, content.recipe) if champion and champion.recipe else None,
+        "data_changes": data_changes(champion.data, content.data) if champion and champion.data else None,
         "facts": {
-            "data": facts(given.data),
-            "quality": facts(given.quality),
-            "pairs": facts(given.pairs),
-            "training": facts(given.training),
-            "protocol": facts({key: value for key, value in given.protocol.items() if key != "slices"}),
-            "provenance": facts(given.provenance),
+            "data": facts(content.data),
+            "quality": facts(content.quality),
+            "pairs": facts(content.pairs),
+            "training": facts(content.training),
+            "protocol": facts({key: value for key, value in content.protocol.items() if key != "slices"}),
+            "provenance": facts(content.provenance),
         },
-        "recipe_yaml": yaml.safe_dump(dict(given.recipe), sort_keys=False, allow_unicode=True),
+        "recipe_yaml": yaml.safe_dump(dict(content.recipe), sort_keys=False, allow_unicode=True),
         "show": show,
     }

@@ -1,4 +1,4 @@
-"""The stage "report": the page a reviewer reads, and its plots as files."""
+"""Stage "report": write the page a reviewer reads, and its plots as files."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import pyarrow.parquet as pq
 
 from notellm2.artifacts import Artifact, Store
 from notellm2.evaluation import examples
-from notellm2.evaluation.cases import Cases, read_cases, read_vectors
+from notellm2.evaluation.cases import Cases, MinedData, read_cases, read_vectors
 from notellm2.evaluation.ranks import F64, Cosine
 from notellm2.evaluation.report import Opponent, ReportInput, write_report
 from notellm2.evaluation.report.drawing import LIGHT
 from notellm2.evaluation.report.pictures import drawings
 from notellm2.evaluation.report.thumbnails import thumbnails
 from notellm2.notes.dataset import Dataset
-from notellm2.recipe import ImageLimits, Recipe
+from notellm2.recipe import Recipe
 
 VERSION = 4
 DATA_DOCS = "data_docs"
@@ -43,37 +43,37 @@ class Champion:
     data: Mapping[str, Any] | None = None
 
 
-def report(
-    store: Store,
-    dataset: Dataset,
-    data_md5: str,
-    recipe: Recipe,
-    *,
-    evaluation: Artifact,
-    pairs: Artifact,
-    training: Artifact | None,
-    quality: Artifact | None,
-    gate: Mapping[str, Any] | None,
-    images: ImageLimits,
-    champion: Champion | None = None,
-    saliency: Artifact | None = None,
-) -> Artifact:
+@dataclass(frozen=True)
+class RunRecord:
+    """What is known of the run that the page is about.
+
+    Attributes:
+        recipe: shown in full.
+        evaluation: figures and examples.
+        training: its summary and metrics.jsonl are shown; None: not known any more.
+        quality: its summary and result.json are shown; None: not known any more.
+        gate: the verdict as plain data, {"passed": bool, "rules": [{"name", "passed", "detail"}, ...]}, or None.
+        champion: what the model is compared with.
+        saliency: flow by layer, if it was measured.
+    """
+
+    recipe: Recipe
+    evaluation: Artifact
+    training: Artifact | None = None
+    quality: Artifact | None = None
+    gate: Mapping[str, Any] | None = None
+    champion: Champion | None = None
+    saliency: Artifact | None = None
+
+
+def report(store: Store, data: MinedData, run: RunRecord) -> Artifact:
     """Write the run's page.
 
     Args:
         store: where the artifact goes, and where the vectors of both models are looked for: without the champion's
             the gallery shows this model's neighbours only.
-        dataset: the notes, for thumbnails.
-        data_md5: their version.
-        recipe: the run's recipe, shown in full.
-        evaluation: figures and examples.
-        pairs: its summary is shown.
-        training: its summary and metrics.jsonl are shown; None: not known any more.
-        quality: its summary and result.json are shown; None: not known any more.
-        gate: the verdict as plain data, {"passed": bool, "rules": [{"name", "passed", "detail"}, ...]}, or None.
-        images: bounds on decoding.
-        champion: what the model is compared with.
-        saliency: flow by layer, if it was measured.
+        data: the notes, for thumbnails, and the pairs, whose summary is shown.
+        run: what the page is about.
 
     Raises:
         InputError: the champion's evaluation is not in the store any more.
@@ -81,65 +81,71 @@ def report(
     Returns:
         Stage "report": report.html, and plots/*.png, each plot of the page in its light form.
     """
-    shown = recipe.model_dump(mode="json")
 
     def write(into: Path) -> Mapping[str, Any]:
-        theirs = _evaluation(store, champion) if champion else None
-        gallery = _gallery(store, dataset, pairs, evaluation, champion, theirs)
-        given = ReportInput(
-            recipe=shown,
-            data=data_facts(dataset, data_md5),
-            metrics=read_json(evaluation, "metrics.json"),
-            intervals=read_json(evaluation, "intervals.json"),
-            space=read_json(evaluation, "space.json"),
-            protocol=read_json(evaluation, "protocol.json"),
-            examples=gallery,
-            thumbnails=thumbnails(dataset, shown_ids(gallery), images),
-            training={**training.summary, "seconds_of_stage": training.manifest["seconds"]} if training else {},
-            history=read_history(training) if training else (),
-            quality=quality.summary if quality else {},
-            pairs=pairs.summary,
-            champion=_opponent(champion, theirs) if champion and theirs else None,
-            gate=gate,
-            expectations=read_json(quality, "result.json") if quality else (),
-            data_docs=f"{quality.stage}/{quality.key}/{DATA_DOCS}/index.html in the store" if quality else None,
-            saliency=read_json(saliency, "saliency.json") if saliency else None,
-            provenance={**evaluation.manifest["provenance"], "evaluated": evaluation.manifest["created"]},
-        )
-        write_report(into / "report.html", given)
+        content = _content(store, data, run)
+        write_report(into / "report.html", content)
         (into / "plots").mkdir()
-        drawn = {name: draw(LIGHT) for name, (_, _, draw) in drawings(given).items()}
+        drawn = {name: draw(LIGHT) for name, (_, _, draw) in drawings(content).items()}
         for name, png in drawn.items():
             if png is not None:
                 (into / "plots" / f"{name}.png").write_bytes(png)
-        return {"bytes": (into / "report.html").stat().st_size, "examples": len(gallery)}
+        return {"bytes": (into / "report.html").stat().st_size, "examples": len(content.examples)}
 
+    champion = run.champion
     settings = {
-        "recipe": shown,
-        "gate": dict(gate) if gate is not None else None,
-        "images": images.model_dump(),
+        "recipe": run.recipe.model_dump(mode="json"),
+        "gate": dict(run.gate) if run.gate is not None else None,
+        "images": run.recipe.data.images.model_dump(),
         "champion": {"name": champion.name, "recipe": champion.recipe, "data": champion.data} if champion else None,
     }
-    inputs: dict[str, Artifact | str] = {"data": data_md5, "evaluation": evaluation, "pairs": pairs}
-    inputs |= {"training": training} if training else {}
-    inputs |= {"quality": quality} if quality else {}
+    inputs: dict[str, Artifact | str] = {"data": data.md5, "evaluation": run.evaluation, "pairs": data.pairs}
+    inputs |= {"training": run.training} if run.training else {}
+    inputs |= {"quality": run.quality} if run.quality else {}
     inputs |= {"comparison": champion.comparison} if champion else {}
-    inputs |= {"saliency": saliency} if saliency else {}
+    inputs |= {"saliency": run.saliency} if run.saliency else {}
     return store.build("report", VERSION, settings, inputs, write)
 
 
+def _content(store: Store, data: MinedData, run: RunRecord) -> ReportInput:
+    """Everything the page shows, read from the run's artifacts."""
+    evaluation, training, quality = run.evaluation, run.training, run.quality
+    theirs = _evaluation(store, run.champion) if run.champion else None
+    gallery = _gallery(store, data, run, theirs)
+    return ReportInput(
+        recipe=run.recipe.model_dump(mode="json"),
+        data=data_facts(data.dataset, data.md5),
+        metrics=read_json(evaluation, "metrics.json"),
+        intervals=read_json(evaluation, "intervals.json"),
+        space=read_json(evaluation, "space.json"),
+        protocol=read_json(evaluation, "protocol.json"),
+        examples=gallery,
+        thumbnails=thumbnails(data.dataset, shown_ids(gallery), run.recipe.data.images),
+        training={**training.summary, "seconds_of_stage": training.manifest["seconds"]} if training else {},
+        history=read_history(training) if training else (),
+        quality=quality.summary if quality else {},
+        pairs=data.pairs.summary,
+        champion=_opponent(run.champion, theirs) if run.champion and theirs else None,
+        gate=run.gate,
+        expectations=read_json(quality, "result.json") if quality else (),
+        data_docs=f"{quality.stage}/{quality.key}/{DATA_DOCS}/index.html in the store" if quality else None,
+        saliency=read_json(run.saliency, "saliency.json") if run.saliency else None,
+        provenance={**evaluation.manifest["provenance"], "evaluated": evaluation.manifest["created"]},
+    )
+
+
 def data_facts(dataset: Dataset, data_md5: str) -> dict[str, Any]:
-    """What the page says of a data version."""
+    """Collect what the page says of a data version."""
     return {"md5": data_md5, **dataset.info.model_dump(mode="json")}
 
 
 def read_history(training: Artifact) -> list[dict[str, Any]]:
-    """The rows of training's metrics.jsonl."""
+    """Read the rows of training's metrics.jsonl."""
     return [json.loads(line) for line in training.file("metrics.jsonl").read_text().splitlines() if line.strip()]
 
 
 def read_json(artifact: Artifact, name: str) -> Any:
-    """One of an artifact's JSON files."""
+    """Read one of an artifact's JSON files."""
     return json.loads(artifact.file(name).read_text(encoding="utf-8"))
 
 
@@ -167,23 +173,16 @@ def _opponent(champion: Champion, evaluation: Artifact) -> Opponent:
     )
 
 
-def _gallery(
-    store: Store,
-    dataset: Dataset,
-    pairs: Artifact,
-    evaluation: Artifact,
-    champion: Champion | None,
-    champions: Artifact | None,
-) -> list[dict[str, Any]]:
+def _gallery(store: Store, data: MinedData, run: RunRecord, champions: Artifact | None) -> list[dict[str, Any]]:
     """The evaluation's own examples; with a champion, its largest wins and losses, both models side by side."""
-    own: list[dict[str, Any]] = read_json(evaluation, "examples.json")
-    ours = _vectors(store, evaluation)
-    if champion is None or champions is None or ours is None:
+    own: list[dict[str, Any]] = read_json(run.evaluation, "examples.json")
+    ours = _vectors(store, run.evaluation)
+    if run.champion is None or champions is None or ours is None:
         return own
     theirs = _vectors(store, champions)
-    cases = read_cases(dataset, pairs, 1)
-    queries = pq.read_table(evaluation.file("queries.parquet"))
-    compared = pq.read_table(champion.comparison.file("queries.parquet"))
+    cases = read_cases(data, 1)
+    queries = pq.read_table(run.evaluation.file("queries.parquet"))
+    compared = pq.read_table(run.champion.comparison.file("queries.parquet"))
     ranks: dict[str, F64] = {name: queries[f"{name}_rank"].to_numpy() for name in _SHOWN_RANKS}
     ranks["champion"] = compared["champion_rank"].to_numpy()
     groups = examples.choose(ranks["both"], ranks["champion"], ordinary=4, extreme=4)

@@ -1,4 +1,4 @@
-"""The plots of a review: what changed against the champion, where attention flows, and how models age; PNG bytes."""
+"""Draw the plots of a review, as PNG bytes: changes against the champion, saliency by layer, and how models age."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def changes(
     """
     shown = {name: part[metric] for name, part in compared.items() if part[metric] is not None}
     figure, (axes,) = new_figure(theme, height=1.1 + 0.27 * len(shown))
-    places = range(len(shown))[::-1]
+    positions = range(len(shown))[::-1]
     axes.axvline(0, color=theme.quiet, linewidth=1)
-    for place, found in zip(places, shown.values(), strict=True):
-        low, value, high = (100 * found[key] for key in ("low", "difference", "high"))
+    for position, change in zip(positions, shown.values(), strict=True):
+        low, value, high = (100 * change[key] for key in ("low", "difference", "high"))
         colour, marker = (theme.better, "^") if low > 0 else (theme.worse, "v") if high < 0 else (theme.quiet, "o")
-        axes.plot((low, high), (place, place), color=colour, linewidth=1.8)
-        axes.plot((value,), (place,), color=colour, marker=marker, markersize=7)
-    axes.set_yticks(list(places), [labels.get(name, name) for name in shown])
+        axes.plot((low, high), (position, position), color=colour, linewidth=1.8)
+        axes.plot((value,), (position,), color=colour, marker=marker, markersize=7)
+    axes.set_yticks(list(positions), [labels.get(name, name) for name in shown])
     axes.tick_params(axis="y", labelsize=9)
     axes.set_ylim(-0.6, len(shown) - 0.4)
     axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -56,10 +56,10 @@ def saliency(layers: Sequence[Mapping[str, float]], theme: Theme = LIGHT) -> byt
         theme: colours.
     """
     figure, (axes,) = new_figure(theme, height=3.6)
-    places = range(1, len(layers) + 1)
+    positions = range(1, len(layers) + 1)
     for key, label, colour, style, marker in _FLOWS:
         shares = [100 * layer[key] for layer in layers]
-        axes.plot(places, shares, color=colour, linestyle=style, marker=marker, markersize=5, label=label)
+        axes.plot(positions, shares, color=colour, linestyle=style, marker=marker, markersize=5, label=label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(bottom=0)
     axes.set_xlabel("layer")

@@ -24,22 +24,22 @@ _SPACE = {
 }
 
 
-def tiles(given: ReportInput) -> list[tuple[str, str, str]]:
+def tiles(content: ReportInput) -> list[tuple[str, str, str]]:
     """Key figures: label, value, note."""
-    metrics, k = given.metrics, headline_k(given.metrics)
+    metrics, k = content.metrics, headline_k(content.metrics)
     name = f"recall@{k}"
     shown = [
         (LABELS[model], percent(metrics[model]["all"][name]) + " %", name)
         for model in ("both", "text_only", "image_only", "tfidf", "vision")
         if model in metrics
     ]
-    if given.champion:
-        theirs = given.champion.metrics["both"]["all"][name]
-        shown.insert(1, ("champion", percent(theirs) + " %", f"{name}, {given.champion.name}"))
+    if content.champion:
+        theirs = content.champion.metrics["both"]["all"][name]
+        shown.insert(1, ("champion", percent(theirs) + " %", f"{name}, {content.champion.name}"))
     reliance = metrics["both"]["all"].get(RELIANCE)
     if reliance is not None:
         shown.append(("visual reliance", points(reliance), "points lost by shuffling images"))
-    n, pool = metrics["both"]["all"]["n"], given.protocol.get("pool")
+    n, pool = metrics["both"]["all"]["n"], content.protocol.get("pool")
     shown.append(("test", f"{n:,.0f}", f"queries, pool of {show(pool)} notes"))
     return shown
 
@@ -55,15 +55,15 @@ def overall(metrics: Metrics) -> dict[str, Any]:
     return {"columns": columns, "rows": _best_marked(values)}
 
 
-def space(given: ReportInput) -> dict[str, Any]:
+def space(content: ReportInput) -> dict[str, Any]:
     """Health of the embedding space, beside the champion's."""
-    sides = [given.space["both"], *([given.champion.space["both"]] if given.champion else [])]
+    sides = [content.space["both"], *([content.champion.space["both"]] if content.champion else [])]
 
     def cell(key: str, value: float | None) -> str:
         return percent(value) if key.endswith("_share") else show(value)
 
     rows = [(label, [cell(key, side.get(key)) for side in sides]) for key, label in _SPACE.items()]
-    return {"columns": ["this model", *([given.champion.name] if given.champion else [])], "rows": rows}
+    return {"columns": ["this model", *([content.champion.name] if content.champion else [])], "rows": rows}
 
 
 def is_fine(name: str) -> bool:
@@ -89,52 +89,52 @@ def changes(champion: Opponent, labels: Mapping[str, str], *, fine: bool) -> lis
     ]
 
 
-def _change(found: Mapping[str, float], n: int) -> dict[str, str]:
+def _change(difference: Mapping[str, float], n: int) -> dict[str, str]:
     """A difference with its interval, an arrow, and the arrow in words.
 
     Resampling a handful of queries shows hardly any spread: below `FEW` an interval beside zero is no evidence.
     """
     mark, word = "≈", "no clear difference"
-    if n >= FEW and found["low"] > 0:
+    if n >= FEW and difference["low"] > 0:
         mark, word = "▲", "better"
-    elif n >= FEW and found["high"] < 0:
+    elif n >= FEW and difference["high"] < 0:
         mark, word = "▼", "worse"
     return {
         "tone": {"▲": "up", "▼": "down", "≈": "same"}[mark],
         "mark": mark,
         "word": word,
-        "value": points(found["difference"]),
-        "interval": f"{points(found['low'])} to {points(found['high'])}",
+        "value": points(difference["difference"]),
+        "interval": f"{points(difference['low'])} to {points(difference['high'])}",
     }
 
 
-def slices(given: ReportInput, *, fine: bool) -> dict[str, Any]:
+def slices(content: ReportInput, *, fine: bool) -> dict[str, Any]:
     """The model's own figures by slice; `fine`: by popularity and category instead."""
-    name = f"recall@{headline_k(given.metrics)}"
-    models = [model for model in _SLICE_MODELS if model in given.metrics]
+    name = f"recall@{headline_k(content.metrics)}"
+    models = [model for model in _SLICE_MODELS if model in content.metrics]
     rows = []
-    for part, figures in given.metrics["both"].items():
+    for part, figures in content.metrics["both"].items():
         if is_fine(part) != fine or not figures["n"]:
             continue
-        others = [percent(given.metrics[model][part][name]) for model in models]
+        others = [percent(content.metrics[model][part][name]) for model in models]
         rows.append(
             {
-                "label": given.labels.get(part, part),
+                "label": content.labels.get(part, part),
                 "n": f"{figures['n']:,.0f}",
                 "few": figures["n"] < FEW,
                 "both": percent(figures[name]),
-                "interval": _interval(given, part, name, percent),
+                "interval": _interval(content, part, name, percent),
                 "others": others,
                 "reliance": "–" if figures.get(RELIANCE) is None else points(figures[RELIANCE] or 0.0),
-                "reliance_interval": _interval(given, part, RELIANCE, points),
+                "reliance_interval": _interval(content, part, RELIANCE, points),
             }
         )
     return {"columns": [LABELS[model] for model in models], "rows": rows}
 
 
-def _interval(given: ReportInput, part: str, metric: str, words: Any) -> str:
-    found = given.intervals["both"].get(part, {}).get(metric)
-    return "" if found is None else f"{words(found['low'])} to {words(found['high'])}"
+def _interval(content: ReportInput, part: str, metric: str, words: Any) -> str:
+    interval = content.intervals["both"].get(part, {}).get(metric)
+    return "" if interval is None else f"{words(interval['low'])} to {words(interval['high'])}"
 
 
 def _best_marked(values: Mapping[str, Sequence[float | None]]) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
-"""What a reviewer should know first: the verdict in a sentence, and what in the run deserves suspicion.
+"""Write the top of the page: the verdict in a sentence, and what in the run deserves suspicion.
 
 A model can get worse where the overall figure does not show it: in a slice, or by ceasing to look at its images while
-text carries the recall. Such regressions belong into the sentence, not below it.
+text carries the recall. Such regressions are part of the sentence.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from notellm2.evaluation.metrics import RELIANCE, Intervals, Metrics, headline_k
+from notellm2.evaluation.metrics import RELIANCE, Metrics, headline_k
+from notellm2.evaluation.report.content import ReportInput
 from notellm2.evaluation.report.plots import LABELS
 
 GATE_BASELINES = ("vision", "tfidf")
@@ -46,45 +47,24 @@ class Headline:
     cautions: tuple[str, ...]
 
 
-def headline(
-    metrics: Metrics,
-    gate: Mapping[str, Any] | None,
-    training: Mapping[str, Any],
-    quality: Mapping[str, Any],
-    *,
-    intervals: Intervals | None = None,
-    champion: str | None = None,
-    comparison: Mapping[str, Any] | None = None,
-    labels: Mapping[str, str] | None = None,
-) -> Headline:
-    """Put a run in a sentence.
-
-    Args:
-        metrics: the tree of `metrics.py`.
-        gate: {"passed": bool, "rules": [{"name", "passed", "detail", "required"}, ...]}, or None when no gate has
-            judged.
-        training: the training's summary; `left_chance` is read.
-        quality: the quality stage's summary; `warnings` and `critical_failed` are read.
-        intervals: of the metrics; visual reliance's is read.
-        champion: what people call the champion: "version 3".
-        comparison: comparison.json, where there is a champion.
-        labels: slice to words.
-    """
+def headline(content: ReportInput) -> Headline:
+    """Sum a run up: the verdict in a sentence, and what deserves suspicion."""
     tone: Literal["passed", "refused", "open"] = "open"
     opening = "Not judged by a gate"
-    if gate is not None:
-        tone = "passed" if gate["passed"] else "refused"
+    if content.gate is not None:
+        tone = "passed" if content.gate["passed"] else "refused"
         failed = [
             str(rule["detail"]).rstrip(".")
-            for rule in gate["rules"]
+            for rule in content.gate["rules"]
             if not rule["passed"] and rule.get("required", True)
         ]
-        opening = "Passed the gate" if gate["passed"] else f"Refused ({'; '.join(failed) or 'the gate said no'})"
-    if comparison is None:
-        said = _against_baselines(metrics)
+        opening = "Passed the gate" if tone == "passed" else f"Refused ({'; '.join(failed) or 'the gate said no'})"
+    champion = content.champion
+    if champion is None:
+        outcome = _against_baselines(content.metrics)
     else:
-        said = _against_champion(comparison, champion or "the champion", labels or {})
-    return Headline(tone, f"{opening}: {said}", tuple(_cautions(metrics, intervals or {}, training, quality)))
+        outcome = _against_champion(champion.comparison, champion.name, content.labels)
+    return Headline(tone, f"{opening}: {outcome}", tuple(_cautions(content)))
 
 
 def regressions(comparison: Mapping[str, Any], labels: Mapping[str, str]) -> list[str]:
@@ -93,13 +73,13 @@ def regressions(comparison: Mapping[str, Any], labels: Mapping[str, str]) -> lis
     A slice counts when its p is below 0.05 divided by the number of slices looked at (Bonferroni).
     """
     parts = comparison["slices"]
-    found = []
+    losses = []
     reliance = parts["all"][RELIANCE]
     # A champion that did not use its images leaves nothing to lose.
     if reliance is not None and reliance["champion"] > 0 > reliance["difference"] and reliance["p"] <= _ALPHA:
         before, now = 100 * reliance["champion"], 100 * reliance["candidate"]
         words = "hardly looks at its images any more" if now <= _BLIND * before else "looks at its images less"
-        found.append(f"it {words} (shuffling them costs {now:.1f} points of recall@10, the champion {before:.1f})")
+        losses.append(f"it {words} (shuffling them costs {now:.1f} points of recall@10, the champion {before:.1f})")
     watched = [name for name in WATCHED if parts.get(name, {}).get("n", 0) >= _FEW_IN_SLICE]
     worse = []
     for name in watched:
@@ -107,8 +87,8 @@ def regressions(comparison: Mapping[str, Any], labels: Mapping[str, str]) -> lis
         if change["difference"] < 0 and change["p"] <= _ALPHA / len(watched):
             worse.append((change["difference"], f"{labels.get(name, name)} ({100 * change['difference']:+.1f} points)"))
     if worse:
-        found.append(f"it is worse on {', '.join(words for _, words in sorted(worse))}")
-    return found
+        losses.append(f"it is worse on {', '.join(words for _, words in sorted(worse))}")
+    return losses
 
 
 def _against_champion(comparison: Mapping[str, Any], champion: str, labels: Mapping[str, str]) -> str:
@@ -145,28 +125,27 @@ def _against_baselines(metrics: Metrics) -> str:
     return f"{sentence}, {both / value:.1f} times what the better baseline finds ({LABELS[best]}, {value:.1%})."
 
 
-def _cautions(
-    metrics: Metrics, intervals: Intervals, training: Mapping[str, Any], quality: Mapping[str, Any]
-) -> list[str]:
-    found = []
-    if training.get("left_chance") is False:
-        found.append("Training did not leave chance: its loss stayed near that of embeddings that say nothing.")
-    found += _input_cautions(metrics)
-    reliance = intervals.get("both", {}).get("all", {}).get(RELIANCE)
+def _cautions(content: ReportInput) -> list[str]:
+    metrics, quality = content.metrics, content.quality
+    cautions = []
+    if content.training.get("left_chance") is False:
+        cautions.append("Training did not leave chance: its loss stayed near that of embeddings that say nothing.")
+    cautions += _input_cautions(metrics)
+    reliance = content.intervals.get("both", {}).get("all", {}).get(RELIANCE)
     if reliance is not None and reliance["low"] <= 0:
-        found.append(
+        cautions.append(
             f"It may not look at its images: shuffling them between notes costs {100 * reliance['low']:+.1f} to "
             f"{100 * reliance['high']:+.1f} points of recall@10 (95 % interval)."
         )
     n = metrics["both"]["all"]["n"] or 0
     if n < _FEW_QUERIES:
         worth = f", each worth {100 / n:.1f} points of recall" if n else ""
-        found.append(f"Only {n:.0f} test queries{worth}: small differences mean nothing.")
+        cautions.append(f"Only {n:.0f} test queries{worth}: small differences mean nothing.")
     for key, words in (("critical_failed", "failed a critical check"), ("warnings", "raised a warning")):
         names = [str(name) for name in quality.get(key, [])]
         if names:
-            found.append(f"The data {words}: {', '.join(names)}.")
-    return found
+            cautions.append(f"The data {words}: {', '.join(names)}.")
+    return cautions
 
 
 def _input_cautions(metrics: Metrics) -> list[str]:
@@ -176,15 +155,17 @@ def _input_cautions(metrics: Metrics) -> list[str]:
     both = values["both"]
     if both is None:
         return []
-    found = []
+    cautions = []
     for model, absent in (("text_only", "image"), ("image_only", "text")):
         alone = values.get(model)
         if alone is not None and both <= alone:
-            found.append(
+            cautions.append(
                 f"The {absent} does not help: recall@{k} is {both:.1%} with both inputs and {alone:.1%} without it."
             )
     for model in ("vision", "tfidf", "tfidf_full", "popular"):
         value = values.get(model)
         if value is not None and both <= value:
-            found.append(f"The model is no better than “{LABELS[model]}”: recall@{k} {both:.1%} against {value:.1%}.")
-    return found
+            cautions.append(
+                f"The model is no better than “{LABELS[model]}”: recall@{k} {both:.1%} against {value:.1%}."
+            )
+    return cautions

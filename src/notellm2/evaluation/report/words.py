@@ -47,13 +47,13 @@ def facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
     """A tree as dotted names and values; an empty branch has none."""
-    found: dict[str, Any] = {}
+    leaves: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
-            found |= flat(value, f"{above}{key}.")
+            leaves |= flat(value, f"{above}{key}.")
         else:
-            found[f"{above}{key}"] = value
-    return found
+            leaves[f"{above}{key}"] = value
+    return leaves
 
 
 def recipe_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, str, str]]:

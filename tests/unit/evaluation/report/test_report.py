@@ -20,7 +20,7 @@ from notellm2.evaluation.evaluation_stage import evaluate
 from notellm2.evaluation.report import Opponent, ReportInput, render
 from notellm2.evaluation.report.drawing import DARK
 from notellm2.evaluation.report.plots import recall_bars, training_curve
-from notellm2.evaluation.report.report_stage import Champion, read_history, report, shown_ids
+from notellm2.evaluation.report.report_stage import Champion, RunRecord, read_history, report, shown_ids
 from notellm2.evaluation.report.tables import FEW, changes
 from notellm2.evaluation.report.thumbnails import SIDE_PX, thumbnail, thumbnails
 from notellm2.evaluation.report.words import data_changes, recipe_changes
@@ -37,9 +37,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> SmallRun:
 
 
 @pytest.fixture(scope="module")
-def given(run: SmallRun) -> ReportInput:
+def content(run: SmallRun) -> ReportInput:
     config = EvaluationConfig(ks=(5, 10, 50), short_text_chars=40)
-    evaluation = evaluate(run.store, run.dataset, MD5, run.pairs, run.vectors, config, TextLimits())
+    evaluation = evaluate(run.store, run.mined, run.vectors, config, TextLimits())
     examples = json.loads(evaluation.file("examples.json").read_text())
     ids = shown_ids(examples)
     return ReportInput(
@@ -60,8 +60,8 @@ def given(run: SmallRun) -> ReportInput:
 
 
 @pytest.fixture(scope="module")
-def html(given: ReportInput) -> str:
-    return render(given)
+def html(content: ReportInput) -> str:
+    return render(content)
 
 
 class Page(HTMLParser):
@@ -109,31 +109,31 @@ def test_the_page_is_accessible(html: str) -> None:
     assert {str(link)[1:] for link in links} <= set(ids)
 
 
-def test_the_page_holds_what_a_reviewer_needs(given: ReportInput, html: str) -> None:
+def test_the_page_holds_what_a_reviewer_needs(content: ReportInput, html: str) -> None:
     assert "Passed the gate: with text and image the model finds 100.0% of targets among its first 10" in html
     assert MD5 in html
     assert "100.0 % against 12.0 %" in html
     assert "pairs_per_batch: 64" in html
     assert "pairs per s" in html
     assert html.count("data:image/png;base64,") == 8  # four plots, light and dark
-    assert html.count('<li class="target">') == len(given.examples)
+    assert html.count('<li class="target">') == len(content.examples)
     for words in ("short query", "TF-IDF, whole text", "most popular", "chance", "dropped, test"):
         assert words in html
 
 
-def test_text_of_notes_is_escaped(given: ReportInput, html: str) -> None:
+def test_text_of_notes_is_escaped(content: ReportInput, html: str) -> None:
     assert "&lt;b&gt;Note" in html
     assert "<b>Note" not in html
     hostile = '"><script>alert(1)</script><img src=x onerror=alert(1)>'
-    example = json.loads(json.dumps(given.examples[0]))
+    example = json.loads(json.dumps(content.examples[0]))
     for note in (example["query"], example["target"], *example["neighbours"]):
         note["title"] = note["text"] = hostile
     changed = dataclasses.replace(
-        given,
+        content,
         examples=[example],
         data={"md5": hostile, "name": hostile},
         gate={"passed": False, "rules": [{"name": hostile, "passed": False, "detail": hostile}]},
-        recipe={**given.recipe, "name": hostile},
+        recipe={**content.recipe, "name": hostile},
         training={hostile: hostile},
     )
     page = Page(render(changed))
@@ -141,32 +141,31 @@ def test_text_of_notes_is_escaped(given: ReportInput, html: str) -> None:
     assert not [attributes for _, attributes in page.tags if "onerror" in attributes]
 
 
-def test_a_run_without_gate_history_examples_or_images_still_renders(given: ReportInput) -> None:
-    bare = dataclasses.replace(given, gate=None, history=[], examples=[], thumbnails={}, pairs={}, quality={})
+def test_a_run_without_gate_history_examples_or_images_still_renders(content: ReportInput) -> None:
+    bare = dataclasses.replace(content, gate=None, history=[], examples=[], thumbnails={}, pairs={}, quality={})
     html = render(bare)
     Page(html)
     assert "Not judged by a gate: " in html
     assert html.count("data:image/png;base64,") == 6
-    empty = dataclasses.replace(given, metrics=metrics_with(both=None, tfidf=None), gate=None)
+    empty = dataclasses.replace(content, metrics=metrics_with(both=None, tfidf=None), gate=None)
     assert "there were no test queries." in render(empty)
 
 
 def test_the_stage_writes_the_page_once(run: SmallRun) -> None:
     config = EvaluationConfig(ks=(5, 10, 50), short_text_chars=40)
-    evaluation = evaluate(run.store, run.dataset, MD5, run.pairs, run.vectors, config, TextLimits())
+    evaluation = evaluate(run.store, run.mined, run.vectors, config, TextLimits())
 
     def write(gate: dict[str, Any] | None) -> Any:
         return report(
             run.store,
-            run.dataset,
-            MD5,
-            Recipe(name="small"),
-            evaluation=evaluation,
-            pairs=run.pairs,
-            training=run.training,
-            quality=run.quality,
-            gate=gate,
-            images=ImageLimits(),
+            run.mined,
+            RunRecord(
+                Recipe(name="small"),
+                evaluation=evaluation,
+                training=run.training,
+                quality=run.quality,
+                gate=gate,
+            ),
         )
 
     artifact = write(GATE)
@@ -189,26 +188,22 @@ class Reviewed:
 
 def reviewed(run: SmallRun, champion: Artifact, candidate: Artifact) -> Reviewed:
     config = EvaluationConfig(ks=(5, 10, 50), short_text_chars=40, resamples=500)
-    ours, theirs = (
-        evaluate(run.store, run.dataset, MD5, run.pairs, vectors, config, TextLimits())
-        for vectors in (candidate, champion)
-    )
+    ours, theirs = (evaluate(run.store, run.mined, vectors, config, TextLimits()) for vectors in (candidate, champion))
     compared = compare(run.store, ours, theirs, config)
     before = Recipe(name="small").model_dump(mode="json")
     before["training"]["lr"] = 0.5
     facts = run.dataset.info.model_dump(mode="json")
     page = report(
         run.store,
-        run.dataset,
-        MD5,
-        Recipe(name="small"),
-        evaluation=ours,
-        pairs=run.pairs,
-        training=run.training,
-        quality=run.quality,
-        gate=GATE,
-        images=ImageLimits(),
-        champion=Champion("version 7", compared, before, {"md5": "older.dir", **facts, "notes": 100}),
+        run.mined,
+        RunRecord(
+            Recipe(name="small"),
+            evaluation=ours,
+            training=run.training,
+            quality=run.quality,
+            gate=GATE,
+            champion=Champion("version 7", compared, before, {"md5": "older.dir", **facts, "notes": 100}),
+        ),
     )
     html = page.file("report.html").read_text()
     plots = {path.stem for path in page.file("plots").glob("*.png")}
@@ -269,24 +264,20 @@ def test_a_champion_whose_vectors_are_gone_leaves_one_side(run: SmallRun, tmp_pa
     other = small_run(tmp_path)
     champion = other.vectors_with("gone", both=1.0)
     config = EvaluationConfig(ks=(5, 10, 50), short_text_chars=40, resamples=400)
-    ours, theirs = (
-        evaluate(other.store, other.dataset, MD5, other.pairs, v, config, TextLimits())
-        for v in (other.vectors, champion)
-    )
+    ours, theirs = (evaluate(other.store, other.mined, v, config, TextLimits()) for v in (other.vectors, champion))
     compared = compare(other.store, ours, theirs, config)
     shutil.rmtree(champion.path)
     page = report(
         other.store,
-        other.dataset,
-        MD5,
-        Recipe(name="small"),
-        evaluation=ours,
-        pairs=other.pairs,
-        training=other.training,
-        quality=None,
-        gate=None,
-        images=ImageLimits(),
-        champion=Champion("version 7", compared),
+        other.mined,
+        RunRecord(
+            Recipe(name="small"),
+            evaluation=ours,
+            training=other.training,
+            quality=None,
+            gate=None,
+            champion=Champion("version 7", compared),
+        ),
     )
     html = page.file("report.html").read_text()
     assert "Nearest notes, this model" in html
@@ -322,10 +313,10 @@ def test_thumbnails_are_small_and_broken_images_left_out(run: SmallRun) -> None:
     assert thumbnail(jpeg((1, 2, 3)), ImageLimits(max_bytes=10)) is None
 
 
-def test_plots_are_deterministic_and_differ_by_theme(given: ReportInput) -> None:
-    light = recall_bars(given.metrics, given.intervals)
-    assert light == recall_bars(given.metrics, given.intervals)
-    assert light != recall_bars(given.metrics, given.intervals, DARK)
+def test_plots_are_deterministic_and_differ_by_theme(content: ReportInput) -> None:
+    light = recall_bars(content.metrics, content.intervals)
+    assert light == recall_bars(content.metrics, content.intervals)
+    assert light != recall_bars(content.metrics, content.intervals, DARK)
     assert training_curve([{"step": 1, "lr": 0.1}]) is None
 
 

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 
 from notellm2.evaluation.bootstrap import resample
+from notellm2.evaluation.report import Opponent
 from notellm2.evaluation.report.verdict import WATCHED, headline, regressions
 from notellm2.recipe import EvaluationConfig
-from tests.unit.evaluation.small_run import metrics_with
+from tests.unit.evaluation.small_run import metrics_with, page_of
 
 
 def compared_with(**changes: tuple[float, float, int]) -> dict[str, Any]:
@@ -32,7 +33,7 @@ def test_a_loss_in_one_slice_is_called_out_if_it_is_sure_and_the_slice_large_eno
     )
     (found,) = regressions(comparison, {"short_query": "short query"})
     assert found == "it is worse on short query (-8.0 points)"
-    top = headline(metrics_with(both=0.3), None, {}, {}, champion="version 2", comparison=comparison, labels={})
+    top = headline(page_of(metrics_with(both=0.3), champion=Opponent("version 2", {}, {}, comparison)))
     assert top.sentence.startswith(
         "Not judged by a gate: the model finds 30.0% of targets among its first 10, no clear"
     )
@@ -68,7 +69,7 @@ def test_images_that_the_champion_did_not_use_either_are_no_regression() -> None
 
 def test_a_refusal_says_why() -> None:
     gate = {"passed": False, "rules": [{"name": "r", "passed": False, "detail": "R@10 fell by 5 points."}]}
-    top = headline(metrics_with(both=0.3, text_only=0.2, tfidf=0.1, vision=0.15), gate, {}, {})
+    top = headline(page_of(metrics_with(both=0.3, text_only=0.2, tfidf=0.1, vision=0.15), gate=gate))
     assert top.tone == "refused"
     assert top.sentence.startswith("Refused (R@10 fell by 5 points): with text and image the model finds 30.0%")
     assert "2.0 times what the better baseline finds (vision encoder alone, 15.0%)" in top.sentence
@@ -77,7 +78,7 @@ def test_a_refusal_says_why() -> None:
 
 def test_a_cut_image_branch_and_a_model_at_chance_are_called_out() -> None:
     metrics = metrics_with(both=0.3, text_only=0.3, image_only=0.01, tfidf=0.1, tfidf_full=0.4)
-    top = headline(metrics, None, {"left_chance": False}, {"warnings": ["notes.share_with_image"]})
+    top = headline(page_of(metrics, training={"left_chance": False}, quality={"warnings": ["notes.share_with_image"]}))
     assert top.tone == "open"
     text = " ".join(top.cautions)
     assert "did not leave chance" in text
@@ -90,12 +91,12 @@ def test_images_that_may_not_matter_are_called_out() -> None:
     metrics = metrics_with(both=0.3, tfidf=0.1)
     for low, said in ((-0.01, True), (0.01, False)):
         intervals = {"both": {"all": {"visual_reliance": {"low": low, "high": 0.02}}}}
-        cautions = headline(metrics, None, {}, {}, intervals=intervals).cautions
+        cautions = headline(page_of(metrics, intervals=intervals)).cautions
         assert any("may not look at its images" in caution for caution in cautions) is said
 
 
 def test_few_queries_are_called_out() -> None:
     metrics = metrics_with(both=0.3, tfidf=0.1)
     metrics["both"]["all"]["n"] = 40
-    (caution,) = headline(metrics, None, {}, {}).cautions
+    (caution,) = headline(page_of(metrics)).cautions
     assert "Only 40 test queries, each worth 2.5 points" in caution
