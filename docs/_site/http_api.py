@@ -5,9 +5,9 @@ from __future__ import annotations
 import tempfile
 from typing import Any
 
-from notellm2.index.location import Location
+from notellm2.publication.location import Location
 from notellm2.serving.api import application
-from notellm2.serving.following import Follower
+from notellm2.serving.pointer_follower import Follower
 
 
 def http_markdown() -> str:

@@ -92,7 +92,7 @@ def _require_export(folder: Path, named: str) -> None:
     if not any((folder / f"notes.{kind}").is_file() for kind in KINDS):
         raise InputError(
             f"{named} {folder}: neither a data set (with {INFO}) nor a plain export (with notes.parquet, .csv or "
-            ".jsonl); docs/export.md describes the columns"
+            ".jsonl); docs/reference/export-format.md describes the columns"
         )
 
 
