@@ -75,6 +75,7 @@ format: $(VENV)/.installed-dev ## rewrite the code in the project's style, and m
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: export NO_MKDOCS_2_WARNING = 1
 docs: $(VENV)/.installed-docs ## the documentation site into site/, strictly: a broken link fails; needs no network
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
