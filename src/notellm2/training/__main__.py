@@ -1,8 +1,8 @@
 """`python -m notellm2.training ASSIGNMENT`: one process of a training that ``accelerate launch`` shares among several.
 
-`notellm2.training.launch` starts it on one machine; for several, see docs/training.md. The leading process leaves
-``outcome.json`` beside the assignment: ``{"figures": …}``, or ``{"input_error": message}``. Exit code 2: the input is
-wrong.
+`notellm2.training.launch` starts it on one machine; for several, see docs/guides/train-larger.md. The leading process
+leaves ``outcome.json`` beside the assignment: ``{"figures": …}``, or ``{"input_error": message}``. Exit code 2: the
+input is wrong.
 """
 
 from __future__ import annotations
