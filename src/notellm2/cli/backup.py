@@ -1,7 +1,7 @@
 """Commands that back a set-up up and bring it back.
 
-Status 0: done. 1: done, but something could not be saved whole, or old backups could not be removed; or a promotion did
-not end in time. 2: something given is wrong, and nothing was touched.
+Status 0: done. 1: done, but something is damaged at its source, or old backups could not be removed; or a promotion did
+not end in time. 2: an argument or setting is wrong, and nothing was touched.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from notellm2.cli.stack import COMPOSE, ENV, STATE, ComposeOption, EnvOption, St
 
 if TYPE_CHECKING:
     from notellm2.stack.backup.archive import Archive
-    from notellm2.stack.backup.installation import Installation
     from notellm2.stack.backup.manifest import Manifest
+    from notellm2.stack.backup.scope import Scope
 
 DirectoryArgument = Annotated[Path, typer.Argument(help="Folder of backups.")]
 _EVERY_S = 10.0
@@ -48,19 +48,19 @@ def backup(
 
     archive = Archive(directory)
     try:
-        manifest = save(_installation(env, compose, state), archive, _Shown())
+        manifest = save(_scope(env, compose, state), archive, _Shown())
     except (LeaseTaken, LeaseLost) as error:
         typer.echo(f"refused: {error}; no backup was made", err=True)
         raise typer.Exit(1) from None
-    removed, wrong = [], [f"not saved: {problem}" for problem in manifest.problems]
+    removed, wrong = [], [f"damaged: {problem}" for problem in manifest.problems]
     try:
         removed = archive.prune(keep) if keep else []
-    except InputError as error:  # The new backup is there all the same, and is to be told of.
+    except InputError as error:  # The new backup is complete all the same.
         wrong.append(f"not removed: {error}")
     if as_json:
         print_json({**manifest.model_dump(mode="json"), "removed": removed})
     else:
-        _tell(manifest)
+        _print(manifest)
         for name in removed:
             typer.echo(f"removed {name}")
     for line in wrong:
@@ -82,43 +82,43 @@ def restore(
 ) -> None:
     """Verify a backup, then bring it back; PostgreSQL and the object store must run, and nothing else.
 
-    A restore that was interrupted is begun again with the same command, and goes on where it was.
+    A restore that was interrupted is run again, with --replace, and goes on where it was.
 
     Example: notellm2 stack restore /backups/notellm2 --check
     """
-    from notellm2.stack.backup import restore as restoring
     from notellm2.stack.backup.archive import Archive
+    from notellm2.stack.backup.restore import restore as bring_back
 
     archive = Archive(directory)
     if list_:
         _list(archive, as_json)
         return
     if check:
-        manifest = restoring.verify(archive, at, _Shown())
+        manifest = archive.verify(at, _Shown())
         if as_json:
             print_json(manifest.model_dump(mode="json"))
         else:
-            _tell(manifest)
+            _print(manifest)
             typer.echo("every byte is as it was written")
         return
-    done = restoring.restore(_installation(env, compose, state), archive, at, replace=replace, progress=_Shown())
+    done = bring_back(_scope(env, compose, state), archive, at, replace=replace, progress=_Shown())
     if as_json:
         print_json({**done.manifest.model_dump(mode="json"), "written": done.written, "present": done.present})
         return
-    _tell(done.manifest)
+    _print(done.manifest)
     typer.echo(f"restored: {done.written} files written, {done.present} were there; now `notellm2 stack up`")
 
 
-def _installation(env: Path, compose: Path, state: Path) -> Installation:
+def _scope(env: Path, compose: Path, state: Path) -> Scope:
     """As .env and the compose file say; without .env, as in a container, as the environment says."""
-    from notellm2.stack.backup.described import described
+    from notellm2.stack.backup.scope import read_scope
 
     if not env.exists():
-        return described(os.environ)
+        return read_scope(os.environ)
     environment = open_stack(env, compose, state).environment("backup")
     # The object store's client looks nowhere else.
     os.environ.update({name: value for name, value in environment.items() if name.startswith("AWS_")})
-    return described(environment)
+    return read_scope(environment)
 
 
 def _list(archive: Archive, as_json: bool) -> None:
@@ -133,7 +133,7 @@ def _list(archive: Archive, as_json: bool) -> None:
     typer.echo(f"{len(manifests)} backup(s) in {archive.root}")
 
 
-def _tell(manifest: Manifest) -> None:
+def _print(manifest: Manifest) -> None:
     typer.echo(f"backup {manifest.name}, {manifest.size / 1e6:.1f} MB, made in {manifest.seconds:.1f} s")
     if manifest.champion:
         typer.echo(f"  in use     version {manifest.champion} with index {manifest.publication}")
@@ -146,7 +146,7 @@ def _tell(manifest: Manifest) -> None:
 
 
 class _Shown:
-    """Progress on stderr: one line that is written over on a terminal, else a line now and then."""
+    """Progress on standard error: one line that is written over on a terminal, else a line now and then."""
 
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()
@@ -155,12 +155,9 @@ class _Shown:
     def __call__(self, what: str, done: int, total: int) -> None:
         """See `archive.Progress`."""
         now = time.monotonic()
-        new, ended = what != self._what, total > 0 and done >= total
-        if not (new or ended or now - self._at > (0.2 if self._terminal else _EVERY_S)):
+        ended = done == total
+        if what == self._what and not ended and now - self._at < (0.2 if self._terminal else _EVERY_S):
             return
         self._what, self._at = what, now
-        share = f" {done / 1e6:.1f} of {total / 1e6:.1f} MB" if total > 1000 else ""
-        if self._terminal:
-            typer.echo(f"\r\033[K{what}{share}", err=True, nl=ended or not total)
-        else:
-            typer.echo(f"{what}{share}", err=True)
+        line = f"{what} {done} of {total} files" if total else what
+        typer.echo(f"\r\033[K{line}" if self._terminal else line, err=True, nl=ended or not self._terminal)

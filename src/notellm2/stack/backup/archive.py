@@ -6,15 +6,13 @@
         files.jsonl                a line a file: where it belongs, its SHA-256 and size
         <database>.dump            PostgreSQL's custom format, for `pg_restore`
 
-A second backup adds only what is new; a file that is in the store, in the published place and in MLflow is there once.
-Blobs and backups are written beside, flushed and renamed. What a killed backup leaves is blobs that no backup names,
-which the next one uses or removes, and a folder whose name begins with a dot.
+A second backup adds only what is new. Blobs and backups are written under a temporary name, flushed and renamed. What a
+killed backup leaves is blobs that no backup names, which the next one uses or removes, and names that begin with a dot.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -22,32 +20,27 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
-
-from pydantic import ValidationError
+from typing import IO
 
 from notellm2.artifacts import digest_file, fsync_path
 from notellm2.errors import InputError
-from notellm2.stack.backup.manifest import FORMAT, MANIFEST, Dump, Manifest, Saved
+from notellm2.stack.backup.manifest import ADVICE, MANIFEST, Dump, Manifest, Saved, read_manifest
 from notellm2.workspace import Locked, file_lock
 
 _BLOCK = 1 << 20
+_SHOWN = 10
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, and how many bytes of how many are done."""
+"""Called with what is being done, and how many of how many files are done."""
 
 
 def silent(what: str, done: int, total: int) -> None:
-    """The progress that nobody wants to see."""
+    """Show no progress."""
     del what, done, total
 
 
 class Archive:
-    """A folder of backups.
-
-    Args:
-        root: the folder; made at the first backup.
-    """
+    """A folder of backups, made at the first one."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
@@ -67,11 +60,9 @@ class Archive:
         names = self.names()
         if not names:
             raise InputError(f"{self.root}: no complete backup is there; make one with `notellm2 stack backup`")
-        if name is None:
-            return names[-1]
-        if name not in names:
+        if name is not None and name not in names:
             raise InputError(f"{self.root}: no backup {name!r}; there are: {', '.join(names)}")
-        return name
+        return name or names[-1]
 
     def manifest(self, name: str) -> Manifest:
         """The manifest of a backup.
@@ -79,63 +70,48 @@ class Archive:
         Raises:
             InputError: it is damaged, or of a newer format.
         """
-        path = self._backups / name / MANIFEST
-        try:
-            raw = json.loads(path.read_bytes())
-            if isinstance(raw, dict) and isinstance(raw.get("format"), int) and raw["format"] > FORMAT:
-                raise InputError(
-                    f"{path}: format {raw['format']}, this release reads {FORMAT}: use the release that wrote it, "
-                    "or a newer one"
-                )
-            manifest = Manifest.model_validate(raw)
-        except (OSError, ValueError, ValidationError) as error:
-            raise InputError(f"{path}: not readable as a backup's manifest ({_short(error)}); {_OTHER}") from None
-        if not manifest.is_sound:
-            raise InputError(f"{path}: was changed since it was written (its digest does not match); {_OTHER}")
-        return manifest
+        return read_manifest(self._backups / name / MANIFEST)
 
     def files(self, manifest: Manifest) -> list[Saved]:
-        """The files of a backup whose `problems` are none."""
-        with (self._backups / manifest.name / manifest.files.file).open() as lines:
+        """The files of a backup.
+
+        Raises:
+            InputError: their list is damaged; without it nothing is known of them.
+        """
+        path = self._backups / manifest.name / manifest.files.file
+        for problem in _problems(path, manifest.files.sha256, manifest.files.size):
+            raise InputError(f"{problem}; {ADVICE}")
+        with path.open() as lines:
             return [Saved(**json.loads(line)) for line in lines]
 
     def dump_path(self, manifest: Manifest, dump: Dump) -> Path:
-        """Where a dump lies."""
+        """The path of a dump."""
         return self._backups / manifest.name / dump.beside.file
 
     def blob(self, sha256: str) -> Path:
-        """Where the content of that digest lies, if it does."""
+        """The path of the content of that digest."""
         return self._blobs / sha256[:2] / sha256
 
     def has(self, sha256: str, size: int) -> bool:
-        """Whether the content is there; judged by name and size, which `problems` does not trust."""
+        """Whether the content is there, judged by name and size; `verify` reads it."""
         try:
             return self.blob(sha256).stat().st_size == size
         except FileNotFoundError:
             return False
 
-    def add(self, stream: IO[bytes], on_bytes: Callable[[int], None] = lambda count: None) -> tuple[str, int]:
-        """Keep a content.
-
-        Args:
-            stream: read to its end.
-            on_bytes: called with the bytes read since the last call.
-
-        Returns:
-            Its SHA-256 and size.
-        """
+    def add(self, stream: IO[bytes]) -> tuple[str, int]:
+        """Keep a content, read to its end; its SHA-256 and size."""
         self._blobs.mkdir(parents=True, exist_ok=True)
         temporary = self._blobs / f".{uuid.uuid4().hex}"
-        digest, size = hashlib.sha256(), 0
+        digest = hashlib.sha256()
         try:
             with temporary.open("xb") as writing:
                 while block := stream.read(_BLOCK):
                     digest.update(block)
                     writing.write(block)
-                    size += len(block)
-                    on_bytes(len(block))
                 writing.flush()
                 os.fsync(writing.fileno())
+                size = writing.tell()
             final = self.blob(digest.hexdigest())
             final.parent.mkdir(exist_ok=True)
             temporary.replace(final)
@@ -157,56 +133,52 @@ class Archive:
                 stack.enter_context(file_lock(self.root / ".lock", purpose, timeout_s=0))
             except Locked as locked:
                 raise InputError(f"{self.root}: in use by {locked.holder}; wait for it") from None
-            except PermissionError:
-                if os.access(self.root, os.W_OK):
-                    raise
-            except OSError as error:
-                if error.errno != errno.EROFS:
+            except OSError:
+                if not self.root.is_dir() or os.access(self.root, os.W_OK):
                     raise
             yield
 
     @contextlib.contextmanager
-    def writing(self, name: str) -> Iterator[Path]:
+    def new_backup(self, name: str) -> Iterator[Path]:
         """A folder for a new backup; it becomes the backup where the block ends well, and is removed otherwise."""
         self._backups.mkdir(parents=True, exist_ok=True)
-        for left in (*self._backups.glob(".*"), *self._blobs.glob(".*")):
-            # Only the holder of the lock writes: these are a killed one's.
-            shutil.rmtree(left) if left.is_dir() else left.unlink()
-        temporary = self._backups / f".{name}.{uuid.uuid4().hex[:8]}"
+        for path in (*self._backups.glob(".*"), *self._blobs.glob(".*")):
+            # Only the holder of the lock writes: these are of a process that was killed.
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        temporary = self._backups / f".{name}"
         temporary.mkdir(mode=0o700)
         try:
             yield temporary
-            fsync_path(temporary)
-            for folder in self._blobs.glob("*"):
+            for folder in (temporary, *self._blobs.glob("*")):
                 fsync_path(folder)
             temporary.rename(self._backups / name)
             fsync_path(self._backups)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
-    def list_problems(self, manifest: Manifest) -> list[str]:
-        """What is wrong with the list of a backup's files; without it nothing is known of them."""
-        files = manifest.files
-        return _damage(self._backups / manifest.name / files.file, files.sha256, files.size)
+    def verify(self, name: str | None = None, progress: Progress = silent) -> Manifest:
+        """Read every byte of a backup.
 
-    def problems(self, manifest: Manifest, progress: Progress = silent) -> list[str]:
-        """What is wrong with a backup, one line a file; reads every byte of it once."""
-        found = self.list_problems(manifest)
-        if found:
-            return found
+        Args:
+            name: of the backup; None: the newest.
+            progress: see `Progress`.
+
+        Raises:
+            InputError: something is missing or damaged; names it.
+        """
+        manifest = self.manifest(self.choose(name))
+        problems = []
         for dump in manifest.databases:
-            found += _damage(self.dump_path(manifest, dump), dump.beside.sha256, dump.beside.size)
-        contents: dict[str, Saved] = {}
-        for saved in self.files(manifest):
-            contents.setdefault(saved.sha256, saved)
-        done, total = 0, sum(saved.size for saved in contents.values())
-        for saved in contents.values():
-            progress("verifying", done, total)
-            wrong = _damage(self.blob(saved.sha256), saved.sha256, saved.size)
-            found += [f"{line} (it is {saved.name} of {saved.place})" for line in wrong]
-            done += saved.size
-        progress("verifying", done, total)
-        return found
+            problems += _problems(self.dump_path(manifest, dump), dump.beside.sha256, dump.beside.size)
+        contents = {saved.sha256: saved for saved in self.files(manifest)}
+        for number, saved in enumerate(contents.values(), 1):
+            found = _problems(self.blob(saved.sha256), saved.sha256, saved.size)
+            problems += [f"{problem} (it is {saved.name} of {saved.place})" for problem in found]
+            progress("verifying", number, len(contents))
+        if problems:
+            problems[_SHOWN:] = [f"... and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
+            raise InputError(f"backup {manifest.name} is damaged, nothing was touched:\n" + "\n".join(problems))
+        return manifest
 
     def prune(self, keep: int) -> list[str]:
         """Remove all but the newest backups, and every blob that none of the others names.
@@ -222,29 +194,20 @@ class Archive:
                 nothing is removed then.
         """
         with self.lock("removing old backups"):
-            return self._prune(keep)
-
-    def _prune(self, keep: int) -> list[str]:
-        names = self.names()
-        manifests = [self.manifest(name) for name in names[-keep:]]
-        for manifest in manifests:
-            for problem in self.list_problems(manifest):
-                raise InputError(f"{problem}: nothing was removed; remove {self._backups / manifest.name} by hand")
-        named = {saved.sha256 for manifest in manifests for saved in self.files(manifest)}
-        for name in names[:-keep]:
-            gone = self._backups / f".{name}.gone"
-            (self._backups / name).rename(gone)
-            shutil.rmtree(gone)
-        for blob in self._blobs.glob("*/*"):
-            if blob.name not in named:
-                blob.unlink()
-        return names[:-keep]
+            names = self.names()
+            kept = [self.manifest(name) for name in names[-keep:]]
+            named = {saved.sha256 for manifest in kept for saved in self.files(manifest)}
+            for name in names[:-keep]:
+                removed = self._backups / f".{name}"
+                (self._backups / name).rename(removed)
+                shutil.rmtree(removed)
+            for blob in self._blobs.glob("*/*"):
+                if blob.name not in named:
+                    blob.unlink()
+            return names[:-keep]
 
 
-_OTHER = "restore another backup (`--at NAME`), or bring the file back from a copy of the folder"
-
-
-def _damage(path: Path, sha256: str, size: int) -> list[str]:
+def _problems(path: Path, sha256: str, size: int) -> list[str]:
     try:
         present = path.stat().st_size
         if present != size:
@@ -256,7 +219,3 @@ def _damage(path: Path, sha256: str, size: int) -> list[str]:
     except OSError as error:
         return [f"{path}: cannot be read ({error})"]
     return []
-
-
-def _short(error: Any) -> str:
-    return str(error).splitlines()[0]

@@ -16,9 +16,9 @@ from notellm2.errors import InputError
 from notellm2.publication import s3
 from notellm2.publication.s3 import s3_client
 from notellm2.stack import postgres
-from notellm2.stack.backup import bucket
+from notellm2.stack.backup import storage
 from notellm2.stack.backup.databases import Server
-from notellm2.stack.backup.described import DATABASES
+from notellm2.stack.backup.scope import DATABASES
 from tests.conftest import free_ports
 from tests.unit.publication import s3_server
 from tests.unit.stack.backup.world import OWNER, World, sql
@@ -71,7 +71,7 @@ def objects(s3_endpoint: str) -> Any:
 def world(server: Server, tmp_path: Path, s3_endpoint: str, objects: Any, monkeypatch: pytest.MonkeyPatch) -> World:
     """A set-up with a store, a bucket and two databases, all with something in them."""
     s3_server.use(monkeypatch, s3_endpoint)
-    for module in (s3, bucket):
+    for module in (s3, storage):
         monkeypatch.setattr(module, "s3_client", lambda: objects)
     monkeypatch.setenv("NOTELLM2_CACHE", str(tmp_path / "cache"))
     return World.make(server, tmp_path)

@@ -13,7 +13,6 @@ from typer.testing import CliRunner, Result
 from notellm2 import cli
 from notellm2.errors import InputError
 from notellm2.promotion.journal import hold
-from notellm2.stack.backup import restore as restoring
 from notellm2.stack.backup import save as saving
 from tests.unit.stack.backup.world import World
 
@@ -62,12 +61,12 @@ def test_back_up_list_check_and_restore(world: World, run: Run, monkeypatch: pyt
     assert [entry["name"] for entry in json.loads(run("restore", "--list", "--json").stdout)] == ["29990101T000000Z"]
 
 
-def test_what_could_not_be_saved_ends_with_status_1(world: World, run: Run):
+def test_what_is_damaged_at_its_source_ends_with_status_1(world: World, run: Run):
     artifact = world.artifact("damaged", b"sound")
     (artifact.path / "deep" / "damaged").write_bytes(b"other")
     made = run("backup")
     assert made.exit_code == 1
-    assert f"not saved: store: training/{artifact.key}/deep/damaged: its bytes" in made.stderr
+    assert f"damaged: store: training/{artifact.key}/deep/damaged: missing, or its bytes" in made.stderr
     assert world.archive.names()
     assert "1 problem(s)" in run("restore", "--list").stdout
 
@@ -95,7 +94,7 @@ def test_a_damaged_blob_that_is_removed_is_copied_anew(world: World, run: Run, m
         monkeypatch.setattr(saving, "_new_name", lambda archive, n=number: f"2999010{n}T000000Z")
         assert run("backup").exit_code == 0
         with pytest.raises(InputError, match=f"{blob}.*{artifact.key}") if number == 1 else contextlib.nullcontext():
-            restoring.verify(world.archive)
+            world.archive.verify()
         if number == 1:
             blob.unlink()
     assert blob.read_bytes() == b"sound"
@@ -103,7 +102,7 @@ def test_a_damaged_blob_that_is_removed_is_copied_anew(world: World, run: Run, m
 
 def test_a_promotion_that_does_not_end_is_a_refusal(world: World, run: Run, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(saving, "WAIT_S", 0.1)
-    with hold(world.installation.published, "a promotion", lease_s=60, wait_s=0):
+    with hold(world.scope.published, "a promotion", lease_s=60, wait_s=0):
         made = run("backup")
     assert made.exit_code == 1
     assert "a promotion is under way" in made.stderr

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,8 +13,7 @@ from notellm2.publication.pointer import Publication, read_pointer
 from notellm2.publication.publish import point, prepare
 from notellm2.stack.backup.archive import Archive
 from notellm2.stack.backup.databases import Server
-from notellm2.stack.backup.described import DATABASES, described
-from notellm2.stack.backup.installation import Installation
+from notellm2.stack.backup.scope import DATABASES, Scope, read_scope
 from tests.unit.index.examples import DATA_MD5
 from tests.unit.registry.world import A, index_of
 
@@ -29,12 +27,8 @@ REVISION = "c8d5f2a71b3e"
 
 def sql(server: Server, database: str, script: str) -> str:
     """Run a script as the superuser; what it printed."""
-    command = server.program("psql", "--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1")
-    done = subprocess.run(
-        [*command, f"--dbname={database}"], input=script, env=server.environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
+    psql = ("psql", "--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1")
+    return server.run(*psql, f"--dbname={database}", script=script).stdout.strip()
 
 
 @dataclass(frozen=True)
@@ -43,12 +37,12 @@ class World:
 
     Attributes:
         variables: that describe it.
-        installation: as they describe it.
+        scope: as they describe it.
         archive: the folder of backups.
     """
 
     variables: dict[str, str]
-    installation: Installation
+    scope: Scope
     archive: Archive
 
     @classmethod
@@ -62,12 +56,12 @@ class World:
             "PGUSER": server.user,
             "PGPASSWORD": server.password,
         }
-        world = cls.described(variables, root)
+        world = cls.of(variables, root)
         world.fill()
         return world
 
     @classmethod
-    def described(cls, server: Mapping[str, str], root: Path) -> World:
+    def of(cls, server: Mapping[str, str], root: Path) -> World:
         """One with a store and a bucket of its own, and nothing in them."""
         bucket = f"bucket-{uuid.uuid4().hex}"
         s3.s3_client().create_bucket(Bucket=bucket)
@@ -78,7 +72,7 @@ class World:
             "NOTELLM2_PUBLISHED": f"s3://{bucket}/published",
             "MLFLOW_ARTIFACTS_DESTINATION": f"s3://{bucket}/mlflow",
         }
-        return cls(variables, described(variables), Archive(root / "backups"))
+        return cls(variables, read_scope(variables), Archive(root / "backups"))
 
     def fill(self) -> None:
         """An artifact, imported data, an object, rows in both databases, and an index in use."""
@@ -100,11 +94,11 @@ class World:
 
     @property
     def server(self) -> Server:
-        return self.installation.server
+        return self.scope.server
 
     @property
     def store(self) -> Store:
-        return Store(self.installation.workspace.root)
+        return Store(self.scope.workspace.root)
 
     def artifact(self, name: str, content: bytes) -> Artifact:
         def write(folder: Path) -> None:
@@ -119,7 +113,7 @@ class World:
 
     def publish(self, seed: int) -> Publication:
         """Publish an index and point to it."""
-        location = self.installation.published
+        location = self.scope.published
         index = index_of(self.store, A, seed)
         publication = prepare(
             location, index, model_name="notellm2", model_version=str(seed), data_md5=DATA_MD5, bundle=A
@@ -133,14 +127,14 @@ class World:
         return [sql(self.server, database, query) for database in DATABASES]
 
     def files(self) -> dict[str, bytes]:
-        """All files of all places, and the pointer."""
-        found = {}
-        for name, place in self.installation.places.items():
-            for entry in place.listed():
-                with place.open(entry.name) as opened:
-                    found[f"{name}:{entry.name}"] = opened.stream.read()
-        stored = self.installation.published.read("current.json")
-        return found if stored is None else {**found, "pointer": stored.data}
+        """All files of all storages, and the pointer."""
+        contents = {}
+        for name, storage in self.scope.storages.items():
+            for entry in self.scope.entries(name):
+                with storage.open(entry.name) as (stream, _):
+                    contents[f"{name}:{entry.name}"] = stream.read()
+        stored = self.scope.published.read("current.json")
+        return contents if stored is None else {**contents, "pointer": stored.data}
 
     def seen(self) -> tuple[list[str], dict[str, bytes]]:
         return self.rows(), self.files()
@@ -150,4 +144,4 @@ class World:
         for database in DATABASES:
             sql(self.server, database, EMPTY)
         server = {name: value for name, value in self.variables.items() if name.startswith("PG")}
-        return World.described(server, self.archive.root.parent)
+        return World.of(server, self.archive.root.parent)
