@@ -7,8 +7,7 @@ change to the file cannot be silently ignored here. The keys under ``x-native`` 
 from __future__ import annotations
 
 import re
-import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,9 @@ from notellm2.errors import InputError
 
 HEALTHY = "service_healthy"
 COMPLETED = "service_completed_successfully"
-STARTED = "service_started"
+LOOPBACK = "127.0.0.1"
 
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_VARIABLE = re.compile(r"\$\{(\w+)(?::-((?:[^{}]|\$\{[^{}]*\})*)|:\?([^{}]*))?\}")
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 
 
@@ -46,16 +45,18 @@ class Native:
 
     Attributes:
         skip: why the service has no native form; empty: it has one.
-        port: name of the setting that holds the port it listens on; empty: none.
+        port: the port it listens on, as ``${SETTING:-default}``; empty: none.
+        port_setting: name of the setting that holds the port.
         user: system user it runs as where we are root; empty: ours.
         needs_objects: whether it is left out where no object store is named.
-        stop_alone: whether only its first process is told to stop, which then stops the others.
+        stop_alone: whether only its first process gets the signal to stop, and then stops the others.
         environment: variables added or replaced.
         without_objects: variables added or replaced where no object store is named.
     """
 
     skip: str = ""
     port: str = ""
+    port_setting: str = ""
     user: str = ""
     needs_objects: bool = False
     stop_alone: bool = False
@@ -72,7 +73,8 @@ class Service:
         command: program and arguments.
         environment: variables.
         volumes: where a volume or folder is mounted → its name, or its path.
-        depends_on: service → condition that it must meet first.
+        address: of this machine, that its port is published on; loopback where it is not published.
+        depends_on: services that must be healthy or completed first.
         health: its health check, if any.
         one_shot: whether it is to end, rather than to be restarted when it ends.
         working_dir: the folder it starts in; empty: the image's.
@@ -86,7 +88,8 @@ class Service:
     command: tuple[str, ...]
     environment: Mapping[str, str]
     volumes: Mapping[str, str]
-    depends_on: Mapping[str, str]
+    address: str
+    depends_on: tuple[str, ...]
     health: Health | None
     one_shot: bool
     working_dir: str
@@ -120,79 +123,35 @@ def read_compose(path: Path, variables: Mapping[str, str]) -> dict[str, Service]
         raise InputError(f"{path}: has no `services:`")
     services = {}
     for name, entry in document["services"].items():
-        where = f"{path}: service {name}"
         try:
-            services[name] = _service(name, _filled(entry, variables))
-        except (TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"{where}: {error}") from None
-    for service in services.values():
-        for other in service.depends_on:
-            if other not in services:
-                raise InputError(f"{path}: service {service.name}: depends_on names no service: {other}")
+            setting = _VARIABLE.fullmatch(entry.get("x-native", {}).get("port", ""))
+            services[name] = _service(name, _filled(entry, variables), setting.group(1) if setting else "")
+        except (TypeError, ValueError, AttributeError, KeyError) as error:
+            raise InputError(f"{path}: service {name}: {error}") from None
+        for other in services[name].depends_on:
+            if other not in document["services"]:
+                raise InputError(f"{path}: service {name}: depends_on names no service: {other}")
     return services
 
 
 def fill_in(text: str, variables: Mapping[str, str]) -> str:
-    """Fill variables into a text as the Compose specification says.
+    """Fill ``${NAME}``, ``${NAME:-default}`` and ``${NAME:?demand}`` into a text as the Compose specification says.
 
-    ``$NAME``, ``${NAME}``, and with a default (``:-``, ``-``), a replacement (``:+``, ``+``) or a demand (``:?``,
-    ``?``), each of which may hold variables itself; ``$$`` is a dollar sign. With a colon an empty variable counts as
-    missing.
+    A default may hold variables itself; an empty variable counts as missing.
 
     Raises:
-        ValueError: a demanded variable is missing, or the text ends inside a brace.
+        ValueError: a demanded variable is missing, or a dollar sign stands for anything else.
     """
-    found, rest = [], text
-    while rest:
-        before, dollar, rest = rest.partition("$")
-        found.append(before)
-        if not dollar:
-            break
-        if rest.startswith("$"):
-            found.append("$")
-            rest = rest[1:]
-        elif rest.startswith("{"):
-            inner, rest = _to_closing_brace(rest[1:], text)
-            found.append(_value(inner, variables))
-        elif name := _NAME.match(rest):
-            found.append(variables.get(name.group(), ""))
-            rest = rest[name.end() :]
-        else:
-            raise ValueError(f"a single $ in {text!r}; write $$ for a dollar sign")
-    return "".join(found)
+    if "$" in _VARIABLE.sub("", text):
+        raise ValueError(f"{text!r}: only ${{NAME}}, ${{NAME:-default}} and ${{NAME:?demand}} are read here")
 
+    def value(match: re.Match[str]) -> str:
+        name, default, demand = match.groups()
+        if not variables.get(name) and demand is not None:
+            raise ValueError(f"{name} {demand or 'must be set'}")
+        return variables.get(name) or fill_in(default or "", variables)
 
-def _to_closing_brace(text: str, whole: str) -> tuple[str, str]:
-    depth = 1
-    for position, character in enumerate(text):
-        if character == "}":
-            depth -= 1
-        elif text.startswith("${", position):
-            depth += 1
-        if depth == 0:
-            return text[:position], text[position + 1 :]
-    raise ValueError(f"no closing brace in {whole!r}")
-
-
-def _value(inner: str, variables: Mapping[str, str]) -> str:
-    name = _NAME.match(inner)
-    if name is None:
-        raise ValueError(f"${{{inner}}} names no variable")
-    held, operator = variables.get(name.group()), inner[name.end() :]
-    if operator.startswith(":"):
-        operator, held = operator[1:], held or None
-    kind, argument = operator[:1], operator[1:]
-    if kind == "-":
-        return fill_in(argument, variables) if held is None else held
-    if kind == "+":
-        return "" if held is None else fill_in(argument, variables)
-    if kind == "?":
-        if held is None:
-            raise ValueError(f"{name.group()} is empty: {argument or 'it must be set'}")
-        return held
-    if operator:
-        raise ValueError(f"${{{inner}}} has no form that the Compose specification knows")
-    return held or ""
+    return _VARIABLE.sub(value, text)
 
 
 def _filled(entry: Any, variables: Mapping[str, str]) -> Any:
@@ -205,86 +164,63 @@ def _filled(entry: Any, variables: Mapping[str, str]) -> Any:
     return entry
 
 
-def _service(name: str, entry: dict[str, Any]) -> Service:
+def _service(name: str, entry: dict[str, Any], port_setting: str) -> Service:
+    native = {"environment": None, "without_objects": None, **entry.get("x-native", {})}
+    for key in ("environment", "without_objects"):
+        native[key] = _environment(native[key], f"x-native.{key}")
+    ports = entry.get("ports", [])
     return Service(
         name=name,
-        command=_command(entry.get("command"), "command"),
+        command=_texts(entry.get("command", []), "command"),
         environment=_environment(entry.get("environment"), "environment"),
-        volumes=dict(_volumes(entry.get("volumes") or [])),
-        depends_on=dict(_depends_on(entry.get("depends_on") or {})),
-        health=_health(entry.get("healthcheck")),
-        one_shot=str(entry.get("restart", "no")) in ("no", "False") or str(entry["restart"]).startswith("on-failure"),
+        volumes={target: source for source, target, *_ in (_mount(mount) for mount in entry.get("volumes", []))},
+        address=ports[0].split(":")[0] if ports else LOOPBACK,
+        depends_on=_depends_on(entry.get("depends_on", {})),
+        health=_health(entry["healthcheck"]) if "healthcheck" in entry else None,
+        one_shot=str(entry.get("restart", "no")) == "no",
         working_dir=entry.get("working_dir", ""),
         stop_signal=entry.get("stop_signal", "SIGTERM").removeprefix("SIG"),
         stop_s=_seconds(entry.get("stop_grace_period", "10s")),
         profiles=tuple(entry.get("profiles", ())),
-        native=_native(entry.get("x-native", {})),
+        native=Native(**native, port_setting=port_setting),
     )
 
 
-def _native(entry: dict[str, Any]) -> Native:
-    environment = _environment(entry.get("environment"), "x-native.environment")
-    without_objects = _environment(entry.get("without_objects"), "x-native.without_objects")
-    rest = {key: value for key, value in entry.items() if key not in ("environment", "without_objects")}
-    return Native(**rest, environment=environment, without_objects=without_objects)
-
-
-def _command(entry: Any, key: str) -> tuple[str, ...]:
-    if isinstance(entry, str):
-        return tuple(shlex.split(entry))
-    if entry is None:
-        return ()
+def _texts(entry: Any, key: str) -> tuple[str, ...]:
     if not isinstance(entry, list):
-        raise TypeError(f"{key} is neither a list nor a text")
+        raise TypeError(f"{key} is no list, the form that this project's file uses")
     return tuple(str(part) for part in entry)
 
 
 def _environment(entry: Any, key: str) -> dict[str, str]:
-    if entry is None:
-        return {}
-    if not isinstance(entry, dict):
+    if not isinstance(entry or {}, dict):
         raise TypeError(f"{key} is no mapping of names to values, the form that this project's file uses")
-    return {str(name): _text(value) for name, value in entry.items()}
+    texts = {True: "true", False: "false", None: ""}
+    return {str(name): texts.get(value, str(value)) for name, value in (entry or {}).items()}
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return "" if value is None else str(value)
+def _mount(entry: Any) -> list[str]:
+    if not isinstance(entry, str):
+        raise TypeError("volumes are not written SOURCE:TARGET, the form that this project's file uses")
+    return entry.split(":")
 
 
-def _volumes(entries: list[Any]) -> Iterator[tuple[str, str]]:
-    for entry in entries:
-        if isinstance(entry, dict):
-            if entry.get("type") != "tmpfs":
-                yield entry["target"], entry["source"]
-        else:
-            source, target = entry.split(":")[:2]
-            yield target, source
-
-
-def _depends_on(entry: Any) -> Iterator[tuple[str, str]]:
-    if isinstance(entry, list):
-        yield from ((name, STARTED) for name in entry)
-        return
+def _depends_on(entry: Any) -> tuple[str, ...]:
     for name, details in entry.items():
-        condition = details.get("condition", STARTED)
-        if condition not in (HEALTHY, COMPLETED, STARTED):
-            raise ValueError(f"depends_on {name}: unknown condition {condition}")
-        yield name, condition
+        if details["condition"] not in (HEALTHY, COMPLETED):
+            raise ValueError(f"depends_on {name}: unknown condition {details['condition']}")
+    return tuple(entry)
 
 
-def _health(entry: Any) -> Health | None:
-    if not entry or entry.get("disable"):
-        return None
-    test = _command(entry["test"], "healthcheck.test")
-    if not test or test[0] != "CMD":
+def _health(entry: dict[str, Any]) -> Health:
+    test = _texts(entry["test"], "healthcheck.test")
+    if test[:1] != ("CMD",):
         raise ValueError("healthcheck.test is no list that begins with CMD, which needs no shell")
+    start_s, every_s = _seconds(entry.get("start_period", "0s")), _seconds(entry.get("interval", "30s"))
     return Health(
         test=test[1:],
         timeout_s=_seconds(entry.get("timeout", "30s")),
-        limit_s=_seconds(entry.get("start_period", "0s"))
-        + _seconds(entry.get("interval", "30s")) * int(entry.get("retries", 3)),
+        limit_s=start_s + every_s * int(entry.get("retries", 3)),
     )
 
 

@@ -1,7 +1,7 @@
-"""Supervisor as the process manager of the native stack: its configuration, and talking to it.
+"""Supervisor as the process manager of the native stack: its configuration, and the calls to it.
 
-Supervisor starts, restarts, stops and logs; order and health are `notellm2.stack.native`'s. It answers on a Unix
-socket of the state folder that only its owner may use.
+Supervisor starts, restarts, stops and logs; order and health are `notellm2.stack.native`'s. Its configuration holds the
+services' environments, and it answers on a Unix socket of the state folder: both are for their owner alone.
 """
 
 from __future__ import annotations
@@ -9,27 +9,31 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import pwd
+import re
 import shlex
 import subprocess
 import sys
 import time
 import xmlrpc.client
-from collections.abc import Iterable
+from collections.abc import Mapping
 from configparser import RawConfigParser
 from typing import Any, NamedTuple, cast
 
 import psutil
 
-from notellm2.artifacts import write_atomic
 from notellm2.errors import InputError
+from notellm2.stack import processes
 from notellm2.stack.compose import Service
-from notellm2.stack.layout import SERVICE_MARK, STACK_MARK, StateFolder
+from notellm2.stack.processes import SERVICE_MARK, STACK_MARK
+from notellm2.stack.programs import Program
+from notellm2.stack.settings import write_private
+from notellm2.stack.state import StateFolder
 
 _START_S = 30.0
 _STOP_S = 180.0
 """Seconds that all services together may take to stop."""
 _POLL_S = 0.05
-_LOG_BYTES = "20MB"
 _SHUTTING_DOWN, _NO_SUCH, _ALREADY_STARTED = 6, 10, 60
 """Supervisor's faults SHUTDOWN_STATE, BAD_NAME and ALREADY_STARTED."""
 
@@ -53,58 +57,80 @@ class Process(NamedTuple):
     started: int
 
 
-def configuration(state: StateFolder, services: Iterable[Service]) -> str:
-    """Supervisor's configuration; nothing starts by itself, and no secret is in it.
+def configuration(state: StateFolder, services: Mapping[str, Service], programs: Mapping[str, Program]) -> str:
+    """Supervisor's configuration; nothing starts by itself.
 
     Args:
         state: the state folder.
-        services: in the order in which they depend on each other, the reverse of which they are stopped in.
+        services: of the compose file.
+        programs: their native forms, in the order in which they depend on each other, the reverse of which they are
+            stopped in.
+
+    Raises:
+        InputError: a value has a character that supervisor's file cannot hold.
     """
     parser = RawConfigParser()
-    socket = str(state.socket)
-    parser["unix_http_server"] = {"file": _literal(socket), "chmod": "0700"}
+    parser["unix_http_server"] = {"file": _literal(state.socket), "chmod": "0700"}
     parser["supervisord"] = {
-        "logfile": _literal(str(state.log("supervisord"))),
-        "pidfile": _literal(str(state.root / "supervisord.pid")),
-        "childlogdir": _literal(str(state.logs)),
+        "logfile": _literal(state.log("supervisord")),
+        "pidfile": _literal(state.root / "supervisord.pid"),
+        "childlogdir": _literal(state.logs),
         "nocleanup": "true",
         **({"user": "root"} if os.geteuid() == 0 else {}),
     }
     parser["rpcinterface:supervisor"] = {
         "supervisor.rpcinterface_factory": "supervisor.rpcinterface:make_main_rpcinterface"
     }
-    parser["supervisorctl"] = {"serverurl": f"unix://{_literal(socket)}"}
-    for order, service in enumerate(services):
-        command = [sys.executable, "-m", "notellm2.stack.launch", str(state.root), service.name]
-        stop_all = "false" if service.native.stop_alone else "true"
-        parser[f"program:{service.name}"] = {
-            "command": _literal(shlex.join(command)),
-            "directory": "/",
-            # Supervisor stops the last first, each after the one before it has ended.
-            "priority": str(order),
-            "autostart": "false",
-            "autorestart": "false" if service.one_shot else "true",
-            # A one-shot may end at once; a server that ends within a second has not started.
-            "startsecs": "0" if service.one_shot else "1",
-            # As Docker does it: tried again for ever, at growing intervals. `up` itself waits for a few tries only.
-            "startretries": "1000000",
-            "stopsignal": service.stop_signal,
-            "stopwaitsecs": f"{service.stop_s:.0f}",
-            "stopasgroup": stop_all,
-            "killasgroup": "true",
-            "redirect_stderr": "true",
-            "stdout_logfile": _literal(str(state.log(service.name))),
-            "stdout_logfile_maxbytes": _LOG_BYTES,
-            "stdout_logfile_backups": "3",
-        }
+    parser["supervisorctl"] = {"serverurl": f"unix://{_literal(state.socket)}"}
+    for order, (name, program) in enumerate(programs.items()):
+        # Supervisor stops the last first, each after the one before it has ended.
+        parser[f"program:{name}"] = {"priority": str(order), **_section(state, services[name], program)}
     text = io.StringIO()
     parser.write(text)
     return text.getvalue()
 
 
-def _literal(text: str) -> str:
+def _section(state: StateFolder, service: Service, program: Program) -> dict[str, str]:
+    environment, command = {**program.environment, SERVICE_MARK: service.name}, program.command
+    if program.user:
+        entry = pwd.getpwnam(program.user)
+        environment |= {"HOME": entry.pw_dir, "USER": program.user, "LOGNAME": program.user}
+    else:
+        # Not where another user runs it, who may not read our programs: PostgreSQL leaves nothing behind.
+        command = (sys.executable, "-P", processes.__file__, str(state.root), service.name, *command)
+    return {
+        "command": _literal(shlex.join(command)),
+        "environment": ",".join(f"{key}={_quoted(service, key, value)}" for key, value in environment.items()),
+        "directory": _literal(program.folder),
+        **({"user": program.user} if program.user else {}),
+        "autostart": "false",
+        "autorestart": "false" if service.one_shot else "true",
+        # A one-shot may end at once; a server that ends within a second has not started.
+        "startsecs": "0" if service.one_shot else "1",
+        # As Docker does it: tried again for ever, at growing intervals. `up` itself waits for a few tries only.
+        "startretries": "1000000",
+        "stopsignal": service.stop_signal,
+        "stopwaitsecs": f"{service.stop_s:.0f}",
+        "stopasgroup": "false" if service.native.stop_alone else "true",
+        "killasgroup": "true",
+        "redirect_stderr": "true",
+        "stdout_logfile": _literal(state.log(service.name)),
+        "stdout_logfile_maxbytes": "20MB",
+        "stdout_logfile_backups": "3",
+    }
+
+
+def _literal(text: object) -> str:
     """A text as supervisor's own formatting leaves it."""
-    return text.replace("%", "%%")
+    return str(text).replace("%", "%%")
+
+
+def _quoted(service: Service, name: str, value: str) -> str:
+    if re.search(r"[\"\n]|\s[;#]|^'|'$", value):
+        raise InputError(
+            f"service {service.name}: {name} holds a quote, a line end or a comment, which supervisor cannot read"
+        )
+    return f'"{_literal(value)}"'
 
 
 class Supervisor:
@@ -121,22 +147,30 @@ class Supervisor:
             return False
         return True
 
-    def start(self, services: Iterable[Service]) -> set[str]:
-        """Start it with these services, or let a running one take them up.
+    def start(self, text: str, environment: Mapping[str, str]) -> set[str]:
+        """Start it, or let a running one take up what has changed.
+
+        Args:
+            text: its configuration.
+            environment: its own, which all services inherit.
 
         Returns:
-            The services that ran and had to be stopped, since what supervisor knows of them has changed.
+            The services that ran and had to be stopped, since their definition has changed.
 
         Raises:
             ChildProcessError: it does not come up; says why.
         """
-        write_atomic(self.state.supervisor_file, configuration(self.state, services))
+        write_private(self.state.supervisor_file, text)
         if self.is_running():
             return self._take_up_changes()
-        environment = {**os.environ, STACK_MARK: str(self.state.root), SERVICE_MARK: ""}
-        command = [sys.executable, "-m", "supervisor.supervisord", "-c", str(self.state.supervisor_file)]
         started = subprocess.run(
-            command, env=environment, cwd="/", stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+            [sys.executable, "-m", "supervisor.supervisord", "-c", str(self.state.supervisor_file)],
+            env={**environment, STACK_MARK: str(self.state.root), SERVICE_MARK: ""},
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         deadline = time.monotonic() + _START_S
         while started.returncode == 0 and time.monotonic() < deadline:
@@ -156,14 +190,14 @@ class Supervisor:
     def process(self, name: str) -> Process | None:
         """What it says of a service; None where it does not know it or does not run."""
         try:
-            told = cast("dict[str, Any]", self._call("getProcessInfo", name))
+            answer = cast("dict[str, Any]", self._call("getProcessInfo", name))
         except OSError:
             return None
         except xmlrpc.client.Fault as fault:
             if fault.faultCode == _NO_SUCH:
                 return None
             raise
-        return Process(told["statename"], told["pid"], told["exitstatus"], told["start"])
+        return Process(answer["statename"], answer["pid"], answer["exitstatus"], answer["start"])
 
     def start_service(self, name: str) -> None:
         """Start a service; does nothing where supervisor has just started it again by itself."""
