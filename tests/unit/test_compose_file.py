@@ -339,7 +339,7 @@ def test_a_mount_means_the_same_to_every_service(settings: Settings) -> None:
     """So that one path of a container has one place natively."""
     found: dict[str, set[str]] = {}
     for service in read_compose(COMPOSE, settings.variables).values():
-        for target, source in service.volumes.items():
+        for target, source in service.mounts.items():
             found.setdefault(target, set()).add(source)
     assert {target for target, sources in found.items() if len(sources) > 1} == {"/tmp"}
 

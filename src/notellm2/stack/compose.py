@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import yaml
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from notellm2.errors import InputError
 
@@ -21,82 +21,108 @@ COMPLETED = "service_completed_successfully"
 LOOPBACK = "127.0.0.1"
 
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-((?:[^{}]|\$\{[^{}]*\})*)|:\?([^{}]*))?\}")
-_DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+_DURATION = re.compile(r"(?=.)(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 
 
-@dataclass(frozen=True)
-class Health:
-    """A health check.
+def _seconds(text: Any) -> float:
+    match = _DURATION.fullmatch(str(text))
+    if match is None:
+        raise ValueError(f"{text!r} is no duration such as 90s or 2m")
+    hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    return float(hours * 3600 + minutes * 60 + seconds)
 
-    Attributes:
-        test: the command; status 0 says healthy.
-        timeout_s: seconds one check may take.
-        limit_s: seconds from the start after which Docker calls the service unhealthy, and we give it up.
+
+def _text(value: Any) -> str:
+    return {True: "true", False: "false", None: ""}.get(value, str(value))
+
+
+def _without_shell(test: tuple[str, ...]) -> tuple[str, ...]:
+    if test[:1] != ("CMD",):
+        raise ValueError("is no list that begins with CMD, which needs no shell")
+    return test[1:]
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds)]
+Text = Annotated[str, BeforeValidator(_text)]
+_OF_COMPOSE = ConfigDict(frozen=True, hide_input_in_errors=True)
+
+
+class HealthCheck(BaseModel):
+    """A health check; its command's status 0 says healthy."""
+
+    model_config = _OF_COMPOSE
+
+    test: Annotated[tuple[str, ...], AfterValidator(_without_shell)]
+    interval: Seconds = 30.0
+    timeout: Seconds = 30.0
+    retries: int = 3
+    start_period: Seconds = 0.0
+
+    @property
+    def limit_s(self) -> float:
+        """Seconds from the start after which Docker calls the service unhealthy, and we give it up."""
+        return self.start_period + self.interval * self.retries
+
+
+class Dependency(BaseModel):
+    """What a service waits for another one to be."""
+
+    model_config = _OF_COMPOSE
+
+    condition: Literal["service_healthy", "service_completed_successfully"]
+
+
+class Native(BaseModel):
+    """What ``x-native`` says of a service."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    skip: str = Field("", description="why the service has no native form; empty: it has one")
+    port: str = Field("", description="the port it listens on, as ${SETTING:-default}; empty: none")
+    port_setting: str = Field("", description="name of the setting that holds the port; read from `port`")
+    user: str = Field("", description="system user it runs as where we are root; empty: ours")
+    needs_objects: bool = Field(default=False, description="left out where no object store is named")
+    stop_alone: bool = Field(default=False, description="only its first process gets the signal to stop")
+    environment: dict[str, Text] = Field({}, description="variables added or replaced")
+    without_objects: dict[str, Text] = Field({}, description="variables for where no object store is named")
+
+
+class Service(BaseModel):
+    """One service as containers see it, its variables filled in; fields are the specification's.
+
+    ``name`` is its host name in the containers' networks too.
     """
 
-    test: tuple[str, ...]
-    timeout_s: float
-    limit_s: float
-
-
-@dataclass(frozen=True)
-class Native:
-    """What ``x-native`` says of a service.
-
-    Attributes:
-        skip: why the service has no native form; empty: it has one.
-        port: the port it listens on, as ``${SETTING:-default}``; empty: none.
-        port_setting: name of the setting that holds the port.
-        user: system user it runs as where we are root; empty: ours.
-        needs_objects: whether it is left out where no object store is named.
-        stop_alone: whether only its first process gets the signal to stop, and then stops the others.
-        environment: variables added or replaced.
-        without_objects: variables added or replaced where no object store is named.
-    """
-
-    skip: str = ""
-    port: str = ""
-    port_setting: str = ""
-    user: str = ""
-    needs_objects: bool = False
-    stop_alone: bool = False
-    environment: Mapping[str, str] = field(default_factory=dict)
-    without_objects: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Service:
-    """One service, its variables filled in, as containers see it.
-
-    Attributes:
-        name: the service's name, and its host name in the containers' networks.
-        command: program and arguments.
-        environment: variables.
-        volumes: where a volume or folder is mounted → its name, or its path.
-        address: of this machine, that its port is published on; loopback where it is not published.
-        depends_on: services that must be healthy or completed first.
-        health: its health check, if any.
-        one_shot: whether it is to end, rather than to be restarted when it ends.
-        working_dir: the folder it starts in; empty: the image's.
-        stop_signal: name of the signal that stops it.
-        stop_s: seconds between that signal and the kill.
-        profiles: profiles that the service belongs to; none: it always starts.
-        native: what ``x-native`` says.
-    """
+    model_config = _OF_COMPOSE
 
     name: str
-    command: tuple[str, ...]
-    environment: Mapping[str, str]
-    volumes: Mapping[str, str]
-    address: str
-    depends_on: tuple[str, ...]
-    health: Health | None
-    one_shot: bool
-    working_dir: str
-    stop_signal: str
-    stop_s: float
-    profiles: tuple[str, ...]
-    native: Native
+    command: tuple[Text, ...] = ()
+    environment: dict[str, Text] = {}
+    volumes: tuple[str, ...] = ()
+    ports: tuple[str, ...] = ()
+    depends_on: dict[str, Dependency] = {}
+    healthcheck: HealthCheck | None = None
+    restart: Literal["no", "unless-stopped"] = "no"
+    working_dir: str = ""
+    stop_signal: str = "SIGTERM"
+    stop_grace_period: Seconds = 10.0
+    profiles: tuple[str, ...] = ()
+    native: Native = Field(Native(), alias="x-native")
+
+    @property
+    def one_shot(self) -> bool:
+        """Whether it is to end, rather than to be restarted when it ends."""
+        return self.restart == "no"
+
+    @property
+    def mounts(self) -> dict[str, str]:
+        """Where a volume or folder is mounted → its name, or its path."""
+        return {target: source for source, target, *_ in (volume.split(":") for volume in self.volumes)}
+
+    @property
+    def address(self) -> str:
+        """Of this machine, that its port is published on; loopback where it is not published."""
+        return self.ports[0].split(":")[0] if self.ports else LOOPBACK
 
 
 def read_compose(path: Path, variables: Mapping[str, str]) -> dict[str, Service]:
@@ -110,7 +136,7 @@ def read_compose(path: Path, variables: Mapping[str, str]) -> dict[str, Service]
         Services by name, in the file's order.
 
     Raises:
-        InputError: the file is missing, no YAML, lacks what every service needs, or a required variable is empty;
+        InputError: the file is missing, no YAML, of a form that is not read here, or a required variable is empty;
             names the service and the key.
     """
     try:
@@ -123,10 +149,19 @@ def read_compose(path: Path, variables: Mapping[str, str]) -> dict[str, Service]
         raise InputError(f"{path}: has no `services:`")
     services = {}
     for name, entry in document["services"].items():
+        native = dict(entry.get("x-native", {}))
+        if setting := _VARIABLE.fullmatch(native.get("port", "")):
+            native["port_setting"] = setting.group(1)
         try:
-            setting = _VARIABLE.fullmatch(entry.get("x-native", {}).get("port", ""))
-            services[name] = _service(name, _filled(entry, variables), setting.group(1) if setting else "")
-        except (TypeError, ValueError, AttributeError, KeyError) as error:
+            filled = _filled({**entry, "name": name, "x-native": native}, variables)
+            services[name] = Service.model_validate(filled)
+        except ValidationError as error:
+            fault = error.errors()[0]
+            key = ".".join(str(part) for part in fault["loc"])
+            raise InputError(
+                f"{path}: service {name}: {key}: {fault['msg']}; the file has a form that is not read here"
+            ) from None
+        except ValueError as error:
             raise InputError(f"{path}: service {name}: {error}") from None
         for other in services[name].depends_on:
             if other not in document["services"]:
@@ -162,71 +197,3 @@ def _filled(entry: Any, variables: Mapping[str, str]) -> Any:
     if isinstance(entry, list):
         return [_filled(value, variables) for value in entry]
     return entry
-
-
-def _service(name: str, entry: dict[str, Any], port_setting: str) -> Service:
-    native = {"environment": None, "without_objects": None, **entry.get("x-native", {})}
-    for key in ("environment", "without_objects"):
-        native[key] = _environment(native[key], f"x-native.{key}")
-    ports = entry.get("ports", [])
-    return Service(
-        name=name,
-        command=_texts(entry.get("command", []), "command"),
-        environment=_environment(entry.get("environment"), "environment"),
-        volumes={target: source for source, target, *_ in (_mount(mount) for mount in entry.get("volumes", []))},
-        address=ports[0].split(":")[0] if ports else LOOPBACK,
-        depends_on=_depends_on(entry.get("depends_on", {})),
-        health=_health(entry["healthcheck"]) if "healthcheck" in entry else None,
-        one_shot=str(entry.get("restart", "no")) == "no",
-        working_dir=entry.get("working_dir", ""),
-        stop_signal=entry.get("stop_signal", "SIGTERM").removeprefix("SIG"),
-        stop_s=_seconds(entry.get("stop_grace_period", "10s")),
-        profiles=tuple(entry.get("profiles", ())),
-        native=Native(**native, port_setting=port_setting),
-    )
-
-
-def _texts(entry: Any, key: str) -> tuple[str, ...]:
-    if not isinstance(entry, list):
-        raise TypeError(f"{key} is no list, the form that this project's file uses")
-    return tuple(str(part) for part in entry)
-
-
-def _environment(entry: Any, key: str) -> dict[str, str]:
-    if not isinstance(entry or {}, dict):
-        raise TypeError(f"{key} is no mapping of names to values, the form that this project's file uses")
-    texts = {True: "true", False: "false", None: ""}
-    return {str(name): texts.get(value, str(value)) for name, value in (entry or {}).items()}
-
-
-def _mount(entry: Any) -> list[str]:
-    if not isinstance(entry, str):
-        raise TypeError("volumes are not written SOURCE:TARGET, the form that this project's file uses")
-    return entry.split(":")
-
-
-def _depends_on(entry: Any) -> tuple[str, ...]:
-    for name, details in entry.items():
-        if details["condition"] not in (HEALTHY, COMPLETED):
-            raise ValueError(f"depends_on {name}: unknown condition {details['condition']}")
-    return tuple(entry)
-
-
-def _health(entry: dict[str, Any]) -> Health:
-    test = _texts(entry["test"], "healthcheck.test")
-    if test[:1] != ("CMD",):
-        raise ValueError("healthcheck.test is no list that begins with CMD, which needs no shell")
-    start_s, every_s = _seconds(entry.get("start_period", "0s")), _seconds(entry.get("interval", "30s"))
-    return Health(
-        test=test[1:],
-        timeout_s=_seconds(entry.get("timeout", "30s")),
-        limit_s=start_s + every_s * int(entry.get("retries", 3)),
-    )
-
-
-def _seconds(text: Any) -> float:
-    match = _DURATION.fullmatch(str(text))
-    if match is None or not any(match.groups()):
-        raise ValueError(f"{text!r} is no duration such as 90s or 2m")
-    hours, minutes, seconds = (int(part or 0) for part in match.groups())
-    return float(hours * 3600 + minutes * 60 + seconds)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import subprocess
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -15,37 +16,15 @@ from notellm2.stack.compose import LOOPBACK, Service, read_compose
 from notellm2.stack.processes import end_processes, processes
 from notellm2.stack.programs import Machine, Program, inherited
 from notellm2.stack.settings import Settings
-from notellm2.stack.start import ServiceFailed, Start, last_lines
+from notellm2.stack.start import ServiceFailed, ServiceStatus, last_lines, start_in_order
 from notellm2.stack.state import StateFolder
-from notellm2.stack.supervisor import RUNNING, Supervisor, configuration
+from notellm2.stack.supervisor import Supervisor, configuration
 from notellm2.workspace import Locked, file_lock
 
 __all__ = ["ServiceFailed", "ServiceStatus", "Stack", "down", "last_lines"]
 
-
-@dataclass(frozen=True)
-class ServiceStatus:
-    """How a service is.
-
-    Attributes:
-        name: its name.
-        state: ``healthy``, ``unhealthy``, ``running`` (it has no health check), ``starting``, ``stopped``, ``done`` or
-            ``failed`` (a one-shot), ``left out``.
-        pid: its process id; 0 where none runs.
-        since: when that process started, seconds since 1970; 0 where none runs.
-        where: its URL or address, or why it is left out.
-    """
-
-    name: str
-    state: str
-    pid: int = 0
-    since: int = 0
-    where: str = ""
-
-    @property
-    def well(self) -> bool:
-        """Whether nothing is to be done about it."""
-        return self.state in ("healthy", "running", "done", "left out")
+_STATES = {"STARTING": "starting", "RUNNING": "starting", "BACKOFF": "unhealthy", "FATAL": "failed"}
+"""What supervisor's words mean while a service is not up."""
 
 
 class Stack:
@@ -130,8 +109,7 @@ class Stack:
 
     def status(self) -> list[ServiceStatus]:
         """How each service is, asked now."""
-        start = self._start()
-        return [self._status(name, start) for name in self._order if not self.services[name].profiles]
+        return [self._status(name) for name in self._order if not self.services[name].profiles]
 
     def running(self) -> int:
         """How many processes of this stack run, supervisor among them."""
@@ -159,14 +137,13 @@ class Stack:
         with _alone(self.state, "up"):
             if not self._supervisor.is_running() and (ended := end_processes(self.state.root)):
                 self._say(f"ended {ended} processes that a killed supervisor left behind")
-            programs = {name: self._program(self.services[name], needed=name in names) for name in everything}
-            text = configuration(self.state, self.services, programs)
+            text = configuration(self.state, self.services, self._programs(everything, names))
             changed = self._supervisor.start(text, inherited(_postgres_programs()))
             for name in changed:
                 self._say(f"{name}: its definition has changed, restarting it")
             names = [name for name in everything if name in {*names, *changed}]
             self._check_ports(names)
-            self._start().run(names)
+            self._start(names)
 
     def restart(self, name: str) -> None:
         """Stop and start one running service, and wait until it is well.
@@ -180,7 +157,7 @@ class Stack:
             raise InputError(f"{name} does not run here; `notellm2 stack up` starts it")
         with _alone(self.state, "restart"):
             self._supervisor.stop_service(name)
-            self._start().run([name])
+            self._start([name])
 
     def down(self) -> int:
         """Stop everything, last started first, and whatever a killed supervisor or service left behind.
@@ -204,7 +181,7 @@ class Stack:
         try:
             self.state.make()
             for service in (self.services[name] for name in names):
-                for source in service.volumes.values():
+                for source in service.mounts.values():
                     folder = self.machine.folder(source)
                     if source.startswith("/"):
                         folder.mkdir(parents=True, exist_ok=True)
@@ -217,15 +194,17 @@ class Stack:
             why = error.strerror or error
             raise InputError(f"state folder {self.state.root}: {why}; choose another with --state") from None
 
-    def _program(self, service: Service, *, needed: bool) -> Program:
-        program = self.machine.program(service)
-        if service.command[:1] != ("postgres",):
-            return replace(program, user="")
-        if not needed:
-            with contextlib.suppress(InputError):
-                return self._postgres(program)
-            return program
-        return self._postgres(program)
+    def _programs(self, names: Iterable[str], needed: Iterable[str]) -> dict[str, Program]:
+        """Native forms; PostgreSQL's is left out where it is missing and not needed now."""
+        programs = {name: self.machine.program(self.services[name]) for name in names}
+        for name in [name for name in programs if self.services[name].command[:1] == ("postgres",)]:
+            try:
+                programs[name] = self._postgres(programs[name])
+            except InputError:
+                if name in needed:
+                    raise
+                del programs[name]
+        return programs
 
     def _postgres(self, program: Program) -> Program:
         binaries, data = postgres.programs(), Path(program.environment["PGDATA"])
@@ -258,25 +237,41 @@ class Stack:
                         f"{setting} in .env"
                     ) from None
 
-    def _start(self) -> Start:
-        return Start(self._supervisor, self.machine, inherited(_postgres_programs()), self._say)
+    def _start(self, names: Iterable[str]) -> None:
+        services = {name: self.services[name] for name in names}
+        start_in_order(services, self._status, self._supervisor.start_service, self.state.log, self._say)
 
-    def _status(self, name: str, start: Start) -> ServiceStatus:
+    def _status(self, name: str) -> ServiceStatus:
         service = self.services[name]
         if why := self.left_out(name):
             return ServiceStatus(name, "left out", where=why)
         process = self._supervisor.process(name)
         if process is None or not process.started:
             return ServiceStatus(name, "stopped")
-        if service.one_shot:
-            ended = "done" if process.status == 0 else "failed"
-            return ServiceStatus(name, "starting" if process.state in RUNNING else ended, process.pid)
-        if process.state != "RUNNING":
-            state = {"STARTING": "starting", "BACKOFF": "unhealthy", "FATAL": "failed"}.get(process.state, "stopped")
-            return ServiceStatus(name, state)
-        state = "healthy" if start.passes_check(service) else "unhealthy"
-        state = state if service.health else "running"
-        return ServiceStatus(name, state, process.pid, process.started, self.url(name))
+        if service.one_shot and process.state == "EXITED":
+            done = process.status == 0
+            return ServiceStatus(name, "done" if done else "failed", where="" if done else f"status {process.status}")
+        if service.one_shot or process.state != "RUNNING":
+            return ServiceStatus(name, _STATES.get(process.state, "stopped"), process.pid)
+        return ServiceStatus(name, self._health(service), process.pid, process.started, self.url(name))
+
+    def _health(self, service: Service) -> str:
+        check = service.healthcheck
+        if check is None:
+            return "running"
+        try:
+            done = subprocess.run(
+                self.machine.command(service, check.test),
+                env={**inherited(_postgres_programs()), **self.machine.environment(service)},
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=check.timeout,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return "unhealthy"
+        return "unhealthy" if done.returncode else "healthy"
 
 
 def down(state: Path) -> int:

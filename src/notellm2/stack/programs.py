@@ -133,7 +133,7 @@ class Machine:
     @functools.cached_property
     def _paths(self) -> tuple[re.Pattern[str], dict[str, Path]]:
         """Paths of containers, and the folders of this machine that they become."""
-        mounts = {target: source for service in self.services.values() for target, source in service.volumes.items()}
+        mounts = {target: source for service in self.services.values() for target, source in service.mounts.items()}
         folders = {target: self.folder(source) for target, source in mounts.items() if target != _TEMPORARY}
         folders[IMAGE_FOLDER] = self.project
         # A folder of this machine that .env names stays itself, though it begin like one of an image.

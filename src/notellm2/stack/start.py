@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from notellm2.stack.compose import Service
-from notellm2.stack.programs import Machine
-from notellm2.stack.supervisor import ENDED, Process, Supervisor
 
 _POLL_S = 0.3
 _LIMIT_S = 600.0
@@ -25,111 +22,97 @@ class ServiceFailed(ChildProcessError):
     """A service did not come up.
 
     Attributes:
-        service: its name.
         log: its log's file.
         tail: the last lines of its log.
     """
 
-    def __init__(self, service: str, why: str, log: Path):
-        super().__init__(f"{service} {why}")
-        self.service, self.log, self.tail = service, log, last_lines(log, _TAIL_LINES)
+    def __init__(self, why: str, log: Path):
+        super().__init__(why)
+        self.log, self.tail = log, last_lines(log, _TAIL_LINES)
+
+
+@dataclass(frozen=True)
+class ServiceStatus:
+    """How a service is.
+
+    Attributes:
+        name: its name.
+        state: ``healthy``, ``unhealthy``, ``running`` (it has no health check), ``starting``, ``stopped``, ``done`` or
+            ``failed`` (a one-shot), ``left out``.
+        pid: its process id; 0 where none runs.
+        since: when that process started, seconds since 1970; 0 where none runs.
+        where: its URL or address, why it is left out, or how it failed.
+    """
+
+    name: str
+    state: str
+    pid: int = 0
+    since: int = 0
+    where: str = ""
+
+    @property
+    def well(self) -> bool:
+        """Whether nothing is to be done about it."""
+        return self.state in ("healthy", "running", "done", "left out")
 
 
 @dataclass
 class _Waiting:
-    """A service that is waited for: since when, its processes so far, how often one ended."""
+    """A service that is waited for: since when, and its processes so far."""
 
     since: float = field(default_factory=time.monotonic)
-    pid: int = 0
-    deaths: int = 0
+    pids: set[int] = field(default_factory=set)
+
+    def why_hopeless(self, service: Service, row: ServiceStatus) -> str:
+        """Why a service that is not well yet will not be; empty where it may."""
+        self.pids |= {row.pid} - {0}
+        deaths = len(self.pids) - bool(row.pid)
+        limit_s = service.healthcheck.limit_s if service.healthcheck else _LIMIT_S
+        if row.state == "failed":
+            return f"failed with {row.where}"
+        if deaths >= _DEATHS:
+            return f"ended {deaths} times before it was healthy"
+        if time.monotonic() - self.since > limit_s:
+            return f"is not {'done' if service.one_shot else 'healthy'} after {limit_s:.0f} s"
+        return ""
 
 
-@dataclass(frozen=True)
-class Start:
-    """One start of some services.
+def start_in_order(
+    services: Mapping[str, Service],
+    status: Callable[[str], ServiceStatus],
+    start: Callable[[str], None],
+    log: Callable[[str], Path],
+    say: Callable[[str], None],
+) -> None:
+    """Start services, side by side where they do not wait for each other.
 
-    Attributes:
-        supervisor: starts them.
-        machine: knows their native forms.
-        environment: of health checks, beside each service's own.
+    Args:
+        services: by name; what they depend on beside each other is well.
+        status: how a service is now.
+        start: starts a service.
+        log: path of a service's log.
         say: called with each step in a line.
+
+    Raises:
+        ServiceFailed: one did not come up; the others are left as they are.
     """
-
-    supervisor: Supervisor
-    machine: Machine
-    environment: Mapping[str, str]
-    say: Callable[[str], None]
-
-    def run(self, names: list[str]) -> None:
-        """Start services, side by side where they do not wait for each other.
-
-        Raises:
-            ServiceFailed: one did not come up; the others are left as they are.
-        """
-        todo, waiting = {name: self.machine.services[name] for name in names}, dict[str, _Waiting]()
-        while todo:
-            for name, service in todo.items():
-                if name not in waiting and not todo.keys() & set(service.depends_on):
-                    waiting[name] = _Waiting()
-                    process = self.supervisor.process(name)
-                    if process is None or process.state in ENDED:
-                        self.say(f"{name}: starting")
-                        self.supervisor.start_service(name)
-            for name in [name for name in waiting if self._is_done(todo[name], waiting[name])]:
+    todo, waiting = dict(services), dict[str, _Waiting]()
+    while todo:
+        for name in [name for name in todo if not todo.keys() & todo[name].depends_on.keys() and name not in waiting]:
+            waiting[name] = _Waiting()
+            if status(name).state in ("stopped", "done", "failed"):
+                say(f"{name}: starting")
+                start(name)
+        for name in list(waiting):
+            row = status(name)
+            if row.well:
                 took_s = time.monotonic() - waiting.pop(name).since
                 done = "done" if todo.pop(name).one_shot else "healthy"
-                self.say(f"{name}: {done} after {took_s:.1f} s {self.machine.url(name)}".rstrip())
-            if waiting:
-                time.sleep(_POLL_S)
-
-    def _is_done(self, service: Service, waiting: _Waiting) -> bool:
-        """Whether a service is done or healthy.
-
-        Raises:
-            ServiceFailed: it will not be.
-        """
-        name, log = service.name, self.supervisor.state.log(service.name)
-        process = self.supervisor.process(name)
-        if process is None:
-            raise ServiceFailed(name, "is unknown to supervisor, or supervisor has ended", log)
-        if process.pid:
-            waiting.deaths += waiting.pid not in (0, process.pid)
-            waiting.pid = process.pid
-        if self._is_well(service, process):
-            return True
-        limit = service.health.limit_s if service.health else _LIMIT_S
-        if process.state == "FATAL":
-            raise ServiceFailed(name, "does not start", log)
-        if service.one_shot and process.state in ENDED:
-            raise ServiceFailed(name, f"failed with status {process.status}", log)
-        if waiting.deaths >= _DEATHS:
-            raise ServiceFailed(name, f"ended {waiting.deaths} times before it was healthy", log)
-        if time.monotonic() - waiting.since > limit:
-            raise ServiceFailed(name, f"is not {'done' if service.one_shot else 'healthy'} after {limit:.0f} s", log)
-        return False
-
-    def _is_well(self, service: Service, process: Process) -> bool:
-        if service.one_shot:
-            return process.state == "EXITED" and process.status == 0
-        return process.state == "RUNNING" and self.passes_check(service)
-
-    def passes_check(self, service: Service) -> bool:
-        """Whether a service passes its health check now; one without a check does."""
-        if service.health is None:
-            return True
-        try:
-            done = subprocess.run(
-                self.machine.command(service, service.health.test),
-                env={**self.environment, **self.machine.environment(service)},
-                cwd="/",
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=service.health.timeout_s,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
-            return False
-        return done.returncode == 0
+                say(f"{name}: {done} after {took_s:.1f} s {row.where}".rstrip())
+            elif why := waiting[name].why_hopeless(todo[name], row):
+                raise ServiceFailed(f"{name} {why}", log(name))
+        if waiting:
+            time.sleep(_POLL_S)
 
 
 def last_lines(path: Path, count: int) -> list[str]:

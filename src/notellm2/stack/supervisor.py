@@ -37,7 +37,6 @@ _POLL_S = 0.05
 _SHUTTING_DOWN, _NO_SUCH, _ALREADY_STARTED = 6, 10, 60
 """Supervisor's faults SHUTDOWN_STATE, BAD_NAME and ALREADY_STARTED."""
 
-RUNNING = ("STARTING", "RUNNING")
 ENDED = ("STOPPED", "EXITED", "FATAL")
 
 
@@ -81,7 +80,6 @@ def configuration(state: StateFolder, services: Mapping[str, Service], programs:
     parser["rpcinterface:supervisor"] = {
         "supervisor.rpcinterface_factory": "supervisor.rpcinterface:make_main_rpcinterface"
     }
-    parser["supervisorctl"] = {"serverurl": f"unix://{_literal(state.socket)}"}
     for order, (name, program) in enumerate(programs.items()):
         # Supervisor stops the last first, each after the one before it has ended.
         parser[f"program:{name}"] = {"priority": str(order), **_section(state, services[name], program)}
@@ -109,8 +107,8 @@ def _section(state: StateFolder, service: Service, program: Program) -> dict[str
         "startsecs": "0" if service.one_shot else "1",
         # As Docker does it: tried again for ever, at growing intervals. `up` itself waits for a few tries only.
         "startretries": "1000000",
-        "stopsignal": service.stop_signal,
-        "stopwaitsecs": f"{service.stop_s:.0f}",
+        "stopsignal": service.stop_signal.removeprefix("SIG"),
+        "stopwaitsecs": f"{service.stop_grace_period:.0f}",
         "stopasgroup": "false" if service.native.stop_alone else "true",
         "killasgroup": "true",
         "redirect_stderr": "true",
