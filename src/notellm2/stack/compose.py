@@ -103,7 +103,6 @@ class Service(BaseModel):
     depends_on: dict[str, Dependency] = {}
     healthcheck: HealthCheck | None = None
     restart: Literal["no", "unless-stopped"] = "no"
-    working_dir: str = ""
     stop_signal: str = "SIGTERM"
     stop_grace_period: Seconds = 10.0
     profiles: tuple[str, ...] = ()
@@ -118,11 +117,6 @@ class Service(BaseModel):
     def mounts(self) -> dict[str, str]:
         """Where a volume or folder is mounted → its name, or its path."""
         return {target: source for source, target, *_ in (volume.split(":") for volume in self.volumes)}
-
-    @property
-    def address(self) -> str:
-        """Of this machine, that its port is published on; loopback where it is not published."""
-        return self.ports[0].split(":")[0] if self.ports else LOOPBACK
 
 
 def read_compose(path: Path, variables: Mapping[str, str]) -> dict[str, Service]:

@@ -43,15 +43,15 @@ class Stack:
     def __init__(self, settings: Settings, compose: Path, state: Path, say: Callable[[str], None] = lambda _: None):
         self.settings = settings
         self.state = StateFolder(state.absolute())
-        self.services = read_compose(compose, settings.variables)
-        self._say = say
-        self._supervisor = Supervisor(self.state)
         self.machine = Machine(
-            services=self.services,
             project=compose.absolute().parent,
             volumes=self.state.volumes,
+            bind=settings.variables.get("NOTELLM2_BIND") or LOOPBACK,
             objects=bool(settings.variables.get("S3_ENDPOINT_URL")),
         )
+        self.services = read_compose(compose, {**settings.variables, **self.machine.variables})
+        self._say = say
+        self._supervisor = Supervisor(self.state)
         try:
             order = TopologicalSorter({name: service.depends_on for name, service in self.services.items()})
             self._order = tuple(order.static_order())
@@ -92,7 +92,7 @@ class Stack:
 
     def url(self, name: str) -> str:
         """Where a service is reached from this machine; empty where it listens nowhere."""
-        return self.machine.url(self._known(name).name)
+        return self.machine.url(self._known(name))
 
     def environment(self, name: str) -> dict[str, str]:
         """What docker-compose.yml gives a service, in its native form: for a client that is to see what it sees."""
@@ -199,16 +199,16 @@ class Stack:
         programs = {name: self.machine.program(self.services[name]) for name in names}
         for name in [name for name in programs if self.services[name].command[:1] == ("postgres",)]:
             try:
-                programs[name] = self._postgres(programs[name])
+                programs[name] = self._postgres(self.services[name], programs[name])
             except InputError:
                 if name in needed:
                     raise
                 del programs[name]
         return programs
 
-    def _postgres(self, program: Program) -> Program:
+    def _postgres(self, service: Service, program: Program) -> Program:
         binaries, data = postgres.programs(), Path(program.environment["PGDATA"])
-        user = postgres.system_user(program.user)
+        user = postgres.system_user(service.native.user)
         if postgres.prepare_data(data, binaries, user, program.environment["POSTGRES_PASSWORD"]):
             self._say(f"postgres: made {data}")
         command = [str(binaries / "postgres"), *program.command[1:], "-D", str(data)]
@@ -226,7 +226,7 @@ class Stack:
                 raise InputError(f"{settings[port]} and {setting} are both {port}: they must differ")
             if process and process.pid:
                 continue
-            host = self.machine.address(name)
+            host = self.machine.address(self.services[name])
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 try:
@@ -261,7 +261,7 @@ class Stack:
             return "running"
         try:
             done = subprocess.run(
-                self.machine.command(service, check.test),
+                self.machine.command(check.test),
                 env={**inherited(_postgres_programs()), **self.machine.environment(service)},
                 cwd="/",
                 stdin=subprocess.DEVNULL,

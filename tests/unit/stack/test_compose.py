@@ -92,7 +92,7 @@ def test_services_are_read(tmp_path: Path) -> None:
     assert (base.one_shot, base.stop_signal, base.stop_grace_period) == (False, "SIGINT", 60.0)
     assert (base.native.port, base.native.port_setting) == ("5000", "PORT")
     assert base.native.environment == {"E": "x"}
-    assert (base.address, services["once"].address) == ("127.0.0.2", "127.0.0.1")
+    assert (base.ports, services["once"].ports) == (("127.0.0.2:5000:5000",), ())
     assert services["once"].one_shot
     assert list(services["once"].depends_on) == ["base"]
     assert services["plain"].command == ("sleep", "5")

@@ -23,12 +23,11 @@ from tests.conftest import ROOT, free_ports
 WEB = """
 services:
   web:
-    command: ["python", "-m", "http.server", "--bind", "0.0.0.0", "${SERVING_PORT}"]
+    command: ["python", "-m", "http.server", "--bind", "${NATIVE_LISTEN}", "${SERVING_PORT}"]
     environment: {COLOUR: "${COLOUR:-blue}"}
     volumes: ["site:/site"]
-    working_dir: /site
     healthcheck:
-      test: ["CMD", "python", "-m", "notellm2.stack.health", "http://web:${SERVING_PORT}/"]
+      test: ["CMD", "python", "-m", "notellm2.stack.health", "http://${NATIVE_ADDRESS}:${SERVING_PORT}/"]
       interval: 10s
       timeout: 10s
       retries: 3
@@ -57,7 +56,7 @@ PARENT = """
         import subprocess, sys
         subprocess.run([sys.executable, "-m", "http.server", "--bind", "127.0.0.1", "${MLFLOW_PORT}"])
     healthcheck:
-      test: ["CMD", "python", "-m", "notellm2.stack.health", "http://parent:${MLFLOW_PORT}/"]
+      test: ["CMD", "python", "-m", "notellm2.stack.health", "http://${NATIVE_LOOPBACK}:${MLFLOW_PORT}/"]
       interval: 10s
       timeout: 10s
       retries: 3
@@ -165,8 +164,8 @@ def test_another_shell_is_no_change(stack_of: Callable[..., Stack], monkeypatch:
     assert stack.pid("web") == pid
 
 
-def test_a_service_gets_no_setting_of_the_surroundings(
-    stack_of: Callable[..., Stack], monkeypatch: pytest.MonkeyPatch
+def test_a_service_gets_no_setting_of_the_shell(
+    stack_of: Callable[..., Stack], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere")
     monkeypatch.setenv("AWS_PROFILE", "mine")
@@ -174,7 +173,7 @@ def test_a_service_gets_no_setting_of_the_surroundings(
     stack.up()
     process = psutil.Process(stack.pid("web"))
     assert not {"MLFLOW_TRACKING_URI", "AWS_PROFILE"} & process.environ().keys()
-    assert process.cwd() == str(stack.state.volumes / "site")
+    assert process.cwd() == str(tmp_path), "the project's folder"
     assert "127.0.0.1" in process.cmdline(), "it listens where .env says, not everywhere"
 
 
@@ -190,7 +189,7 @@ def test_a_failure_shows_the_end_of_the_log_and_down_still_cleans_up(stack_of: C
 
 
 def test_a_server_that_ends_at_once_is_given_up(stack_of: Callable[..., Stack]) -> None:
-    stack = stack_of(WEB.replace('"http.server", "--bind", "0.0.0.0", "${SERVING_PORT}"', '"no_such_module"'))
+    stack = stack_of(WEB.replace('"http.server", "--bind", "${NATIVE_LISTEN}", "${SERVING_PORT}"', '"no_such_module"'))
     with pytest.raises(ServiceFailed, match=r"web (ended 3 times before|does not start)") as failed:
         stack.up()
     assert "No module named no_such_module" in "".join(failed.value.tail)
