@@ -19,10 +19,11 @@ from pathlib import Path
 
 from prefect import flow
 
-from flows import events, show, stages
-from flows.job import HOUR, Facts, Job, artifact, begin, recipe_name, stage, turn
 from flows.parameters import AblateSettings
-from flows.tracked import attach, tracked_run
+from flows.runtime import events, show
+from flows.runtime.job import HOUR, Facts, Job, artifact, begin, recipe_name, stage, turn
+from flows.runtime.run import attach, tracked_run
+from flows.tasks import stages
 from notellm2.artifacts import Artifact
 from notellm2.model.variants import find_variant
 from notellm2.recipe import load_recipe

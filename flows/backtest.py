@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING
 
 from prefect import flow
 
-from flows import events, show, stages
-from flows.job import HOUR, Facts, Job, artifact, begin, recipe_name, stage, turn
 from flows.parameters import BacktestSettings
-from flows.review import trained_vectors
+from flows.runtime import events, show
+from flows.runtime.job import HOUR, Facts, Job, artifact, begin, recipe_name, stage, turn
+from flows.tasks import stages
+from flows.tasks.review import trained_vectors
 from notellm2.artifacts import Artifact
 from notellm2.errors import InputError
 from notellm2.notes.dataset import Dataset

@@ -12,7 +12,7 @@ from notellm2.recipe import load_recipe
 from notellm2.workspace import Workspace
 
 if TYPE_CHECKING:
-    from flows.job import Facts
+    from flows.runtime.job import Facts
 
 EXAMPLE = "example: python -m flows.backtest --recipe recipes/sample.yaml --days 1 --windows 3"
 

@@ -15,9 +15,10 @@ if __name__ == "__main__":
 
 from prefect import flow
 
-from flows import events, upkeep
-from flows.job import Facts, begin, recipe_name
 from flows.parameters import CleanupSettings
+from flows.runtime import events
+from flows.runtime.job import Facts, begin, recipe_name
+from flows.tasks import retention
 
 
 def _run_name() -> str:
@@ -45,10 +46,10 @@ def cleanup(settings: CleanupSettings) -> Facts:
     """
     job = begin(settings)
     done = [
-        upkeep.artifacts(job, settings.artifacts_keep, settings.artifacts_days, settings.dry_run),
-        upkeep.data_versions(job, settings.data_days, settings.dry_run),
-        upkeep.flow_runs(job, settings.flow_runs_days, settings.dry_run),
-        upkeep.mlflow_runs(job, settings.mlflow_days, settings.mlflow_deleted_days, settings.dry_run),
-        upkeep.staleness(job),
+        retention.artifacts(job, settings.artifacts_keep, settings.artifacts_days, settings.dry_run),
+        retention.data_versions(job, settings.data_days, settings.dry_run),
+        retention.flow_runs(job, settings.flow_runs_days, settings.dry_run),
+        retention.mlflow_runs(job, settings.mlflow_days, settings.mlflow_deleted_days, settings.dry_run),
+        retention.staleness(job),
     ]
-    return upkeep.summary(job, done, settings.dry_run)
+    return retention.summary(job, done, settings.dry_run)

@@ -13,7 +13,7 @@ from notellm2.recipe import load_recipe
 from notellm2.workspace import Workspace
 
 if TYPE_CHECKING:
-    from flows.job import Facts
+    from flows.runtime.job import Facts
 
 EXAMPLE = "example: python -m flows.cleanup --recipe recipes/team.yaml --dry-run"
 _DAYS = ("artifacts_days", "data_days", "flow_runs_days", "mlflow_days", "mlflow_deleted_days")

@@ -11,15 +11,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows import environment
 from flows.parameters import RetrainSettings
+from flows.runtime import environment
 from notellm2.credentials import redacted
 from notellm2.errors import InputError
 from notellm2.recipe import load_recipe
 from notellm2.workspace import Workspace
 
 if TYPE_CHECKING:
-    from flows.job import Facts  # which imports Prefect
+    from flows.runtime.job import Facts  # which imports Prefect
 
 EXAMPLE = "example: python -m flows.retrain --recipe recipes/sample.yaml --set training.steps=200"
 
@@ -134,7 +134,7 @@ def in_prefect(workspace: Workspace, start: Callable[[], Facts]) -> int:
         # Only now: Prefect reads its settings when it is imported.
         from prefect import tags
 
-        from flows import recovery
+        from flows.runtime import recovery
 
         if embedded:
             for name in recovery.crash_orphaned_runs():

@@ -20,10 +20,11 @@ from typing import Any
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from flows import arrival, events, stages
 from flows.ingest_command import ingest_desk
-from flows.job import Facts, Job, begin, no_export, nothing_yet, recipe_name, turn
 from flows.parameters import IngestSettings
+from flows.runtime import events
+from flows.runtime.job import Facts, Job, begin, no_export, nothing_yet, recipe_name, turn
+from flows.tasks import new_data, stages
 
 
 def _run_name() -> str:
@@ -60,10 +61,10 @@ def ingest(settings: IngestSettings) -> Facts | State[Any]:
 
 
 def _in_order(job: Job, settings: IngestSettings) -> Facts:
-    found = stages.ingest(job, arrival.export(job, settings.data))
+    found = stages.ingest(job, new_data.export(job, settings.data))
     version = stages.data_version(job, found)
     job = job.about(data_md5=version["md5"])
-    checked = arrival.quality(job, version)
-    placed = arrival.place(job, version)
-    pinned = arrival.pin(job, version, settings.pin, settings.push, settings.remote)
-    return arrival.summary(job, version, checked, placed, pinned)
+    checked = new_data.quality(job, version)
+    placed = new_data.place(job, version)
+    pinned = new_data.pin(job, version, settings.pin, settings.push, settings.remote)
+    return new_data.summary(job, version, checked, placed, pinned)

@@ -13,7 +13,7 @@ from notellm2.errors import InputError
 from notellm2.workspace import Workspace
 
 if TYPE_CHECKING:
-    from flows.job import Facts
+    from flows.runtime.job import Facts
 
 EXAMPLE = "example: python -m flows.refresh_index --store store --data exports/today"
 

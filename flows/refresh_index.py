@@ -20,10 +20,11 @@ from typing import Any
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from flows import events, refresh, stages
-from flows.job import Facts, Job, begun, no_export, nothing_yet, recipe_name, turn
 from flows.parameters import RefreshSettings
 from flows.refresh_command import refresh_desk
+from flows.runtime import events
+from flows.runtime.job import Facts, Job, begun, no_export, nothing_yet, recipe_name, turn
+from flows.tasks import refresh, stages
 
 
 @flow(

@@ -2,7 +2,7 @@
 
     python -m flows.retrain --recipe recipes/sample.yaml
 
-Each line of `retrain` is a task (`flows.stages`, `flows.promotion`, `flows.review`); each finished stage is an
+Each line of `retrain` is a task (`flows.tasks`); each finished stage is an
 artifact in the store, found again by what it was made from. So the same command continues a killed run, and a second
 run with nothing changed does nothing.
 """
@@ -18,11 +18,12 @@ if __name__ == "__main__":
 
 from prefect import flow
 
-from flows import events, promotion, review, stages
-from flows.approval import decide
-from flows.job import Facts, Job, begin, recipe_name, turn
 from flows.parameters import RetrainSettings
-from flows.tracked import tracked_run
+from flows.runtime import events
+from flows.runtime.job import Facts, Job, begin, recipe_name, turn
+from flows.runtime.run import tracked_run
+from flows.tasks import promotion, review, stages
+from flows.tasks.approval import decide
 
 
 @flow(

@@ -14,7 +14,7 @@ from notellm2.recipe import load_recipe
 from notellm2.workspace import Workspace
 
 if TYPE_CHECKING:
-    from flows.job import Facts
+    from flows.runtime.job import Facts
 
 EXAMPLE = (
     "example: python -m flows.ablate --recipe recipes/local-pretrained.yaml --variants text,basic,notellm2 --seeds 0,1"

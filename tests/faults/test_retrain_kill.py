@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
-from flows import environment
+from flows.runtime import environment
 from notellm2.artifacts import Artifact
 from notellm2.processes import tagged_process
 from notellm2.recipe import RegistryConfig

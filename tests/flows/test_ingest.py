@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from flows import cleanup_command, deploy, ingest_command
+from flows import cleanup_command, ingest_command
+from flows.deploy import deployments
 from notellm2.notes.versions import data_md5, status
 from notellm2.recipe import SampleConfig
 from notellm2.sample.generate import write_sample
@@ -19,7 +20,7 @@ from tests.flows.running import RECIPE, Place
 
 @pytest.mark.parametrize(
     ("name", "parser"),
-    [("ingest", ingest_command.parser()), ("cleanup", cleanup_command.parser()), ("deploy", deploy.parser())],
+    [("ingest", ingest_command.parser()), ("cleanup", cleanup_command.parser()), ("deploy", deployments.parser())],
 )
 def test_help_is_as_it_was(name: str, parser: argparse.ArgumentParser, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")

@@ -267,8 +267,8 @@ def test_report_compares_any_two_versions(retrained: Retrained, tmp_path: Path) 
 def test_a_champion_of_another_test_set_is_measured_on_this_one(retrained: Retrained, tmp_path: Path) -> None:
     from prefect.logging import disable_run_logger
 
-    from flows import promotion
-    from flows.job import open_job
+    from flows.runtime.job import open_job
+    from flows.tasks import promotion
     from notellm2.evaluation.cases import MinedData
     from notellm2.evaluation.evaluation_stage import evaluate
     from notellm2.notes.dataset import Dataset

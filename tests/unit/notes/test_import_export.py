@@ -146,7 +146,7 @@ def test_the_guide_names_every_column_and_every_reason() -> None:
     named = set(re.findall(r"`([a-z0-9_-]+)`", cells))
     assert {*export_module.COLUMNS, *behaviour.COLUMNS} <= named
     # A reason is a quoted word with hyphens; nothing else in these files is.
-    files = ("archive", "behaviour", "export", "fields", "images", "members", "rows", "tarball")
+    files = ("archive", "behaviour", "import_export", "fields", "images", "members", "rows", "tarball")
     text = "".join((ROOT / "src" / "notellm2" / "notes" / f"{name}.py").read_text() for name in files)
     raised = set(re.findall(r'"([a-z]+(?:-[a-z0-9]+)+)"', text))
     assert len(raised) > 10

@@ -34,11 +34,11 @@ def test_rows_stay_with_their_notes(vision: VisionEncoder) -> None:
 
 def test_only_a_batch_of_images_is_decoded_at_once(vision: VisionEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     """Decoded images are up to 120 MB each: a list of them all would fill any machine."""
-    from notellm2.model.backbones import encode_images
+    from notellm2.model.backbones import encode_images as room
 
     waiting = 0
     most = 0
-    decode, features = encode_images.decode_image, vision.features
+    decode, features = room.decode_image, vision.features
 
     def counted(data: bytes, limits: ImageLimits) -> object:
         nonlocal waiting, most
@@ -51,7 +51,7 @@ def test_only_a_batch_of_images_is_decoded_at_once(vision: VisionEncoder, monkey
         waiting = 0
         return features(pictures)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(encode_images, "decode_image", counted)
+    monkeypatch.setattr(room, "decode_image", counted)
     monkeypatch.setattr(vision, "features", drained)
     encode_images(vision, [PICTURED] * 10, ImageLimits(), batch=3)
     assert most == 3

@@ -1,0 +1,228 @@
+"""Deploy: work pool, queues, deployments, alert blocks and automations of one Prefect server, as the files say.
+
+    PREFECT_API_URL=http://127.0.0.1:4200/api PREFECT_API_AUTH_STRING=user:password python -m flows.deploy
+
+What is there already is brought up to date, so run it after every change of prefect.yaml, deploy/ or the recipe's
+`alerts`. What somebody paused or switched off in Prefect's pages stays so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import yaml
+
+from flows.command import told
+from flows.deploy import alerts
+from flows.runtime import environment
+from notellm2.errors import InputError
+from notellm2.recipe import load_recipe
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import PrefectClient
+    from prefect.events.schemas.automations import Automation, AutomationCore
+
+POOL = "notellm2"
+QUEUES: Mapping[str, int | None] = {"training": 1, "light": None}
+"""Queues of the pool, and how many runs of each go on at once; None: as many as the workers take."""
+TEMPLATES = Path("deploy") / "work-pools"
+EXAMPLE = "example: PREFECT_API_URL=http://127.0.0.1:4200/api python -m flows.deploy"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments."""
+    arguments = argparse.ArgumentParser(
+        prog="python -m flows.deploy",
+        description="Make or update, on the Prefect server that PREFECT_API_URL names: the work pool and its queues, "
+        "the deployments of prefect.yaml, the alert blocks whose addresses are in the environment, and the "
+        "automations. Run it in the project's folder.",
+        epilog=EXAMPLE,
+    )
+    arguments.add_argument(
+        "--file", type=Path, default=Path("prefect.yaml"), help="deployments (default: prefect.yaml)"
+    )
+    arguments.add_argument(
+        "--automations",
+        type=Path,
+        default=Path("deploy/automations.yaml"),
+        help="automations (default: deploy/automations.yaml)",
+    )
+    arguments.add_argument(
+        "--pool-type",
+        choices=("process", "docker", "kubernetes"),
+        default="process",
+        help="where runs of the work pool go (default: process; the others take their template from deploy/work-pools)",
+    )
+    arguments.add_argument("--check", action="store_true", help="only read the files and say what is wrong with them")
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Deploy; returns the exit status."""
+    given = parser().parse_args(argv)
+    return told(lambda: _deploy(given))
+
+
+def _deploy(given: argparse.Namespace) -> int:
+    for name, value in environment.QUIET.items():
+        os.environ.setdefault(name, value)
+    specifications = alerts.load_specifications(given.automations)
+    names, recipe = named_deployments(given.file)
+    wanted = load_recipe(Path(recipe)).alerts.notify
+    for one in specifications:  # with any ids: what is wrong in the file is known before anything is changed
+        alerts.build(one, dict.fromkeys(names, _ANY), dict.fromkeys(alerts.block_variables(), _ANY))
+    blocks = alerts.blocks_from_environment()
+    template = None if given.pool_type == "process" else json.loads((TEMPLATES / f"{given.pool_type}.json").read_text())
+    if given.check:
+        sys.stdout.write(f"{given.file}: {', '.join(names)}\n{given.automations}: {len(specifications)} automations\n")
+        return 0
+    if environment.uses_embedded_server():
+        raise InputError("PREFECT_API_URL is not set: there is no Prefect server to deploy to")
+    from httpx import ConnectError, HTTPStatusError
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    try:
+        asyncio.run(_make_pool(given.pool_type, template))
+        command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(given.file)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            sys.stderr.write(f"{done.stdout}{done.stderr}\nfailed: prefect deploy ended with {done.returncode}\n")
+            return 1
+        lines = asyncio.run(_make_automations(specifications, names, wanted, blocks, recipe))
+    except ConnectError:
+        raise InputError(f"PREFECT_API_URL {os.environ['PREFECT_API_URL']}: no server answers there") from None
+    except (HTTPStatusError, PrefectHTTPStatusError) as error:
+        if error.response.status_code != 401:
+            raise
+        raise InputError("the Prefect server wants a password: set PREFECT_API_AUTH_STRING=user:password") from None
+    sys.stdout.write("\n".join([f"Work pool:    {POOL} ({given.pool_type})", *(f"Deployment:   {n}" for n in names)]))
+    sys.stdout.write("\n" + "\n".join(lines) + "\n")
+    return 0
+
+
+def named_deployments(file: Path) -> tuple[list[str], str]:
+    """FLOW/DEPLOYMENT of every deployment of a prefect.yaml, and the recipe that `retrain` follows.
+
+    Raises:
+        InputError: the file is missing or is not as expected.
+    """
+    try:
+        tree = yaml.safe_load(file.read_text())
+        found = {one["name"]: one for one in tree["deployments"]}
+        recipe = found["retrain"]["parameters"]["settings"]["recipe"]
+        flows = [str(one["entrypoint"]).rpartition(":")[2].replace("_", "-") for one in found.values()]
+    except FileNotFoundError:
+        raise InputError(f"{file}: no such file; run this in the project's folder") from None
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        raise InputError(f"{file}: no deployments as expected, with a recipe for `retrain` ({error!r})") from None
+    return [f"{flow}/{name}" for flow, name in zip(flows, found, strict=True)], recipe
+
+
+async def _make_pool(kind: str, template: dict[str, Any] | None) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+    from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+    from prefect.workers.utilities import get_default_base_job_template_for_infrastructure_type
+
+    template = template or await get_default_base_job_template_for_infrastructure_type(kind) or {}
+    async with get_client() as client:
+        try:
+            pool = await client.read_work_pool(POOL)
+        except ObjectNotFound:
+            try:
+                pool = await client.create_work_pool(WorkPoolCreate(name=POOL, type=kind, base_job_template=template))
+            except ObjectAlreadyExists:  # A worker that starts at the same moment makes it too.
+                pool = await client.read_work_pool(POOL)
+        if pool.type != kind:
+            raise InputError(
+                f"work pool {POOL} is of type {pool.type}: deploy with --pool-type {pool.type}, or remove it first "
+                f"(prefect work-pool delete {POOL})"
+            )
+        if kind != "process":
+            await client.update_work_pool(POOL, WorkPoolUpdate(base_job_template=template))
+        for name, limit in QUEUES.items():
+            try:
+                queue = await client.read_work_queue_by_name(name, POOL)
+            except ObjectNotFound:
+                await client.create_work_queue(name, work_pool_name=POOL, concurrency_limit=limit)
+            else:
+                await client.update_work_queue(queue.id, concurrency_limit=limit)
+
+
+async def _make_automations(
+    specifications: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
+    wanted: Sequence[str],
+    blocks: Mapping[str, Any],
+    recipe: str,
+) -> list[str]:
+    from prefect.client.orchestration import get_client
+
+    for name, block in blocks.items():
+        await block.save(name.partition("/")[2], overwrite=True)
+    async with get_client() as client:
+        deployments = {name: (await client.read_deployment_by_name(name)).id for name in names}
+        there = await _blocks_there(client, wanted)
+        problem = alerts.missing_blocks(wanted, there, recipe)
+        if problem is not None:
+            raise problem
+        known = await _our_automations(client)
+        lines = [f"Alerts go to: {', '.join(wanted) or 'nobody (alerts.notify of the recipe is empty)'}"]
+        for one in specifications:
+            made, before = alerts.build(one, deployments, there), known.pop(one["name"], None)
+            if made is None:
+                if before is not None:
+                    await client.delete_automation(before.id)
+                continue
+            if before is None:
+                await client.create_automation(made)
+            elif (update := updated(before, made)) is not None:
+                await client.update_automation(before.id, update)
+            lines.append(f"Automation:   {made.name.removeprefix(alerts.PREFIX)}")
+        for name, gone in known.items():
+            await client.delete_automation(gone.id)
+            lines.append(f"Removed:      {name.removeprefix(alerts.PREFIX)}")
+    return lines
+
+
+def updated(before: Automation, made: AutomationCore) -> AutomationCore | None:
+    """What an automation is to become; None: it is so already, and an update would forget whom it is waiting for.
+
+    On or off as somebody has left it. Every field is set, as an update wants them, but the owner, which it refuses.
+    """
+    fields = made.model_dump(exclude={"owner_resource"}) | {"enabled": before.enabled}
+    if fields == before.model_dump(exclude={"owner_resource", "id"}):
+        return None
+    return type(made).model_validate(fields)
+
+
+async def _our_automations(client: PrefectClient) -> dict[str, Automation]:
+    found: dict[str, Automation] = {}
+    while page := await client.read_automations(limit=100, offset=len(found)):
+        found |= {str(one.id): one for one in page}
+    return {one.name: one for one in found.values() if one.name.startswith(alerts.PREFIX)}
+
+
+async def _blocks_there(client: PrefectClient, wanted: Sequence[str]) -> dict[str, UUID]:
+    from prefect.exceptions import ObjectNotFound
+
+    there = {}
+    for slug in wanted:
+        kind, _, name = slug.partition("/")
+        try:
+            there[slug] = (await client.read_block_document_by_name(name, kind)).id
+        except ObjectNotFound:
+            continue
+    return there
+
+
+_ANY = UUID(int=0)

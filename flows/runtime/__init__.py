@@ -1,0 +1,1 @@
+"""What every flow run needs: the embedded server, context, events, data snapshots, recovery, Prefect artifacts."""

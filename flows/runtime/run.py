@@ -1,0 +1,96 @@
+"""The MLflow run of a retraining: opened once the data is known, handed to tasks by its id, closed with the outcome."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from prefect.exceptions import Pause
+from prefect.runtime import flow_run
+
+from flows.runtime import show
+from flows.runtime.job import Facts, Job
+from notellm2.artifacts import digest_json
+from notellm2.notes.dataset import Dataset
+
+if TYPE_CHECKING:
+    from notellm2.registry.runs import Run
+    from notellm2.registry.tracking import Tracking
+
+
+@contextlib.contextmanager
+def tracked_run(
+    job: Job, data: Facts, *, sweep: list[list[str] | list[int]] | None = None, parent: str | None = None
+) -> Iterator[str]:
+    """One MLflow run for a recipe, a data version and the stages' versions; yields its id.
+
+    With `sweep`, variants and seeds, it is the run of a sweep; with `parent`, a run below that one, told apart from a
+    retraining of the same recipe.
+
+    It ends FINISHED, FAILED or KILLED with the block, and is SCHEDULED while the flow run is suspended until a person
+    decides. The same job again, or resumed, continues the same run. Another version of a stage starts another run: a
+    run's curves can be added to, never replaced.
+    """
+    from notellm2.registry.runs import Run
+
+    key, name = run_key(job, data["md5"]), job.recipe.name
+    if sweep is not None:
+        key, name = digest_json([key, sweep])[:20], f"{name}-ablation"
+    if parent is not None:
+        key = digest_json([key, "below", parent])[:20]
+    with contextlib.ExitStack() as stack:
+        run = stack.enter_context(Run.open(tracking(job), key, name=name))
+        if parent is not None:
+            run.log_tags({"mlflow.parentRunId": parent})
+        else:
+            show.mlflow_run(run)
+        run.log_origin(
+            recipe=job.recipe.name,
+            data_md5=data["md5"],
+            git_commit=job.provenance.get("git_commit"),
+            flow_run=flow_run.get_id(),
+            flow_run_url=show.flow_run_page(),
+        )
+        run.log_recipe(job.recipe)
+        run.log_dataset(Dataset.open(Path(data["path"])), data["md5"])
+        try:
+            yield run.run_id
+        except Pause:
+            stack.pop_all()  # It has not ended.
+            run.suspend()
+            raise
+
+
+def run_key(job: Job, md5: str) -> str:
+    """Digest of what decides a run's model, curves and figures."""
+    from notellm2.embedding import vectors_stage as embedding
+    from notellm2.evaluation import evaluation_stage as evaluation
+    from notellm2.model.backbones import backbones_stage as model
+    from notellm2.pairs import pairs_stage as pairs
+    from notellm2.training import training_stage as training
+
+    versions = {
+        "pairs": pairs.VERSION,
+        "backbones": model.VERSION,
+        "vision-features": embedding.FEATURES_VERSION,
+        "training": training.VERSION,
+        "vectors": embedding.VECTORS_VERSION,
+        "evaluation": evaluation.EVALUATION_VERSION,
+    }
+    return digest_json([job.recipe.model_dump(mode="json", exclude={"alerts"}), md5, versions])[:20]
+
+
+def attach(job: Job, run_id: str) -> Run:
+    """The open run, for a task."""
+    from notellm2.registry.runs import Run
+
+    return Run.attach(tracking(job), run_id)
+
+
+def tracking(job: Job) -> Tracking:
+    """Where runs and versions are recorded."""
+    from notellm2.registry.tracking import Tracking
+
+    return Tracking.at(job.workspace, job.recipe.registry)
