@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,3 +73,4 @@ class StateFolder:
                 private.chmod(0o700)
         self.volumes.mkdir(exist_ok=True)
         self.volumes.chmod(0o711)
+        shutil.rmtree(self.root / "programs", ignore_errors=True)  # Earlier releases kept secrets there.

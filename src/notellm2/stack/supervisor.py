@@ -34,8 +34,8 @@ _START_S = 30.0
 _STOP_S = 180.0
 """Seconds that all services together may take to stop."""
 _POLL_S = 0.05
-_SHUTTING_DOWN, _NO_SUCH, _ALREADY_STARTED = 6, 10, 60
-"""Supervisor's faults SHUTDOWN_STATE, BAD_NAME and ALREADY_STARTED."""
+_ALREADY_STARTED = 60
+"""Supervisor's fault of that name."""
 
 ENDED = ("STOPPED", "EXITED", "FATAL")
 
@@ -141,7 +141,7 @@ class Supervisor:
         """Whether it answers."""
         try:
             self._call("getState")
-        except OSError:
+        except (OSError, xmlrpc.client.Error):
             return False
         return True
 
@@ -179,7 +179,7 @@ class Supervisor:
 
     def shutdown(self) -> None:
         """Stop all services, then supervisor itself; does nothing where it does not run."""
-        with contextlib.suppress(OSError, psutil.NoSuchProcess):
+        with contextlib.suppress(OSError, xmlrpc.client.Error, psutil.NoSuchProcess):
             supervisor = psutil.Process(cast("int", self._call("getPID")))
             self._call("shutdown")
             with contextlib.suppress(psutil.TimeoutExpired):
@@ -189,12 +189,8 @@ class Supervisor:
         """What it says of a service; None where it does not know it or does not run."""
         try:
             answer = cast("dict[str, Any]", self._call("getProcessInfo", name))
-        except OSError:
+        except (OSError, xmlrpc.client.Error):  # Nobody there, shutting down, or no such service.
             return None
-        except xmlrpc.client.Fault as fault:
-            if fault.faultCode == _NO_SUCH:
-                return None
-            raise
         return Process(answer["statename"], answer["pid"], answer["exitstatus"], answer["start"])
 
     def start_service(self, name: str) -> None:
@@ -236,11 +232,5 @@ class Supervisor:
         try:
             proxy = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
             return getattr(proxy.supervisor, method)(*arguments)
-        except xmlrpc.client.Fault as fault:
-            if fault.faultCode == _SHUTTING_DOWN:
-                raise ConnectionError("supervisor is shutting down") from None
-            raise
-        except xmlrpc.client.ProtocolError as error:
-            raise ConnectionError(f"supervisor: {error.errmsg}") from None
         finally:
             transport.close()
