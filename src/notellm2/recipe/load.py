@@ -45,6 +45,15 @@ class Recipe(Section):
             raise ValueError("nothing of this model is trained: set training.steps to 0, or model.tuning or model.head")
         return self
 
+    @model_validator(mode="after")
+    def _linear_is_measured(self) -> Recipe:
+        if not self.evaluation.linear and "linear" in self.gate.baselines:
+            raise ValueError(
+                "gate.baselines names linear, which evaluation.linear: false leaves out: take it out, or set "
+                "evaluation.linear to true"
+            )
+        return self
+
 
 def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
     """Read and validate a recipe.
