@@ -54,8 +54,8 @@ demo: $(VENV)/.installed data/dataset.json ## install, make the sample data, tra
 test: $(VENV)/.installed-dev ## the tests, but for those on real servers
 	$(BIN)/python -m pytest tests/unit tests/flows tests/faults $(PYTEST_ARGS)
 
-test-fast: $(VENV)/.installed-dev ## the unit tests that need no torch: under 90 seconds
-	$(BIN)/python -m pytest tests/unit -m "not torch" $(PYTEST_ARGS)
+test-fast: $(VENV)/.installed-dev ## the unit tests that need neither torch nor servers: under 90 seconds
+	$(BIN)/python -m pytest tests/unit --fast $(PYTEST_ARGS)
 
 coverage: $(VENV)/.installed-dev ## `make test` with the share of lines and branches it runs
 	$(BIN)/python -m pytest tests/unit tests/flows tests/faults --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
