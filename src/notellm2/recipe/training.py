@@ -10,7 +10,7 @@ from notellm2.recipe.section import Section
 
 
 class GenerationConfig(Section):
-    """NoteLLM's companion task (arXiv 2403.01744): the LLM also writes topics or the category. Off by default."""
+    """NoteLLM's generative task (arXiv 2403.01744): the LLM also writes topics or the category. Off by default."""
 
     weight: float = Field(0.0, ge=0, description="α, weight of its loss beside the contrastive one; 0: off")
     topic_share: float = Field(
