@@ -21,7 +21,7 @@ TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MUL
 MADE_BY_A_TUTORIAL = {"recipes/mine.yaml", "recipes/bigger.yaml"}
 _PATH = re.compile(r"(?<![\w/.<-])(?:src/notellm2|flows|tests|recipes|deploy|docs|benchmarks|mlflow)/[\w./*-]+")
 _COMMAND = re.compile(r"(?<![\w./:-])notellm2((?: [a-z][a-z-]*)+)([^#|;&>]*)")
-X
+_FIELD = re.compile(rf"(?<![\w./-])(?:{'|'.join(Recipe.model_fields)})\.[a-z_][a-z0-9_.]*(?![\w(])")
 _FILES = (
     ".yaml",
     ".json",
