@@ -102,7 +102,9 @@ def test_the_tables_of_gate_rules_and_events_are_complete() -> None:
     documented = (ROOT / "docs/reference/gate.md").read_text()
     assert rules, "the gate's rules are named otherwise now"
     assert {rule for rule in rules if f"`{rule}`" not in documented} == set()
-    from flows.runtime.events import News
+    from flows.runtime.events import Event
 
     events = (ROOT / "docs/reference/events.md").read_text()
-    assert {n.value for n in News if n.value not in events and f"`.{n.value.rsplit('.', 1)[1]}`" not in events} == set()
+    assert {
+        n.value for n in Event if n.value not in events and f"`.{n.value.rsplit('.', 1)[1]}`" not in events
+    } == set()
