@@ -187,7 +187,7 @@ def test_a_damaged_weight_file_is_an_input_error(backbone: Backbone, tmp_path: P
         load_language_model(str(folder))
 
 
-LFS_POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 1000\n"  # as a clone without git-lfs leaves
+LFS_POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 1000\n"
 
 
 def refusal(load_backbone: Callable[[str], object], folder: Path) -> str:
