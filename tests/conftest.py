@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 from hypothesis import settings
 
+from tests import installed
+
 if TYPE_CHECKING:
     from tests.flows.running import Place
 
@@ -25,6 +27,9 @@ settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.load_profile("fixed")
 
 ROOT = Path(__file__).parents[1]
+
+# For every process that a test starts too.
+os.environ["PYTHONPATH"] = PYTHONPATH = installed.use()
 
 
 def free_ports(count: int) -> list[int]:
@@ -59,7 +64,7 @@ def retrained(tmp_path_factory: pytest.TempPathFactory) -> Retrained:
     from tests.flows.running import Place
 
     place = Place(tmp_path_factory.mktemp("retrained"))
-    done = place.retrain(module=True)
+    done = place.retrain()
     assert done.returncode == 0, done.stderr[-6000:]
     return Retrained(place, done.stdout, done.stderr)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flows import sweep
-from tests.conftest import ROOT, Retrained
+from tests.conftest import PYTHONPATH, Retrained
 from tests.flows.running import RECIPE, Place
 
 HELP = Path(__file__).with_name("help-ablate.txt")
@@ -20,9 +20,9 @@ EARLIER = ("quality", "pairs", "backbones", "vision-features", "texts")
 def ablate(place: Place, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "MLFLOW"))}
     return subprocess.run(
-        [sys.executable, "-m", "flows.ablate", "--recipe", str(RECIPE), *arguments],
+        [sys.executable, "-m", "notellm2", "ablate", "--recipe", str(RECIPE), *arguments],
         cwd=place.root,
-        env={**environment, "PYTHONPATH": str(ROOT)},
+        env={**environment, "PYTHONPATH": PYTHONPATH},
         capture_output=True,
         text=True,
         timeout=500,

@@ -282,7 +282,7 @@ def test_a_champion_of_another_test_set_is_measured_on_this_one(retrained: Retra
     dataset = Dataset.open(place.root / "data")
     data = {"path": str(dataset.path), "md5": data_md5(dataset.path)}
     same = place.artifact("pairs")
-    job = open_job(RECIPE, ("pairs.split_seed=2",), place.workspace.root)
+    job = open_job(load_recipe(RECIPE, ("pairs.split_seed=2",)), place.workspace.root)
     other = mine(job.store, dataset, data["md5"], job.recipe.pairs)
 
     def champion(mined: Artifact, measured: Artifact, challenger: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +64,37 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
         raise InputError(f"recipe {path}: not valid YAML: {error}") from None
     if not isinstance(tree, dict):
         raise InputError(f"recipe {path}: expected a mapping of sections, found {type(tree).__name__}")
+    return parse_recipe(tree, overrides, source=f"recipe {path}")
+
+
+def parse_recipe(tree: dict[str, Any], overrides: tuple[str, ...] = (), *, source: str) -> Recipe:
+    """Validate a recipe that is read already.
+
+    Args:
+        tree: sections, as in a YAML file; not changed.
+        overrides: as for `load_recipe`.
+        source: where it is from, for messages: "recipe recipes/team.yaml".
+
+    Raises:
+        InputError: a field is unknown or out of range; names every field.
+    """
+    tree = copy.deepcopy(tree)
     for assignment in overrides:
         _assign(tree, assignment)
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
         lines = [f"  {'.'.join(map(str, e['loc'])) or '(recipe)'}: {e['msg']}" for e in error.errors()]
-        raise InputError(f"recipe {path}: {len(lines)} field(s) to mend\n" + "\n".join(lines)) from None
+        raise InputError(f"{source}: {len(lines)} field(s) to mend\n" + "\n".join(lines)) from None
+
+
+def change_recipe(recipe: Recipe, overrides: tuple[str, ...]) -> Recipe:
+    """A recipe with assignments on top, as `load_recipe` takes them.
+
+    Raises:
+        InputError: a field is unknown or out of range; names every field.
+    """
+    return parse_recipe(recipe.model_dump(mode="json"), overrides, source=f"recipe {recipe.name}")
 
 
 def _assign(tree: dict[str, Any], assignment: str) -> None:

@@ -30,7 +30,7 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
-    return open_job(RECIPE, (), tmp_path / "store")
+    return open_job(load_recipe(RECIPE), tmp_path / "store")
 
 
 @pytest.fixture

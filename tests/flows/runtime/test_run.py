@@ -18,12 +18,12 @@ from tests.flows.running import RECIPE
 
 
 def test_recipe_data_and_code_of_the_stages_make_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    job = open_job(RECIPE, (), tmp_path)
+    job = open_job(load_recipe(RECIPE), tmp_path)
     key = run_key(job, "md5")
-    assert run_key(open_job(RECIPE, (), tmp_path / "elsewhere"), "md5") == key
+    assert run_key(open_job(load_recipe(RECIPE), tmp_path / "elsewhere"), "md5") == key
     assert run_key(job.about(git_commit="0" * 40), "md5") == key, "where it comes from is no part of what it is"
     assert run_key(job, "other") != key
-    assert run_key(open_job(RECIPE, ("training.steps=13",), tmp_path), "md5") != key
+    assert run_key(open_job(load_recipe(RECIPE, ("training.steps=13",)), tmp_path), "md5") != key
     monkeypatch.setattr("notellm2.training.training_stage.VERSION", 99)
     assert run_key(job, "md5") != key, "its curves would be added to those of the old training"
 
@@ -83,7 +83,7 @@ def test_a_run_that_is_suspended_until_a_person_decides_has_not_ended(
     with contextlib.ExitStack() as stack:
         if ended_by is not None:
             stack.enter_context(pytest.raises(ended_by))
-        with tracked_run(open_job(RECIPE, (), tmp_path), {"md5": "0a.dir", "path": str(tmp_path)}):
+        with tracked_run(open_job(load_recipe(RECIPE), tmp_path), {"md5": "0a.dir", "path": str(tmp_path)}):
             if ended_by is not None:
                 raise ended_by
     assert calls == told

@@ -21,7 +21,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
-    return open_job(RECIPE, (), tmp_path / "store").model_copy(update={"run": "run-1"})
+    return open_job(load_recipe(RECIPE), tmp_path / "store").model_copy(update={"run": "run-1"})
 
 
 def written(folder: Path, text: str) -> Path:
