@@ -82,7 +82,8 @@ def prepare_kernel() -> float:
 
 
 def _kernel(batches: Any, note_ids: Any, config: Any, threads: int | None) -> Pairs:
-    from notellm2.pairs.histories import build_histories, read_events
+    from notellm2.pairs.events import read_events
+    from notellm2.pairs.histories import build_histories
     from notellm2.pairs.mine import mine_pairs
 
     symmetric = config.direction == "symmetric"
@@ -98,7 +99,7 @@ def run_kernel(data: Path, options: argparse.Namespace) -> Pairs:
     """The project's own path, from parquet to pairs."""
     import pyarrow.parquet as pq
 
-    from notellm2.pairs.histories import behaviour_batches
+    from notellm2.pairs.events import behaviour_batches
     from notellm2.recipe import PairsConfig
 
     config = PairsConfig.model_validate(

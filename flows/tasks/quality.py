@@ -38,19 +38,11 @@ def check_quality(job: Job, data: DataVersion, *, remember: bool = True) -> Chec
 
 
 def _check(job: Job, data: DataVersion, dataset: Dataset) -> Artifact:
-    from notellm2.quality.quality_stage import check_quality
+    from notellm2.quality.quality_stage import QualityRules, check_quality
 
     recipe = job.recipe
-    return check_quality(
-        job.store,
-        dataset,
-        data.md5,
-        recipe.quality,
-        previous_version(job, data.md5, dataset.info),
-        limits=recipe.data.images,
-        source_events=recipe.pairs.source_events,
-        target_events=recipe.pairs.target_events,
-    )
+    rules = QualityRules(recipe.quality, recipe.data.images, recipe.pairs.source_events, recipe.pairs.target_events)
+    return check_quality(job.store, dataset, data.md5, rules, previous_version(job, data.md5, dataset.info))
 
 
 def _report_failure(job: Job, data: DataVersion, dataset: Dataset, checked: Artifact) -> None:

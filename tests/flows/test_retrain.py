@@ -17,7 +17,7 @@ import pytest
 from notellm2.artifacts import Artifact
 from notellm2.notes.versions import data_md5
 from notellm2.publication.pointer import read_pointer
-from notellm2.recipe import RegistryConfig
+from notellm2.recipe import RegistryConfig, load_recipe
 from tests.conftest import ROOT, Retrained
 from tests.flows.running import RECIPE, Place
 

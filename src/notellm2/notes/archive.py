@@ -53,10 +53,10 @@ def find_images(export: Path) -> Path | None:
     Raises:
         InputError: there are several.
     """
-    found = [name for name in NAMES if (export / name).exists()]
-    if len(found) > 1:
-        raise InputError(f"{export}: expected one of {', '.join(NAMES)}, found {', '.join(found)}; keep one")
-    return export / found[0] if found else None
+    names = [name for name in NAMES if (export / name).exists()]
+    if len(names) > 1:
+        raise InputError(f"{export}: expected one of {', '.join(NAMES)}, found {', '.join(names)}; keep one")
+    return export / names[0] if names else None
 
 
 @contextmanager
@@ -64,7 +64,7 @@ def open_images(path: Path, limits: ImageLimits, spool: Path) -> Iterator[Images
     """Open a folder or an archive of images.
 
     Args:
-        path: what `find_images` found.
+        path: the result of `find_images`.
         limits: most bytes of one image.
         spool: a folder on a disk with room for the unpacked form of a gzipped tar.
 
@@ -107,15 +107,15 @@ class FolderImages:
         """As `Images.read`."""
         key = key_of(path)
         try:
-            found = (self._root / key).resolve(strict=True)
-            if not found.is_relative_to(self._root):
+            file = (self._root / key).resolve(strict=True)
+            if not file.is_relative_to(self._root):
                 raise ImageProblem("outside-folder", f"{path!r} is a link that leaves the images' folder")
-            status = found.stat()
+            status = file.stat()
             if not stat.S_ISREG(status.st_mode):
                 raise ImageProblem("not-a-file", f"{path!r} is a folder, pipe or device")
             if status.st_size > self._limits.max_bytes:
                 raise too_large(status.st_size, self._limits)
-            with found.open("rb") as handle:
+            with file.open("rb") as handle:
                 return handle.read(self._limits.max_bytes + 1)
         except (FileNotFoundError, NotADirectoryError):
             raise ImageProblem("missing", f"no file {path!r} in {self.name}/") from None

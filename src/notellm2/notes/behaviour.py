@@ -237,13 +237,13 @@ def _drop_unknown(
     ids = table.column("note_id")
     kept = pc.is_in(ids, value_set=known)
     strangers = pc.and_(pc.is_valid(ids), pc.invert(kept))
-    found = list(problems)
+    all_problems = list(problems)
     for row in np.flatnonzero(strangers.to_numpy()).tolist():
         user, note = table.column("user_id")[row].as_py(), ids[row].as_py()
-        found.append(
+        all_problems.append(
             Problem(
                 positions[row], "unknown-note", f"user_id {user}, note_id {note}", f"note_id: no note {note!r} was kept"
             )
         )
-    found.sort(key=lambda problem: problem.position)
-    return table.filter(pc.and_(pc.is_valid(ids), kept)).cast(INTERACTIONS), found
+    all_problems.sort(key=lambda problem: problem.position)
+    return table.filter(pc.and_(pc.is_valid(ids), kept)).cast(INTERACTIONS), all_problems

@@ -68,10 +68,10 @@ class Dataset:
             )
         dataset = cls(path, info)
         for room, schema, rows in (("notes", NOTES, info.notes), ("interactions", INTERACTIONS, info.interactions)):
-            found = sum(_checked_rows(shard, schema) for shard in dataset.shards(room))
-            if found != rows:
+            stored = sum(_checked_rows(shard, schema) for shard in dataset.shards(room))
+            if stored != rows:
                 raise InputError(
-                    f"{path / room}: {found} rows, {INFO} says {rows}; a shard is missing or foreign: import it again"
+                    f"{path / room}: {stored} rows, {INFO} says {rows}; a shard is missing or foreign: import it again"
                 )
         return dataset
 
@@ -117,11 +117,11 @@ def _checked_rows(shard: Path, schema: pa.Schema) -> int:
     """The number of rows of a shard whose footer is sound and whose columns are the expected ones."""
     try:
         with pq.ParquetFile(shard) as file:
-            found, rows = file.schema_arrow, file.metadata.num_rows
+            columns, rows = file.schema_arrow, file.metadata.num_rows
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{shard}: cannot be read: {error}; fetch the data again, or import it again") from None
-    if not found.equals(schema):
-        raise InputError(f"{shard}: expected the columns\n{schema}\nfound\n{found}\nimport it again")
+    if not columns.equals(schema):
+        raise InputError(f"{shard}: expected the columns\n{schema}\nfound\n{columns}\nimport it again")
     return int(rows)
 
 

@@ -20,7 +20,7 @@ class FieldProblem(ValueError):
 
     Attributes:
         reason: missing-id, wrong-type, bad-timestamp or invalid-utf8.
-        detail: column, what was found, what was expected.
+        detail: column, the value, what was expected.
     """
 
     def __init__(self, reason: str, detail: str):
@@ -50,7 +50,7 @@ def text(value: Any, column: str) -> str:
             return value
     except UnicodeError as error:
         raise FieldProblem("invalid-utf8", f"{column}: {error}") from None
-    raise FieldProblem("wrong-type", f"{column}: expected text, found {_found(value)}")
+    raise FieldProblem("wrong-type", f"{column}: expected text, found {_shown(value)}")
 
 
 def identifier(value: Any, column: str) -> str:
@@ -62,11 +62,11 @@ def identifier(value: Any, column: str) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
     if value is not None and not isinstance(value, (str, bytes)):
-        raise FieldProblem("wrong-type", f"{column}: expected text or a whole number, found {_found(value)}")
-    found = text(value, column)
-    if not found or found.isspace():
+        raise FieldProblem("wrong-type", f"{column}: expected text or a whole number, found {_shown(value)}")
+    name = text(value, column)
+    if not name or name.isspace():
         raise FieldProblem("missing-id", f"{column}: no value")
-    return found
+    return name
 
 
 def topics(value: Any, column: str = "topics") -> list[str]:
@@ -78,14 +78,14 @@ def topics(value: Any, column: str = "topics") -> list[str]:
     if value is None:
         return []
     parts: Iterable[Any] = value if isinstance(value, list) else text(value, column).split("|")
-    found = []
+    names = []
     for part in parts:
         if part is None:
             raise FieldProblem("wrong-type", f"{column}: expected a list of texts, found null in it")
         topic = text(part, column).strip()
         if topic:
-            found.append(topic)
-    return found
+            names.append(topic)
+    return names
 
 
 def moment(value: Any, column: str) -> int | None:
@@ -101,7 +101,7 @@ def moment(value: Any, column: str) -> int | None:
     if isinstance(value, Micros):
         return _within(int(value), value, column)
     if isinstance(value, bool):
-        raise FieldProblem("wrong-type", f"{column}: expected a time, found {_found(value)}")
+        raise FieldProblem("wrong-type", f"{column}: expected a time, found {_shown(value)}")
     if isinstance(value, int):
         return _within(value * 1_000_000, value, column)
     if isinstance(value, float):
@@ -109,7 +109,7 @@ def moment(value: Any, column: str) -> int | None:
     if isinstance(value, date):
         return _from_date(value, column)
     if not isinstance(value, (str, bytes)):
-        raise FieldProblem("wrong-type", f"{column}: expected a time, found {_found(value)}")
+        raise FieldProblem("wrong-type", f"{column}: expected a time, found {_shown(value)}")
     written = text(value, column).strip()
     if not written:
         return None
@@ -158,5 +158,5 @@ def _within(micros: int, value: Any, column: str) -> int:
     )
 
 
-def _found(value: Any) -> str:
+def _shown(value: Any) -> str:
     return f"{type(value).__name__} {str(value)[:40]!r}"

@@ -39,7 +39,7 @@ class ImageProblem(ValueError):
     Attributes:
         reason: one of not-an-image, broken, truncated, animated, oversized-bytes, oversized-pixels; the importer adds
             missing, outside-folder, not-a-file and unreadable.
-        detail: what was found, for a person.
+        detail: what is wrong, for a person.
     """
 
     def __init__(self, reason: str, detail: str):

@@ -49,7 +49,7 @@ class Quarantine:
             reason: short name of the problem, such as ``duplicate-id``.
             location: file and row, line or member.
             identifier: note id (user id and note id for an interaction) where known.
-            detail: what was found and what was expected; cut at 300 characters.
+            detail: the value and what was expected; cut at 300 characters.
         """
         self.counts[reason] += 1
         shown = self.locations.setdefault(reason, [])

@@ -66,7 +66,7 @@ class ExportTable:
         path: its file.
         kind: parquet, csv or jsonl.
         columns: the columns that are read.
-        ignored: columns found but not read; of JSON lines complete once `pieces` is exhausted.
+        ignored: columns that are not read; of JSON lines complete once `pieces` is exhausted.
     """
 
     path: Path
@@ -112,13 +112,13 @@ def find_table(export: Path, name: str, columns: Mapping[str, Column]) -> Export
     Raises:
         InputError: there is none, or there are several.
     """
-    found = [kind for kind in KINDS if (export / f"{name}.{kind}").is_file()]
-    if len(found) != 1:
-        there = ", ".join(f"{name}.{kind}" for kind in found) or "none of them"
+    kinds = [kind for kind in KINDS if (export / f"{name}.{kind}").is_file()]
+    if len(kinds) != 1:
+        there = ", ".join(f"{name}.{kind}" for kind in kinds) or "none of them"
         raise InputError(
             f"{export}: expected exactly one of {name}.parquet, {name}.csv and {name}.jsonl, found {there}"
         )
-    return ExportTable(export / f"{name}.{found[0]}", found[0], columns)
+    return ExportTable(export / f"{name}.{kinds[0]}", kinds[0], columns)
 
 
 @contextmanager
@@ -153,8 +153,8 @@ def _plain(array: pa.Array) -> pa.Array:
     return array
 
 
-def _check_type(table: ExportTable, name: str, found: pa.DataType) -> None:
-    value = found.value_type if pa.types.is_dictionary(found) else found
+def _check_type(table: ExportTable, name: str, kind: pa.DataType) -> None:
+    value = kind.value_type if pa.types.is_dictionary(kind) else kind
     accepted = table.columns[name].types
     is_list = pa.types.is_list(value) or pa.types.is_large_list(value)
     fits = (
@@ -165,7 +165,7 @@ def _check_type(table: ExportTable, name: str, found: pa.DataType) -> None:
         or ("list" in accepted and is_list and is_text(value.value_type))
     )
     if not fits:
-        raise InputError(f"{table.path}: column {name!r} has type {found}, expected {' or '.join(accepted)}")
+        raise InputError(f"{table.path}: column {name!r} has type {kind}, expected {' or '.join(accepted)}")
 
 
 def is_text(kind: pa.DataType) -> bool:

@@ -27,7 +27,7 @@ from notellm2.errors import InputError
 from notellm2.notes import replace
 
 PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-"""Pauses between tries when another DVC command holds the repository's lock, seconds; then it is given up."""
+"""Pauses between tries when another DVC command holds the repository's lock, seconds; then it gives up."""
 
 _LOCKED = ("Unable to acquire lock", "is busy, it is being blocked by")
 _NO_REMOTE = ("no remote specified", "no default remote set", "No remote provided")
@@ -109,18 +109,18 @@ def pin(directory: Path) -> str:
         Its md5.
 
     Raises:
-        InputError: there is nothing to pin, or DVC refuses; its message is given.
+        InputError: there is nothing to pin, or DVC refuses; its message is kept.
     """
-    found = data_md5(directory)
+    current = data_md5(directory)
     root = _root(directory) or _initialise(directory)
     _dvc(root, "add", "--quiet", str(directory.absolute()))
     pinned = pinned_md5(directory)
-    if pinned != found:
+    if pinned != current:
         raise InputError(
-            f"{directory}: its files have the version {found}, DVC pinned {pinned}; did they change meanwhile, or does "
+            f"{directory}: its files have version {current}, DVC pinned {pinned}; did they change meanwhile, or does "
             "a .dvcignore leave some out? Pin again"
         )
-    return found
+    return current
 
 
 def place(source: Path, directory: Path) -> None:
@@ -174,10 +174,10 @@ def pull(directory: Path, remote: str | None = None) -> str:
     if status(directory).current == pinned:
         return pinned
     _dvc(root, "pull", *_remote(remote), str(_pointer(directory).absolute()))
-    found = data_md5(directory)
-    if found != pinned:
-        raise InputError(f"{directory}: fetched the version {found}, but {_pointer(directory)} names {pinned}")
-    return found
+    fetched = data_md5(directory)
+    if fetched != pinned:
+        raise InputError(f"{directory}: fetched the version {fetched}, but {_pointer(directory)} names {pinned}")
+    return fetched
 
 
 def _link(source: str, target: str) -> None:

@@ -3,51 +3,157 @@
 Why own loops: the work is the sum over users of history^2 additions into a dense array, without a hash table, a join
 or an intermediate row. Scratch is O(notes) a thread. `benchmarks/mining.py` compares it with SQL and sparse products.
 
-The functions are plain NumPy loops; `compiled` turns one into machine code with numba (nopython, without the GIL).
-Numba's own parallel loops are not used: their OpenMP layer would be one more runtime beside torch's or faiss's, and
-threads over blocks of queries (see `mine`) are deterministic, as each query is summed by one thread in order of users.
+The functions are plain NumPy loops that numba turns into machine code (nopython, without the GIL); arrays that belong
+together are one NamedTuple, which numba passes at no cost. This module imports numba, which takes a second, so callers
+import it when they mine. Numba's own parallel loops are not used: their OpenMP layer would be one more runtime beside
+torch's or faiss's, and threads over blocks of queries (see `mine`) are deterministic, as each query is summed by one
+thread in order of users.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple, TypeVar, cast
 
+import numba
 import numpy as np
 import numpy.typing as npt
 
-SOURCE, TARGET = 1, 2
-"""Bits of an event's kind: counts as viewing, counts as clicking."""
-
-REASONS = ("support", "popularity", "lower", "upper", "top_t")
-"""Why a candidate pair was dropped, in the order of the tests and of `count`'s tally."""
+from notellm2.pairs.events import SOURCE, TARGET
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Index = npt.NDArray[np.signedinteger[Any]]
 """Row numbers: int32 as long as they fit."""
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
-@functools.cache
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of this module as machine code, compiled at its first call and kept on disk where that is possible.
+
+def compiled(function: _Function) -> _Function:
+    """Compile a function to machine code at its first call, and keep the code on disk where that is possible.
 
     Numba keeps it in ``__pycache__`` or the user's cache folder; where neither can be written (a read-only install
-    without a home) it refuses to cache, and we compile in each process instead (a few seconds).
+    without a home) it refuses to cache, and each process compiles anew (a few seconds).
     """
-    import numba
-
     try:
-        return numba.njit(cache=True, nogil=True)(function)
+        return cast(_Function, numba.njit(cache=True, nogil=True)(function))
     except RuntimeError as error:
         if "cannot cache" not in str(error):
             raise
-        return numba.njit(nogil=True)(function)
+        return cast(_Function, numba.njit(nogil=True)(function))
 
 
+class Rows(NamedTuple):
+    """Events grouped by user.
+
+    Attributes:
+        indptr: int64[U + 1], from `group_by_user`.
+        order: int[R], same.
+        note: int32[R].
+        kind: uint8[R].
+    """
+
+    indptr: Int64
+    order: Index
+    note: Int32
+    kind: npt.NDArray[np.uint8]
+
+
+class Clicks(NamedTuple):
+    """Users' clicks: those of user u are ``note[indptr[u]:indptr[u + 1]]``; int64[U + 1] and int32[C]."""
+
+    indptr: Int64
+    note: Int32
+
+
+class Views(NamedTuple):
+    """Users' views: int64[U + 1], int32[V], and the offset of the first click after each view, int32[V].
+
+    Offsets are within the user's clicks and never fall within a user.
+    """
+
+    indptr: Int64
+    note: Int32
+    start: Int32
+
+
+class People(NamedTuple):
+    """How much users and notes did: clicks of a user int32[U] (N_u), viewers and clickers of a note int32[N]."""
+
+    clicked: Int32
+    viewers: Int32
+    clickers: Int32
+
+
+class QueryIndex(NamedTuple):
+    """From a note to the users who viewed it, for the notes of one split.
+
+    Attributes:
+        clicks: of the split's notes only.
+        indptr: int64[N + 1]; the views of note n are at ``indptr[n]`` to ``indptr[n + 1]``.
+        user: int32[Q], in order of users.
+        start: int32[Q], offset of the first click after the view.
+    """
+
+    clicks: Clicks
+    indptr: Int64
+    user: Int32
+    start: Int32
+
+
+class Rules(NamedTuple):
+    """How pairs are scored and which are dropped.
+
+    Attributes:
+        cosine: score by common users / sqrt(viewers * clickers); else by the sum of 1 / N_u (NoteLLM, 4.3).
+        min_support: fewest users behind a pair.
+        min_popularity: fewest viewers of the query and fewest clickers of the target.
+        lower: least score.
+        upper: largest score.
+    """
+
+    cosine: bool
+    min_support: int
+    min_popularity: int
+    lower: float
+    upper: float
+
+
+class Scratch(NamedTuple):
+    """Work space of one thread.
+
+    Attributes:
+        total: float64[N], zeros; left as zeros.
+        users: int32[N], zeros; left as zeros.
+        touched: int32[N].
+    """
+
+    total: npt.NDArray[np.float64]
+    users: Int32
+    touched: Int32
+
+
+class Best(NamedTuple):
+    """The best targets of q queries, and what was dropped.
+
+    Attributes:
+        target: int32[q, t], each query's targets: by score, then support descending, then data set order.
+        score: float32[q, t].
+        support: int32[q, t].
+        kept: int32[q], number of targets of each query.
+        tally: int64[6], raised by the number of candidates, then of those dropped by each of `mine.REASONS`.
+    """
+
+    target: Int32
+    score: npt.NDArray[np.float32]
+    support: Int32
+    kept: Int32
+    tally: Int64
+
+
+@compiled
 def group_by_user(user: Int32, by_time: Index, n_users: int, order: Index) -> Int64:
-    """Order rows by user, keeping a given order within each user (a counting sort).
+    """Order rows by user, keeping their order within each user (a counting sort).
 
     Args:
         user: int32[R].
@@ -64,83 +170,73 @@ def group_by_user(user: Int32, by_time: Index, n_users: int, order: Index) -> In
         indptr[user[row] + 1] += 1
     for u in range(n_users):
         indptr[u + 1] += indptr[u]
-    place = indptr[:-1].copy()
+    position = indptr[:-1].copy()
     for i in range(len(by_time)):
         u = user[by_time[i]]
-        order[place[u]] = by_time[i]
-        place[u] += 1
+        order[position[u]] = by_time[i]
+        position[u] += 1
     return indptr
 
 
+@compiled
+def _oldest_kept(row_notes: Int32, first_view: Int64, first_click: Int64, cap: int) -> int:
+    """Position from which on a user's `cap` most recent notes lie; there must be more than `cap`."""
+    oldest = len(row_notes)
+    left = cap
+    while left > 0:
+        oldest -= 1
+        n = row_notes[oldest]
+        if max(first_view[n], first_click[n]) == oldest:
+            left -= 1
+    return oldest
+
+
+@compiled
 def collect(
-    indptr: Int64,
-    order: Index,
-    note: Int32,
-    kind: npt.NDArray[np.uint8],
-    n_notes: int,
-    cap: int,
-    symmetric: bool,
-    click_note: Int32,
-    view_note: Int32,
-    view_start: Int32,
-) -> tuple[Int64, Int64, Int32, Int32, Int32, int]:
-    """First views and first clicks of every user; `histories.Histories` says what the results mean.
+    rows: Rows, n_notes: int, cap: int, symmetric: bool, click_note: Int32, views: Views
+) -> tuple[Int64, People, int]:
+    """Collect first views and first clicks of every user; `histories.Histories` says what the results mean.
 
     Args:
-        indptr: int64[U + 1], from `group_by_user`.
-        order: int[R], same.
-        note: int32[R].
-        kind: uint8[R].
-        n_notes: number of notes N.
+        rows: the events.
+        n_notes: N.
         cap: most recent notes of a user that are kept.
         symmetric: each click is also a view, to be paired with all clicks.
         click_note: int32[R], filled from the front.
-        view_note: int32[R], same.
-        view_start: int32[R], same.
+        views: zeros, int64[U + 1], int32[R] and int32[R]; filled from the front.
 
-    Returns:
-        click_indptr, view_indptr, clicked, viewers, clickers, number of users cut to the cap.
+    Returns: click_indptr int64[U + 1], counts of users and notes, number of users cut to the cap.
     """
-    n_users = len(indptr) - 1
+    n_users = len(rows.indptr) - 1
     click_indptr = np.zeros(n_users + 1, np.int64)
-    view_indptr = np.zeros(n_users + 1, np.int64)
-    clicked = np.zeros(n_users, np.int32)
-    viewers = np.zeros(n_notes, np.int32)
-    clickers = np.zeros(n_notes, np.int32)
+    people = People(np.zeros(n_users, np.int32), np.zeros(n_notes, np.int32), np.zeros(n_notes, np.int32))
     first_view = np.full(n_notes, -1, np.int64)  # of the current user: position of a note's first view, -1 for none
     first_click = np.full(n_notes, -1, np.int64)
-    clicks = views = capped = 0
+    clicks = viewed = capped = 0
     for u in range(n_users):
-        low = indptr[u]
-        length = indptr[u + 1] - low
+        low = rows.indptr[u]
+        own = rows.order[low : rows.indptr[u + 1]]
         distinct = 0
-        for p in range(length):
-            row = order[low + p]
-            n = note[row]
-            click = kind[row] & TARGET != 0
-            view = click if symmetric else kind[row] & SOURCE != 0
+        for p in range(len(own)):
+            n = rows.note[own[p]]
+            click = rows.kind[own[p]] & TARGET != 0
+            view = click if symmetric else rows.kind[own[p]] & SOURCE != 0
             if (view or click) and first_view[n] < 0 and first_click[n] < 0:
                 distinct += 1
             if view and first_view[n] < 0:
                 first_view[n] = p
-                viewers[n] += 1
+                people.viewers[n] += 1
             if click and first_click[n] < 0:
                 first_click[n] = p
-                clickers[n] += 1
-                clicked[u] += 1
+                people.clickers[n] += 1
+                people.clicked[u] += 1
         oldest = 0
         if distinct > cap:
             capped += 1
-            oldest = length
-            left = cap
-            while left > 0:
-                oldest -= 1
-                n = note[order[low + oldest]]
-                if max(first_view[n], first_click[n]) == oldest:
-                    left -= 1
+            oldest = _oldest_kept(rows.note[own], first_view, first_click, cap)
         begin = clicks
-        for p in range(length):
-            n = note[order[low + p]]
+        for p in range(len(own)):
+            n = rows.note[own[p]]
             if max(first_view[n], first_click[n]) < oldest:
                 continue
             if first_click[n] == p:
@@ -148,173 +244,153 @@ def collect(
                 clicks += 1
             if first_view[n] == p:
                 # After the click of the same row: a note is never followed by itself.
-                view_note[views] = n
-                view_start[views] = 0 if symmetric else clicks - begin
-                views += 1
-        for p in range(length):
-            n = note[order[low + p]]
-            first_view[n] = -1
-            first_click[n] = -1
+                views.note[viewed] = n
+                views.start[viewed] = 0 if symmetric else clicks - begin
+                viewed += 1
+        for row in own:
+            first_view[rows.note[row]] = first_click[rows.note[row]] = -1
         click_indptr[u + 1] = clicks
-        view_indptr[u + 1] = views
-    return click_indptr, view_indptr, clicked, viewers, clickers, capped
+        views.indptr[u + 1] = viewed
+    return click_indptr, people, capped
 
 
-def index_by_query(
-    member: npt.NDArray[np.bool_],
-    click_indptr: Int64,
-    click_note: Int32,
-    view_indptr: Int64,
-    view_note: Int32,
-    view_start: Int32,
-) -> tuple[Int64, Int32, Int64, Int32, Int32]:
+@compiled
+def _clicks_of(member: npt.NDArray[np.bool_], clicks: Clicks) -> Clicks:
+    """The clicks on one split's notes."""
+    n_users = len(clicks.indptr) - 1
+    indptr = np.zeros(n_users + 1, np.int64)
+    kept = 0
+    for u in range(n_users):
+        for i in range(clicks.indptr[u], clicks.indptr[u + 1]):
+            if member[clicks.note[i]]:
+                kept += 1
+        indptr[u + 1] = kept
+    note = np.empty(kept, np.int32)
+    position = 0
+    for i in range(len(clicks.note)):
+        if member[clicks.note[i]]:
+            note[position] = clicks.note[i]
+            position += 1
+    return Clicks(indptr, note)
+
+
+@compiled
+def index_by_query(member: npt.NDArray[np.bool_], clicks: Clicks, views: Views) -> QueryIndex:
     """Keep one split's notes and turn views around: from a note to the users who viewed it.
+
+    Views that no click of another note can follow are left out where that is plain (none left after them).
 
     Args:
         member: bool[N], the split's notes.
-        click_indptr: int64[U + 1], and the rest as in `histories.Histories`.
-        click_note: int32[C].
-        view_indptr: int64[U + 1].
-        view_note: int32[V].
-        view_start: int32[V], never falling within a user.
-
-    Returns:
-        kept click_indptr int64[U + 1] and click_note int32[C']; query_indptr int64[N + 1], query_user int32[Q] in
-        order of users, query_start int32[Q]: offset of the first click after the view. Views that no click of
-        another note can follow are left out where that is plain (none left after them).
+        clicks: of all notes.
+        views: of all notes.
     """
-    n_users = len(click_indptr) - 1
+    n_users = len(clicks.indptr) - 1
     n_notes = len(member)
-    kept_indptr = np.zeros(n_users + 1, np.int64)
-    kept = 0
+    kept = _clicks_of(member, clicks)
+    start = np.full(len(views.note), -1, np.int32)  # -1: not in the split, or nothing follows
+    indptr = np.zeros(n_notes + 1, np.int64)
     for u in range(n_users):
-        for i in range(click_indptr[u], click_indptr[u + 1]):
-            if member[click_note[i]]:
-                kept += 1
-        kept_indptr[u + 1] = kept
-    kept_note = np.empty(kept, np.int32)
-    start = np.full(len(view_note), -1, np.int32)  # -1: not in the split, or nothing follows
-    query_indptr = np.zeros(n_notes + 1, np.int64)
-    for u in range(n_users):
-        place = kept_indptr[u]
-        for i in range(click_indptr[u], click_indptr[u + 1]):
-            if member[click_note[i]]:
-                kept_note[place] = click_note[i]
-                place += 1
-        i = click_indptr[u]
+        i = clicks.indptr[u]
         passed = 0
-        total = kept_indptr[u + 1] - kept_indptr[u]
-        for v in range(view_indptr[u], view_indptr[u + 1]):
-            while i < click_indptr[u] + view_start[v]:
-                if member[click_note[i]]:
+        total = kept.indptr[u + 1] - kept.indptr[u]
+        for v in range(views.indptr[u], views.indptr[u + 1]):
+            while i < clicks.indptr[u] + views.start[v]:
+                if member[clicks.note[i]]:
                     passed += 1
                 i += 1
-            if member[view_note[v]] and passed < total:
+            if member[views.note[v]] and passed < total:
                 start[v] = passed
-                query_indptr[view_note[v] + 1] += 1
+                indptr[views.note[v] + 1] += 1
     for n in range(n_notes):
-        query_indptr[n + 1] += query_indptr[n]
-    query_user = np.empty(query_indptr[n_notes], np.int32)
-    query_start = np.empty(query_indptr[n_notes], np.int32)
-    places = query_indptr[:-1].copy()
+        indptr[n + 1] += indptr[n]
+    query_user = np.empty(indptr[n_notes], np.int32)
+    query_start = np.empty(indptr[n_notes], np.int32)
+    position = indptr[:-1].copy()
     for u in range(n_users):
-        for v in range(view_indptr[u], view_indptr[u + 1]):
+        for v in range(views.indptr[u], views.indptr[u + 1]):
             if start[v] >= 0:
-                at = places[view_note[v]]
+                at = position[views.note[v]]
                 query_user[at] = u
                 query_start[at] = start[v]
-                places[view_note[v]] += 1
-    return kept_indptr, kept_note, query_indptr, query_user, query_start
+                position[views.note[v]] += 1
+    return QueryIndex(kept, indptr, query_user, query_start)
 
 
-def count(
-    queries: Int32,
-    click_indptr: Int64,
-    click_note: Int32,
-    query_indptr: Int64,
-    query_user: Int32,
-    query_start: Int32,
-    clicked: Int32,
-    viewers: Int32,
-    clickers: Int32,
-    cosine: bool,
-    min_support: int,
-    min_popularity: int,
-    lower: float,
-    upper: float,
-    total: npt.NDArray[np.float64],
-    users: Int32,
-    touched: Int32,
-    target: npt.NDArray[np.int32],
-    score: npt.NDArray[np.float32],
-    support: npt.NDArray[np.int32],
-    kept: Int32,
-    tally: Int64,
-) -> None:
-    """Score every target of some queries and keep the best of each.
+@compiled
+def _sum_users(query: int, index: QueryIndex, clicked: Int32, cosine: bool, scratch: Scratch) -> int:
+    """Add up the users behind every target of a query; returns how many targets `scratch.touched` then names."""
+    touched = 0
+    for i in range(index.indptr[query], index.indptr[query + 1]):
+        u = index.user[i]
+        weight = 1.0 / clicked[u]
+        for j in range(index.clicks.indptr[u] + index.start[i], index.clicks.indptr[u + 1]):
+            n = index.clicks.note[j]
+            if scratch.users[n] == 0:
+                scratch.touched[touched] = n
+                touched += 1
+            scratch.users[n] += 1
+            if not cosine:
+                scratch.total[n] += weight
+    return touched
+
+
+@compiled
+def _insert(best: Best, q: int, size: int, n: int, score: np.float32, support: int) -> int:
+    """Put a target in its place among the `size` best of query q, if it is one of them; returns the new size."""
+    top_t = best.target.shape[1]
+    rank = size
+    while rank > 0:
+        s = best.score[q, rank - 1]
+        c = best.support[q, rank - 1]
+        if s > score or (s == score and (c > support or (c == support and best.target[q, rank - 1] < n))):
+            break
+        rank -= 1
+    if rank == top_t:
+        return size
+    if size < top_t:
+        size += 1
+    for k in range(size - 1, rank, -1):
+        best.target[q, k] = best.target[q, k - 1]
+        best.score[q, k] = best.score[q, k - 1]
+        best.support[q, k] = best.support[q, k - 1]
+    best.target[q, rank] = n
+    best.score[q, rank] = score
+    best.support[q, rank] = support
+    return size
+
+
+@compiled
+def count(queries: Int32, index: QueryIndex, people: People, rules: Rules, scratch: Scratch, best: Best) -> None:
+    """Score every target of some queries and keep the best of each in `best`.
 
     Scores are summed in float64 and rounded to float32, the type they are published in, before they are compared:
-    bounds and ties then mean what a reader of the file sees.
-
-    Args:
-        queries: int32[q], notes.
-        click_indptr: int64[U + 1], and the four after it from `index_by_query`.
-        click_note: int32[C'].
-        query_indptr: int64[N + 1].
-        query_user: int32[Q].
-        query_start: int32[Q].
-        clicked: int32[U], N_u.
-        viewers: int32[N], users of a note as a query.
-        clickers: int32[N], users of a note as a target.
-        cosine: score by common users / sqrt(viewers * clickers); else by the sum of 1 / N_u (NoteLLM, 4.3).
-        min_support: fewest users behind a pair.
-        min_popularity: fewest viewers of the query and fewest clickers of the target.
-        lower: least score.
-        upper: largest score.
-        total: float64[N], zeros; scratch, left as zeros.
-        users: int32[N], zeros; scratch, left as zeros.
-        touched: int32[N]; scratch.
-        target: int32[q, t], filled with each query's targets: score, then support descending, then data set order.
-        score: float32[q, t], same.
-        support: int32[q, t], same.
-        kept: int32[q], filled with the number of targets of each query.
-        tally: int64[6], raised by the number of candidates, then of those dropped by each of `REASONS`.
+    bounds and ties then mean what a reader of the file sees. `queries`: int32[q], notes.
     """
-    least, most = np.float32(lower), np.float32(upper)
-    top_t = target.shape[1]
+    least, most = np.float32(rules.lower), np.float32(rules.upper)
+    tally = best.tally
     for q in range(len(queries)):
         query = queries[q]
-        n_touched = 0
-        for i in range(query_indptr[query], query_indptr[query + 1]):
-            u = query_user[i]
-            weight = 1.0 / clicked[u]
-            for j in range(click_indptr[u] + query_start[i], click_indptr[u + 1]):
-                n = click_note[j]
-                if users[n] == 0:
-                    touched[n_touched] = n
-                    n_touched += 1
-                users[n] += 1
-                if not cosine:
-                    total[n] += weight
+        touched = _sum_users(query, index, people.clicked, rules.cosine, scratch)
         size = 0
         passed = 0
-        for i in range(n_touched):
-            n = touched[i]
-            common = users[n]
-            value = total[n]
-            users[n] = 0
-            total[n] = 0.0
+        for i in range(touched):
+            n = scratch.touched[i]
+            common = scratch.users[n]
+            value = scratch.total[n]
+            scratch.users[n] = 0
+            scratch.total[n] = 0.0
             if n == query:
                 continue
             tally[0] += 1
-            if common < min_support:
+            if common < rules.min_support:
                 tally[1] += 1
                 continue
-            if viewers[query] < min_popularity or clickers[n] < min_popularity:
+            if people.viewers[query] < rules.min_popularity or people.clickers[n] < rules.min_popularity:
                 tally[2] += 1
                 continue
-            if cosine:
-                value = common / np.sqrt(np.float64(viewers[query]) * np.float64(clickers[n]))
+            if rules.cosine:
+                value = common / np.sqrt(np.float64(people.viewers[query]) * np.float64(people.clickers[n]))
             rounded = np.float32(value)
             if rounded < least:
                 tally[3] += 1
@@ -323,23 +399,6 @@ def count(
                 tally[4] += 1
                 continue
             passed += 1
-            place = size
-            while place > 0:
-                s = score[q, place - 1]
-                c = support[q, place - 1]
-                if s > rounded or (s == rounded and (c > common or (c == common and target[q, place - 1] < n))):
-                    break
-                place -= 1
-            if place == top_t:
-                continue
-            if size < top_t:
-                size += 1
-            for k in range(size - 1, place, -1):
-                target[q, k] = target[q, k - 1]
-                score[q, k] = score[q, k - 1]
-                support[q, k] = support[q, k - 1]
-            target[q, place] = n
-            score[q, place] = rounded
-            support[q, place] = common
-        kept[q] = size
+            size = _insert(best, q, size, n, rounded, common)
+        best.kept[q] = size
         tally[5] += passed - size

@@ -16,13 +16,21 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from notellm2.pairs import kernel
 from notellm2.pairs.histories import Histories
 from notellm2.recipe import PairsConfig
+
+if TYPE_CHECKING:
+    from notellm2.pairs import kernel
+
+_Part = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.float32], npt.NDArray[np.int32]]
+
+REASONS = ("support", "popularity", "lower", "upper", "top_t")
+"""Why a candidate pair was dropped, in the order of the tests and of the kernel's tally."""
 
 _BLOCK = 256
 """Queries a thread takes at once: few calls, and an even load where some queries have far more users than others."""
@@ -38,7 +46,7 @@ class Mined:
         score: float32[P].
         support: int32[P], users behind the pair.
         candidates: pairs with at least one user.
-        dropped: candidates that were dropped, by reason (`kernel.REASONS`).
+        dropped: candidates that were dropped, by reason (`REASONS`).
     """
 
     query: npt.NDArray[np.int32]
@@ -76,53 +84,76 @@ def mine_pairs(
         top_t: targets kept for each query; None: the configured number.
         threads: None: one for each CPU this process may use.
     """
-    click_indptr, click_note, query_indptr, query_user, query_start = kernel.compiled(kernel.index_by_query)(
-        np.ascontiguousarray(member),
-        histories.click_indptr,
-        histories.click_note,
-        histories.view_indptr,
-        histories.view_note,
-        histories.view_start,
-    )
-    index = (click_indptr, click_note, query_indptr, query_user, query_start)
-    people = (histories.clicked, histories.viewers, histories.clickers)
-    rules = (config.score == "cosine", config.min_support, config.min_popularity, config.lower, config.upper)
-    queries = np.flatnonzero(np.diff(query_indptr)).astype(np.int32)
-    blocks = [queries[i : i + _BLOCK] for i in range(0, len(queries), _BLOCK)]
-    parts: dict[int, _Part] = {}
-    numbers = _Shared(iter(range(len(blocks))))
-    t = config.top_t if top_t is None else top_t
-
-    def work() -> npt.NDArray[np.int64]:
-        # Scratch is made once a thread, not once a block: it is as long as the data set has notes.
-        n_notes = len(member)
-        scratch = (np.zeros(n_notes, np.float64), np.zeros(n_notes, np.int32), np.empty(n_notes, np.int32))
-        tally = np.zeros(1 + len(kernel.REASONS), np.int64)
-        for number in numbers:
-            block = blocks[number]
-            target = np.empty((len(block), t), np.int32)
-            score = np.empty((len(block), t), np.float32)
-            support = np.empty((len(block), t), np.int32)
-            kept = np.empty(len(block), np.int32)
-            best = (target, score, support, kept)
-            kernel.compiled(kernel.count)(block, *index, *people, *rules, *scratch, *best, tally)
-            filled = np.arange(t) < kept[:, None]
-            parts[number] = (np.repeat(block, kept), target[filled], score[filled], support[filled])
-        return tally
-
-    workers = max(1, min(threads or _usable_cpus(), len(blocks)))
+    work = _Work.prepare(histories, member, config, config.top_t if top_t is None else top_t)
+    workers = max(1, min(threads or _usable_cpus(), len(work.blocks)))
     with ThreadPoolExecutor(workers, thread_name_prefix="mine") as pool:
-        tallies = [future.result() for future in [pool.submit(work) for _ in range(workers)]]
+        tallies = [future.result() for future in [pool.submit(work.run) for _ in range(workers)]]
     tally = np.sum(tallies, axis=0)
-    done = [parts[number] for number in range(len(blocks))]
+    parts = [work.parts[number] for number in range(len(work.blocks))]
+    query, target, score, support = zip(*parts, strict=True) if parts else ((), (), (), ())
     return Mined(
-        query=np.concatenate([part[0] for part in done], dtype=np.int32) if done else np.empty(0, np.int32),
-        target=np.concatenate([part[1] for part in done], dtype=np.int32) if done else np.empty(0, np.int32),
-        score=np.concatenate([part[2] for part in done], dtype=np.float32) if done else np.empty(0, np.float32),
-        support=np.concatenate([part[3] for part in done], dtype=np.int32) if done else np.empty(0, np.int32),
+        query=np.concatenate(query, dtype=np.int32) if query else np.empty(0, np.int32),
+        target=np.concatenate(target, dtype=np.int32) if target else np.empty(0, np.int32),
+        score=np.concatenate(score, dtype=np.float32) if score else np.empty(0, np.float32),
+        support=np.concatenate(support, dtype=np.int32) if support else np.empty(0, np.int32),
         candidates=int(tally[0]),
-        dropped={reason: int(n) for reason, n in zip(kernel.REASONS, tally[1:], strict=True)},
+        dropped={reason: int(n) for reason, n in zip(REASONS, tally[1:], strict=True)},
     )
+
+
+@dataclass
+class _Work:
+    """Blocks of queries that threads take one by one, and the pairs of each finished block by its number."""
+
+    index: kernel.QueryIndex
+    people: kernel.People
+    rules: kernel.Rules
+    blocks: list[npt.NDArray[np.int32]]
+    top_t: int
+    parts: dict[int, _Part]
+    numbers: _Shared
+
+    @classmethod
+    def prepare(cls, histories: Histories, member: npt.NDArray[np.bool_], config: PairsConfig, top_t: int) -> _Work:
+        from notellm2.pairs import kernel  # imports numba
+
+        index = kernel.index_by_query(
+            np.ascontiguousarray(member),
+            kernel.Clicks(histories.click_indptr, histories.click_note),
+            kernel.Views(histories.view_indptr, histories.view_note, histories.view_start),
+        )
+        people = kernel.People(histories.clicked, histories.viewers, histories.clickers)
+        cosine = config.score == "cosine"
+        rules = kernel.Rules(cosine, config.min_support, config.min_popularity, config.lower, config.upper)
+        queries = np.flatnonzero(np.diff(index.indptr)).astype(np.int32)
+        blocks = [queries[i : i + _BLOCK] for i in range(0, len(queries), _BLOCK)]
+        return cls(index, people, rules, blocks, top_t, {}, _Shared(iter(range(len(blocks)))))
+
+    def run(self) -> npt.NDArray[np.int64]:
+        """Mine blocks until none is left; returns the tally of candidates and dropped ones."""
+        from notellm2.pairs import kernel
+
+        # Scratch is made once a thread, not once a block: it is as long as the data set has notes.
+        n_notes, t = len(self.people.viewers), self.top_t
+        scratch = kernel.Scratch(
+            np.zeros(n_notes, np.float64), np.zeros(n_notes, np.int32), np.empty(n_notes, np.int32)
+        )
+        tally = np.zeros(1 + len(REASONS), np.int64)
+        for number in self.numbers:
+            block = self.blocks[number]
+            shape = (len(block), t)
+            best = kernel.Best(
+                target=np.empty(shape, np.int32),
+                score=np.empty(shape, np.float32),
+                support=np.empty(shape, np.int32),
+                kept=np.empty(len(block), np.int32),
+                tally=tally,
+            )
+            kernel.count(block, self.index, self.people, self.rules, scratch, best)
+            filled = np.arange(t) < best.kept[:, None]
+            query = np.repeat(block, best.kept)
+            self.parts[number] = (query, best.target[filled], best.score[filled], best.support[filled])
+        return tally
 
 
 def _usable_cpus() -> int:
@@ -130,9 +161,6 @@ def _usable_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-_Part = tuple[npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.float32], npt.NDArray[np.int32]]
 
 
 class _Shared:

@@ -17,7 +17,8 @@ from notellm2.artifacts import Artifact, Store
 from notellm2.errors import InputError
 from notellm2.notes.dataset import Dataset
 from notellm2.notes.schema import PAIRS
-from notellm2.pairs.histories import Histories, behaviour_batches, build_histories, read_events
+from notellm2.pairs.events import behaviour_batches, read_events
+from notellm2.pairs.histories import Histories, build_histories
 from notellm2.pairs.mine import Mined, mine_pairs
 from notellm2.pairs.protocol import held_out_pairs, targets_per_query
 from notellm2.pairs.split import SPLITS, TRAIN, assign_notes, cut_time

@@ -85,7 +85,7 @@ def _batches(dataset: Dataset, sample: int, limits: ImageLimits) -> Iterator[pa.
 
 
 def _facts(data: bytes, limits: ImageLimits | None) -> _Facts:
-    """The values of `FACTS` after the id; decodes if limits are given and there is something to decode."""
+    """The values of `FACTS` after the id; decodes if there are limits and there is something to decode."""
     if not data:
         return True, 0, None, None, None, None
     digest = int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little", signed=True)

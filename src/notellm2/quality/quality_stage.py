@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ from typing import Any
 from notellm2.artifacts import Artifact, Store, digest_json
 from notellm2.errors import InputError
 from notellm2.notes.dataset import Dataset, DatasetInfo
-from notellm2.quality.checks import Window, moment, plan
+from notellm2.quality.checks import Window, moment
 from notellm2.quality.docs import make_offline, shown_number, shown_sample, write_index
 from notellm2.quality.images import image_facts
+from notellm2.quality.plan import plan
 from notellm2.quality.suites import Outcome, judge
 from notellm2.quality.summaries import measure
 from notellm2.recipe import ImageLimits, QualityConfig
@@ -30,16 +32,25 @@ class QualityError(InputError):
     """A critical expectation failed; the message names it, the rows at fault and samples of them."""
 
 
+@dataclass(frozen=True)
+class QualityRules:
+    """What a data version is judged by.
+
+    Attributes:
+        thresholds: the recipe's section.
+        limits: bounds of image decoding.
+        source_events: events that the pairs' section reads as "viewed"; one must occur. Empty: not checked.
+        target_events: events that the pairs' section reads as "clicked"; one must occur. Empty: not checked.
+    """
+
+    thresholds: QualityConfig
+    limits: ImageLimits = field(default_factory=ImageLimits)
+    source_events: Sequence[str] = ()
+    target_events: Sequence[str] = ()
+
+
 def check_quality(
-    store: Store,
-    dataset: Dataset,
-    data_md5: str,
-    config: QualityConfig,
-    previous: DatasetInfo | None,
-    *,
-    limits: ImageLimits | None = None,
-    source_events: Sequence[str] = (),
-    target_events: Sequence[str] = (),
+    store: Store, dataset: Dataset, data_md5: str, rules: QualityRules, previous: DatasetInfo | None
 ) -> Artifact:
     """Check a data version and document the outcome; failed expectations do not raise (see `require_quality`).
 
@@ -50,22 +61,19 @@ def check_quality(
         store: where the artifact goes.
         dataset: the data version.
         data_md5: its digest.
-        config: the thresholds.
+        rules: what it is judged by.
         previous: description of the version before this one, for the comparison of volumes; None: there is none.
-        limits: bounds of image decoding; None: the defaults.
-        source_events: events that the pairs' section reads as "viewed"; one must occur. Empty: not checked.
-        target_events: events that the pairs' section reads as "clicked"; one must occur. Empty: not checked.
 
     Raises:
         InputError: the recipe's window, dataset.json's time span or a line of quarantine.jsonl cannot be read.
     """
     now = datetime.now(UTC)
+    config = rules.thresholds
     window = Window.of(config, now)
-    limits = limits or ImageLimits()
 
     def write(into: Path) -> dict[str, Any]:
-        checks = plan(config, window, dataset.info, previous, source_events, target_events)
-        measured = measure(dataset, image_facts(dataset, config.decode_sample, limits), checks)
+        checks = plan(config, window, dataset.info, previous, rules.source_events, rules.target_events)
+        measured = measure(dataset, image_facts(dataset, config.decode_sample, rules.limits), checks)
         docs = into / DATA_DOCS
         entries = [_entry(outcome) for outcome in judge(measured, docs)]
         make_offline(docs)
@@ -76,9 +84,9 @@ def check_quality(
 
     settings = {
         "quality": config.model_dump(mode="json"),
-        "images": limits.model_dump(mode="json"),
-        "source_events": list(source_events),
-        "target_events": list(target_events),
+        "images": rules.limits.model_dump(mode="json"),
+        "source_events": list(rules.source_events),
+        "target_events": list(rules.target_events),
     }
     inputs = {
         "data": data_md5,

@@ -41,7 +41,7 @@ def judge(measured: Sequence[Measured], docs: Path) -> list[Outcome]:
         docs: directory for the pages; made if missing.
 
     Returns:
-        One outcome a check, in the order given.
+        One outcome a check, in the same order.
 
     Raises:
         RuntimeError: an expectation could not be evaluated.

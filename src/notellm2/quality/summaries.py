@@ -98,7 +98,7 @@ class Measured:
 
 
 def measure(dataset: Dataset, images: pa.Table, checks: Sequence[Check]) -> list[Measured]:
-    """Measure every check, in the order given.
+    """Measure every check; returns them in the same order.
 
     Args:
         dataset: the data set.

@@ -1,8 +1,8 @@
 """The sample's behaviour: a week in which users with hidden interests view, click and like notes.
 
-What a user wants is mostly a *combination*: a subject (in the text) told with a motif (in the picture), in a style
+What a user wants is mostly a *combination*: a subject (in the text) together with a motif (in the picture), in a style
 they like. Others want a motif alone and follow the notes without words. So which notes are viewed and clicked
-together depends on text and picture at once, and neither tells half of it. On top: a skewed popularity, attention
+together depends on text and picture at once, and neither explains half of it. On top: a skewed popularity, attention
 for new notes, random browsing, light and heavy users, sessions, hours of the day.
 
 Weights are integers and random numbers are drawn as integers: sums are exact in any order, so the same events come
@@ -68,13 +68,13 @@ class Event(NamedTuple):
 
 
 def popularity(rng: np.random.Generator, notes: int) -> Weights:
-    """A skewed attraction for each note: like Zipf's law, but flat at its head. int64 of shape (notes,)."""
+    """Draw a skewed attraction for each note: like Zipf's law, but flat at its head. int64 of shape (notes,)."""
     head = max(1, notes // 30)
     return np.asarray(1000 * head // (rng.permutation(notes) + head), dtype=np.int64)
 
 
 def wanted(hidden: Hidden, interest: Interest) -> Weights:
-    """How well each note fits an interest, in thousandths; int64 of shape (notes,)."""
+    """Measure how well each note fits an interest, in thousandths; int64 of shape (notes,)."""
     silent = hidden.subject < 0
     motif = hidden.motif == interest.motif
     exact = np.where(hidden.style == interest.style, EXACT, OTHER_STYLE)
@@ -89,7 +89,7 @@ def wanted(hidden: Hidden, interest: Interest) -> Weights:
 
 
 def simulate(rng: np.random.Generator, users: int, hidden: Hidden, kinds: tuple[int, int, int]) -> list[Event]:
-    """Let `users` users live through the week; events in order of time.
+    """Simulate the week of `users` users; returns the events in order of time.
 
     Args:
         kinds: number of subjects, motifs and styles that there are.

@@ -43,11 +43,11 @@ SHARE_USUAL_PALETTE = 60  # per cent; the others take any palette
 
 
 def draw(rng: np.random.Generator, motif: str, style: str) -> bytes:
-    """One picture, as an encoded JPEG of `SIZE` × `SIZE` pixels, RGB.
+    """Draw one picture and encode it as a JPEG of `SIZE` × `SIZE` pixels, RGB.
 
     Args:
         rng: source of everything that does not matter (palette, place, light, background, ornaments).
-        motif: a key of `sample_motifs.DRAWINGS`.
+        motif: a key of `motifs.DRAWINGS`.
         style: one of `STYLES`.
     """
     colours = _colours(rng, motif)

@@ -1,10 +1,9 @@
 """The sample generator: a deterministic raw export of notes, pictures and a week of behaviour.
 
-A note has a *subject* that only its text tells (8 categories, each written about in 6 vocabularies, see
-`sample_words`) and a *motif* and *style* that its picture shows (see `sample_art`); two thirds of the pictures show
-a motif that no word names. A third of the notes have next to no text, so that only the picture tells what they are
-about. Behaviour asks for subject and motif together (see `sample_behaviour`). The export does not contain the hidden
-interests.
+A note has a *subject* that only its text shows (8 categories, each written about in 6 voices, see `vocabulary`) and a
+*motif* and *style* that its picture shows (see `motifs` and `drawing`); two thirds of the pictures show a motif that no
+word names. A third of the notes have next to no text, so that only the picture shows what they are about. Behaviour
+asks for subject and motif together (see `behaviour`). The export does not contain the hidden interests.
 
 Same configuration and same locked versions: the same bytes, on any machine of one architecture. Measured for the
 default of 2,000 notes and 3,000 users: 162,000 events, 11 MB, 20 s of one core; R@10 on 20 % held-out notes (paper's
@@ -30,7 +29,7 @@ from notellm2.sample.behaviour import DAY, WEEK, WEEK_START, Event, Hidden, simu
 from notellm2.sample.drawing import STYLES, draw
 from notellm2.sample.motifs import MOTIFS
 from notellm2.sample.text import Text, chance, write_short, write_text
-from notellm2.sample.words_more import SUBJECTS
+from notellm2.sample.vocabulary import vocabulary
 
 SHARE_WITHOUT_TEXT = 33  # per cent
 SHARE_WITHOUT_IMAGE = 6  # per cent of the notes with text: a note without both would be empty
@@ -42,7 +41,7 @@ LATENTS, BEHAVIOUR, NOTES = range(3)  # independent streams of random numbers
 
 
 class SampleNote(NamedTuple):
-    """A note and what is hidden in it; indices into `SUBJECTS`, `MOTIFS` and `STYLES`, -1 for none."""
+    """A note and what is hidden in it; indices into the vocabulary's subjects, `MOTIFS` and `STYLES`, -1 for none."""
 
     note_id: str
     text: Text
@@ -82,13 +81,14 @@ def write_sample(directory: Path, config: SampleConfig) -> None:
 
 
 def invent_notes(config: SampleConfig) -> list[SampleNote]:
-    """All notes with their text and what is hidden in them, in the order of their ids."""
+    """Draw all notes with their text and what is hidden in them, in the order of their ids."""
+    subjects = vocabulary().subjects
     hidden, notes = _stream(config.seed, LATENTS), []
     digits = max(5, len(str(config.notes)))
     for number in range(config.notes):
         silent = chance(hidden, SHARE_WITHOUT_TEXT)
         imageless = not silent and chance(hidden, SHARE_WITHOUT_IMAGE)
-        subject = -1 if silent else int(hidden.integers(len(SUBJECTS)))
+        subject = -1 if silent else int(hidden.integers(len(subjects)))
         motif = -1 if imageless else int(hidden.integers(len(MOTIFS)))
         style = -1 if imageless else int(hidden.integers(len(STYLES)))
         fresh = chance(hidden, SHARE_CREATED_IN_WEEK)
@@ -97,7 +97,7 @@ def invent_notes(config: SampleConfig) -> list[SampleNote]:
         if silent:
             text = write_short(rng)
         else:
-            voices = SUBJECTS[subject].voices
+            voices = subjects[subject].voices
             named = MOTIFS[motif] if motif >= 0 and chance(rng, SHARE_NAMING_MOTIF) else None
             text = write_text(rng, voices[int(rng.integers(len(voices)))], named)
         notes.append(SampleNote(f"n{number + 1:0{digits}}", text, subject, motif, style, created))
@@ -105,15 +105,16 @@ def invent_notes(config: SampleConfig) -> list[SampleNote]:
 
 
 def behave(notes: list[SampleNote], config: SampleConfig) -> list[Event]:
-    """A week of events on these notes, in order of time."""
+    """Simulate a week of events on these notes, in order of time."""
     columns = zip(*((note.subject, note.motif, note.style, note.created) for note in notes), strict=True)
     hidden = Hidden(*(np.array(column, dtype=np.int64) for column in columns))
-    kinds = (len(SUBJECTS), len(MOTIFS), len(STYLES))
+    kinds = (len(vocabulary().subjects), len(MOTIFS), len(STYLES))
     return simulate(_stream(config.seed, BEHAVIOUR), config.users, hidden, kinds)
 
 
 def notes_table(notes: list[SampleNote]) -> pa.Table:
-    """The notes as a plain export has them: topics joined by ``|``, image_path null for a note without image."""
+    """Lay out the notes as a plain export has them: topics joined by ``|``, image_path null where there is none."""
+    subjects = vocabulary().subjects
     return pa.table(
         {
             "note_id": [note.note_id for note in notes],
@@ -121,14 +122,14 @@ def notes_table(notes: list[SampleNote]) -> pa.Table:
             "topics": ["|".join(note.text.topics) for note in notes],
             "content": [note.text.content for note in notes],
             "image_path": pa.array([_image_path(note) for note in notes], pa.string()),
-            "category": [SUBJECTS[note.subject].category if note.subject >= 0 else SILENT_CATEGORY for note in notes],
+            "category": [subjects[note.subject].category if note.subject >= 0 else SILENT_CATEGORY for note in notes],
             "created_at": pa.array([_moment(note.created) for note in notes], pa.timestamp("us", tz="UTC")),
         }
     )
 
 
 def interactions_table(events: list[Event], notes: list[SampleNote]) -> pa.Table:
-    """The events as a plain export has them: user_id, note_id, timestamp (UTC, microseconds), event."""
+    """Lay out the events as a plain export has them: user_id, note_id, timestamp (UTC, microseconds), event."""
     return pa.table(
         {
             "user_id": pa.array([f"u{event.user + 1:05}" for event in events], pa.string()),

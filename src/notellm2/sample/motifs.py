@@ -35,8 +35,9 @@ def _ellipse(x: float, y: float, rx: float, ry: float, turn: float = 0.0, corner
     return tuple(points)
 
 
-def _arc(x: float, y: float, rx: float, ry: float, start: float, end: float, corners: int = 16) -> tuple[Point, ...]:
+def _arc(center: Point, radii: Point, start: float, end: float, corners: int = 16) -> tuple[Point, ...]:
     """Part of an ellipse, from `start` to `end` in radians, as an open line."""
+    (x, y), (rx, ry) = center, radii
     angles = [start + (end - start) * k / corners for k in range(corners + 1)]
     return tuple(_point(x + rx * math.cos(a), y + ry * math.sin(a)) for a in angles)
 
@@ -79,7 +80,7 @@ def _cup() -> list[Layer]:
     body = ((-0.65, -0.25), (0.5, -0.25), (0.42, 0.45), (0.2, 0.7), (-0.35, 0.7), (-0.57, 0.45))
     layers = [
         Layer("accent", _ellipse(-0.08, 0.78, 0.8, 0.14)),
-        Layer("main", _arc(0.52, 0.1, 0.33, 0.28, -1.9, 1.9), 0.13),
+        Layer("main", _arc((0.52, 0.1), (0.33, 0.28), -1.9, 1.9), 0.13),
         Layer("main", body),
         Layer("dark", _ellipse(-0.075, -0.25, 0.575, 0.1)),
     ]
@@ -127,8 +128,8 @@ def _house() -> list[Layer]:
 
 
 def _moon() -> list[Layer]:
-    outer = _arc(-0.05, 0.0, 0.9, 0.9, -0.9, -2 * math.pi + 0.9, 30)
-    inner = _arc(0.32, 0.0, 0.72, 0.72, 1.38, 2 * math.pi - 1.38, 24)
+    outer = _arc((-0.05, 0.0), (0.9, 0.9), -0.9, -2 * math.pi + 0.9, 30)
+    inner = _arc((0.32, 0.0), (0.72, 0.72), 1.38, 2 * math.pi - 1.38, 24)
     star = tuple(
         _point(0.55 + r * math.sin(k * math.pi / 5), -0.05 - r * math.cos(k * math.pi / 5))
         for k, r in ((k, 0.3 if k % 2 == 0 else 0.12) for k in range(10))
@@ -141,9 +142,9 @@ def _fish() -> list[Layer]:
         Layer("accent", ((0.45, 0.0), (1.0, -0.5), (0.85, 0.0), (1.0, 0.5))),
         Layer("accent", ((-0.2, -0.35), (0.15, -0.75), (0.35, -0.25))),
         Layer("main", _ellipse(-0.2, 0.0, 0.78, 0.45)),
-        Layer("pale", _arc(-0.55, 0.0, 0.2, 0.36, -1.2, 1.2), 0.06),
-        Layer("pale", _arc(0.0, 0.0, 0.14, 0.22, -1.2, 1.2), 0.05),
-        Layer("pale", _arc(0.25, 0.0, 0.12, 0.18, -1.2, 1.2), 0.05),
+        Layer("pale", _arc((-0.55, 0.0), (0.2, 0.36), -1.2, 1.2), 0.06),
+        Layer("pale", _arc((0.0, 0.0), (0.14, 0.22), -1.2, 1.2), 0.05),
+        Layer("pale", _arc((0.25, 0.0), (0.12, 0.18), -1.2, 1.2), 0.05),
         Layer("dark", _ellipse(-0.68, -0.1, 0.09, 0.09)),
     ]
 

@@ -11,7 +11,7 @@ import pytest
 from flows.runtime.job import Job, open_job
 from flows.tasks.datasets import data_folder, previous_version, remember_version
 from notellm2.notes.dataset import Dataset, DatasetInfo
-from notellm2.recipe import SampleConfig
+from notellm2.recipe import SampleConfig, load_recipe
 from notellm2.sample.generate import write_sample
 from tests.flows.running import RECIPE
 

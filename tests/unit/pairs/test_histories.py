@@ -4,7 +4,8 @@ import pyarrow as pa
 import pytest
 
 from notellm2.errors import InputError
-from notellm2.pairs.histories import Events, build_histories, read_events
+from notellm2.pairs.events import Events, read_events
+from notellm2.pairs.histories import build_histories
 from tests.unit.pairs.conftest import Row, behaviour
 
 NOTES = pa.array(["a", "b", "c"])

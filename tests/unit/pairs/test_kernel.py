@@ -9,13 +9,13 @@ import numpy as np
 from notellm2.pairs import kernel
 
 
-def test_rows_are_grouped_by_user_in_the_given_order() -> None:
+def test_rows_are_grouped_by_user_in_order_of_time() -> None:
     rng = np.random.default_rng(2)
     user = rng.integers(0, 20, 500).astype(np.int32)
-    given = rng.permutation(500).astype(np.int32)
+    by_time = rng.permutation(500).astype(np.int32)
     order = np.empty(500, np.int32)
-    indptr = kernel.compiled(kernel.group_by_user)(user, given, 21, order)
-    assert order.tolist() == sorted(given.tolist(), key=lambda row: user[row])
+    indptr = kernel.group_by_user(user, by_time, 21, order)
+    assert order.tolist() == sorted(by_time.tolist(), key=lambda row: user[row])
     assert np.diff(indptr).tolist() == np.bincount(user, minlength=21).tolist()
 
 

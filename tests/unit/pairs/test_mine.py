@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from notellm2.pairs.histories import build_histories, read_events
+from notellm2.pairs.events import read_events
+from notellm2.pairs.histories import build_histories
 from notellm2.pairs.mine import Mined, mine_pairs
 from notellm2.recipe import PairsConfig
 from tests.unit.pairs import naive

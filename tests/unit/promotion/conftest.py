@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.unit.registry.conftest import indexes, server, store_root, tracking, world
+from tests.unit.registry.conftest import bundle, evaluation, indexes, server, store_root, tracking, training, world
 
-__all__ = ["indexes", "server", "store_root", "tracking", "world"]
+__all__ = ["bundle", "evaluation", "indexes", "server", "store_root", "tracking", "training", "world"]

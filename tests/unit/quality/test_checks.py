@@ -8,7 +8,8 @@ import pytest
 
 from notellm2.errors import InputError
 from notellm2.notes.dataset import DatasetInfo
-from notellm2.quality.checks import SUITES, Window, plan
+from notellm2.quality.checks import SUITES, Window
+from notellm2.quality.plan import plan
 from notellm2.recipe import QualityConfig
 
 NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)

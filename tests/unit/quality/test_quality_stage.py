@@ -9,6 +9,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import pytest
 from notellm2.artifacts import Artifact, Store
 from notellm2.errors import InputError
 from notellm2.notes.dataset import Dataset, DatasetInfo
-from notellm2.quality.quality_stage import QualityError, check_quality, require_quality
+from notellm2.quality.quality_stage import QualityError, QualityRules, check_quality, require_quality
 from notellm2.recipe import QualityConfig
 from tests.unit.quality.small_data import CONFIG, sound, write
 
@@ -49,6 +50,9 @@ def workdir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield path
 
 
+RULES = QualityRules(CONFIG, target_events=("like",))
+
+
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return Store(tmp_path_factory.mktemp("store"))
@@ -57,7 +61,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
 @pytest.fixture(scope="module")
 def passed(store: Store, workdir: Path, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     dataset = write(tmp_path_factory.mktemp("sound"), sound())
-    return check_quality(store, dataset, "1.dir", CONFIG, dataset.info, target_events=("like",))
+    return check_quality(store, dataset, "1.dir", RULES, dataset.info)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +73,7 @@ def refused(store: Store, workdir: Path, tmp_path_factory: pytest.TempPathFactor
         note["image"] = None
     raw.notes[80]["topics"] = [" "]
     dataset = write(tmp_path_factory.mktemp("damaged"), raw)
-    return check_quality(store, dataset, "2.dir", CONFIG.model_copy(update={"min_users": 31}), None)
+    return check_quality(store, dataset, "2.dir", QualityRules(CONFIG.model_copy(update={"min_users": 31})), None)
 
 
 def _entries(artifact: Artifact) -> dict[str, dict[str, Any]]:
@@ -190,7 +194,7 @@ def test_the_same_data_version_is_not_checked_again(
 ) -> None:
     monkeypatch.setattr("notellm2.quality.quality_stage.judge", lambda *_: pytest.fail("checked again"))
     dataset = write(tmp_path, sound())
-    assert check_quality(store, dataset, "1.dir", CONFIG, dataset.info, target_events=("like",)) == passed
+    assert check_quality(store, dataset, "1.dir", RULES, dataset.info) == passed
 
 
 def test_what_the_verdict_rests_on_is_in_the_key(
@@ -207,15 +211,14 @@ def test_what_the_verdict_rests_on_is_in_the_key(
     other = CONFIG.model_copy(update={"min_notes": 99})
     variants: list[dict[str, Any]] = [
         {"data_md5": "3.dir"},
-        {"config": other},
+        {"rules": replace(RULES, thresholds=other)},
         {"previous": None},
-        {"target_events": ("click",)},
+        {"rules": replace(RULES, target_events=("click",))},
     ]
     usual: dict[str, Any] = {
         "data_md5": "1.dir",
-        "config": CONFIG,
+        "rules": RULES,
         "previous": dataset.info,
-        "target_events": ("like",),
     }
     for variant in variants:
         with pytest.raises(Reached):
@@ -237,7 +240,9 @@ def test_data_from_the_future_is_judged_anew_each_day_and_other_data_once(
 
         monkeypatch.setattr("notellm2.quality.quality_stage.datetime", Clock)
         info: DatasetInfo = dataset.info.model_copy(update={"last_interaction": last})
-        return check_quality(Keys(tmp_path), Dataset(dataset.path, info), "1.dir", QualityConfig(latest=latest), None)
+        return check_quality(
+            Keys(tmp_path), Dataset(dataset.path, info), "1.dir", QualityRules(QualityConfig(latest=latest)), None
+        )
 
     dataset = write(tmp_path / "data", sound())
     assert key_on(2, "2024-01-10T00:00:00+00:00", None) != key_on(3, "2024-01-10T00:00:00+00:00", None)

@@ -11,8 +11,9 @@ import pytest
 
 from notellm2.errors import InputError
 from notellm2.notes.dataset import DatasetInfo
-from notellm2.quality.checks import Window, plan
+from notellm2.quality.checks import Window
 from notellm2.quality.images import image_facts
+from notellm2.quality.plan import plan
 from notellm2.quality.summaries import SAMPLES, Measured, measure
 from notellm2.recipe import ImageLimits, QualityConfig
 from tests.unit.quality.small_data import CONFIG, START, Damage, Raw, picture, sound, write

@@ -119,11 +119,11 @@ def test_a_third_is_nearly_without_text_and_a_few_are_without_image() -> None:
     assert all(not note.text.content and len(note.text.title) < 12 for note in silent)
     assert all(note.motif >= 0 for note in silent)
     assert 0.02 < sum(note.motif < 0 for note in notes) / len(notes) < 0.07
-    told = [note for note in notes if note.subject >= 0]
-    lengths = [len(note.text.title + "".join(note.text.topics) + note.text.content) for note in told]
+    written = [note for note in notes if note.subject >= 0]
+    lengths = [len(note.text.title + "".join(note.text.topics) + note.text.content) for note in written]
     assert min(lengths) > 60
-    assert sum(length > 80 for length in lengths) / len(told) > 0.95
-    assert min(Counter(note.subject for note in told).values()) > 100
+    assert sum(length > 80 for length in lengths) / len(written) > 0.95
+    assert min(Counter(note.subject for note in written).values()) > 100
     assert min(Counter(note.motif for note in silent).values()) > 30
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 
 import numpy as np
@@ -10,9 +12,11 @@ import pytest
 from notellm2.recipe import SampleConfig
 from notellm2.sample.generate import invent_notes
 from notellm2.sample.motifs import MOTIFS
-from notellm2.sample.text import NAMES_OF_MOTIFS, chance, write_short, write_text
-from notellm2.sample.words import Subject, Voice
-from notellm2.sample.words_more import SUBJECTS
+from notellm2.sample.text import chance, write_short, write_text
+from notellm2.sample.vocabulary import Subject, Voice, vocabulary
+
+SUBJECTS = vocabulary().subjects
+NAMES_OF_MOTIFS = vocabulary().motif_names
 
 LITTLE_WORDS = set(
     re.findall(
@@ -28,7 +32,7 @@ def rng(seed: int = 3) -> np.random.Generator:
 
 
 def words(voice: Voice) -> set[str]:
-    return set(re.findall(r"[a-z0-9]+", f"{voice.topics} {voice.titles} {voice.things}".lower())) - LITTLE_WORDS
+    return set(re.findall(r"[a-z0-9]+", " ".join(voice.topics + voice.titles + voice.things).lower())) - LITTLE_WORDS
 
 
 def test_sentences_are_whole() -> None:
@@ -46,14 +50,23 @@ def test_sentences_are_whole() -> None:
             assert len(sentence.split()) >= 1
 
 
+def test_the_sample_is_written_in_the_same_words_as_ever() -> None:
+    # data.dvc pins the sample's version: a change of the vocabulary that is meant changes this sum and that file.
+    written = json.dumps([note.text for note in invent_notes(SampleConfig())], ensure_ascii=False)
+    assert (
+        hashlib.sha256(written.encode()).hexdigest()
+        == "c24ec348654e375062d7d6a4281bc41b5fa1b21aed8a270a1377893aff381fea"
+    )
+
+
 @pytest.mark.parametrize("subject", SUBJECTS, ids=lambda subject: str(subject.category))
 def test_titles_and_topics_fit_the_usual_limits(subject: Subject) -> None:
     assert len(subject.voices) == 6
     for voice in subject.voices:
-        assert max(map(len, voice.titles.split("|"))) <= 20
-        assert max(map(len, voice.topics.split("|"))) <= 16
-        assert all("{a}" in line and "{b}" in line for line in voice.lines.split("|"))
-        assert len(set(voice.things.split("|"))) == 6
+        assert max(map(len, voice.titles)) <= 20
+        assert max(map(len, voice.topics)) <= 16
+        assert all("{a}" in line and "{b}" in line for line in voice.lines)
+        assert len(set(voice.things)) == 6
 
 
 def test_voices_of_a_subject_share_few_words() -> None:
@@ -73,7 +86,7 @@ def test_a_motif_is_named_only_when_asked_for() -> None:
     assert not set(plain.topics) & {name for names in NAMES_OF_MOTIFS.values() for name in names}
 
 
-def test_most_pictures_are_not_told_in_the_text() -> None:
+def test_most_pictures_are_not_named_in_the_text() -> None:
     notes = [note for note in invent_notes(SampleConfig()) if note.motif >= 0]
     named = sum(bool(set(note.text.topics) & set(NAMES_OF_MOTIFS[MOTIFS[note.motif]])) for note in notes)
     assert 0.25 < named / len(notes) < 0.4
