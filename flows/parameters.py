@@ -89,16 +89,18 @@ class RecipeSettings(FlowSettings):
 
     recipe: RecipePath
 
-    _recipe: Recipe = PrivateAttr()
+    _recipe: Recipe | None = PrivateAttr(None)
 
     @model_validator(mode="after")
     def _recipe_is_right(self) -> Self:
-        self._recipe = load_recipe(Path(self.recipe), tuple(self.overrides))
+        _ = self.loaded_recipe
         return self
 
     @property
     def loaded_recipe(self) -> Recipe:
-        """The recipe, read when these settings were made and not again."""
+        """The recipe, read once: Prefect checks settings again before it calls the flow."""
+        if self._recipe is None:
+            self._recipe = load_recipe(Path(self.recipe), tuple(self.overrides))
         return self._recipe
 
 
@@ -179,13 +181,14 @@ class RefreshSettings(FlowSettings):
 
     @model_validator(mode="after")
     def _recipe_is_right(self) -> Self:
-        if self.recipe is not None:
-            self._recipe = load_recipe(Path(self.recipe), tuple(self.overrides))
+        _ = self.loaded_recipe
         return self
 
     @property
     def loaded_recipe(self) -> Recipe | None:
-        """The recipe, read when these settings were made and not again; None: the champion's own."""
+        """The recipe, read once; None: the champion's own is to be taken."""
+        if self._recipe is None and self.recipe is not None:
+            self._recipe = load_recipe(Path(self.recipe), tuple(self.overrides))
         return self._recipe
 
 

@@ -49,9 +49,7 @@ class Place:
         (found,) = [a for a in self.store.artifacts() if a.stage == stage]
         return found
 
-    def retrain(
-        self, *arguments: str, die_at_step: int | None = None
-    ) -> subprocess.CompletedProcess[str]:
+    def retrain(self, *arguments: str, die_at_step: int | None = None) -> subprocess.CompletedProcess[str]:
         """Run the flow here; `die_at_step` kills the process (SIGKILL) when training logs that step."""
         start = ["-m", "notellm2"] if die_at_step is None else ["-c", DYING.format(step=die_at_step)]
         return self.run(*start, "retrain", "--recipe", str(RECIPE), *arguments)

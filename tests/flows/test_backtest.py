@@ -7,14 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-from flows import backtest_command
 from notellm2.evaluation.report.report_stage import read_json
 from tests.conftest import PYTHONPATH
 from tests.flows.running import RECIPE, Place
 
-HELP = Path(__file__).with_name("help-backtest.txt")
 SMALL = ("training.steps=4", "training.validate_every=4", "pairs.min_support=1", "evaluation.resamples=400")
 
 
@@ -32,11 +28,6 @@ def backtest(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         timeout=540,
         check=False,
     )
-
-
-def test_help_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "100")
-    assert backtest_command.parser().format_help() == HELP.read_text()
 
 
 def test_each_window_is_tested_by_a_fresh_model_and_by_the_first(tmp_path: Path) -> None:

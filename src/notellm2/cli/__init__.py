@@ -62,7 +62,7 @@ def main() -> None:
     # A person waits: some 12 s for a server that is away, not the ten minutes that a training has.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     try:
-        app()
+        app(prog_name="notellm2")
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(2) from None

@@ -163,9 +163,10 @@ def test_check_reads_the_files_and_needs_no_server(
 ) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    assert deploy(check_only=True) == 0
+    files = (Path("prefect.yaml"), Path("deploy/automations.yaml"))
+    assert deployments.deploy(*files, "process", check_only=True) == 0
     assert "retrain/retrain" in capsys.readouterr().out
-    assert deployments.main([]) == 2
-    assert "PREFECT_API_URL is not set" in capsys.readouterr().err
-    assert deployments.main(["--file", "nowhere.yaml"]) == 2
-    assert "nowhere.yaml: no such file" in capsys.readouterr().err
+    with pytest.raises(InputError, match="PREFECT_API_URL is not set"):
+        deployments.deploy(*files, "process")
+    with pytest.raises(InputError, match=r"nowhere\.yaml: no such file"):
+        deployments.deploy(Path("nowhere.yaml"), files[1], "process")

@@ -17,8 +17,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from flows.runtime import events
 from flows.runtime.events import Event, emit, emit_changes, emit_failure, emit_once
 from flows.runtime.job import Job, open_job
-from notellm2.registry.decisions import Entry, Pair
 from notellm2.recipe import load_recipe
+from notellm2.registry.decisions import Entry, Pair
 from tests.flows.running import RECIPE
 
 
@@ -62,7 +62,10 @@ def entry(number: int, action: Any, age: timedelta = timedelta(hours=1)) -> Entr
 def test_a_line_of_json_and_a_log_record(log: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="notellm2.events"):
         emit(
-            Event.GATE_REFUSED, "model", "notellm2", {"version": "3", "verdict": "refused — by 1 rule", "champion": None}
+            Event.GATE_REFUSED,
+            "model",
+            "notellm2",
+            {"version": "3", "verdict": "refused — by 1 rule", "champion": None},
         )
         emit(Event.PROMOTED, "model", "notellm2", {"version": "4"}, related={"data": "notellm2.data.posts"})
     refused, promoted = lines(log)
