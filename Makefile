@@ -77,7 +77,7 @@ format: $(VENV)/.installed-dev ## rewrite the code in the project's style, and m
 
 docs: export NO_MKDOCS_2_WARNING = 1
 docs: $(VENV)/.installed-docs ## the documentation site into site/, strictly: a broken link fails; needs no network
-	$(BIN)/python -m mkdocs --quiet build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 docs-serve: $(VENV)/.installed-docs ## the site at http://127.0.0.1:8000, made again at every change
 	$(BIN)/python -m mkdocs serve

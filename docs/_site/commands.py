@@ -39,7 +39,19 @@ def _walk(name: str, command: Any) -> Iterator[tuple[str, click.Command]]:
 
 
 def _prose(text: str | None) -> str:
-    return inspect.cleandoc(text or "").replace("\b", "").replace("\f", "").replace("<", "&lt;") + "\n"
+    lines = _plain(inspect.cleandoc(text or "").replace("\b", "").replace("\f", "")).splitlines()
+    return "\n".join(_example(line) for line in lines) + "\n"
+
+
+def _plain(text: str) -> str:
+    """Text as it is, where Markdown would read it otherwise."""
+    return text.replace("<", "&lt;").replace("*", r"\*").replace("|", r"\|")
+
+
+def _example(line: str) -> str:
+    """The command of a line such as `Example: notellm2 status` as code."""
+    before, colon, command = line.partition(": notellm2 ")
+    return f"{before}: `notellm2 {command}`" if colon and before.lower().startswith("example") else line
 
 
 def _usage(command: click.Command) -> Iterator[str]:
@@ -59,8 +71,7 @@ def _table(command: click.Command) -> list[str]:
         shown = ", ".join(f"`{name}`" for name in names)
         if parameter.param_type_name == "argument":
             shown = f"`{(parameter.metavar or str(parameter.name)).upper()}`"
-        about = (getattr(parameter, "help", None) or "").replace("|", r"\|").replace("<", "&lt;")
-        about = " ".join(about.split())
+        about = " ".join(_plain(getattr(parameter, "help", None) or "").split())
         rows.append(f"| {shown} | {about} | {_default(parameter)} |")
     return [*rows, ""] if len(rows) > 2 else []
 

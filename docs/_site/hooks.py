@@ -17,8 +17,6 @@ from recipe_fields import recipe_markdown
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
-    from mkdocs.structure.files import Files
-    from mkdocs.structure.pages import Page
 
 MAKERS: dict[str, Callable[[], str]] = {
     "recipe": recipe_markdown,
@@ -29,7 +27,7 @@ _MARK = re.compile(r"<!-- from the code: ([a-z]+) -->")
 _DRAWING = re.compile(r'<img alt="(?P<alt>[^"]*)" src="[^"]*?img/(?P<name>[a-z-]+)\.svg" ?/?>')
 
 
-def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+def on_page_markdown(markdown: str, **_: object) -> str:
     """Put the generated text in the place of its mark.
 
     Raises:
@@ -38,7 +36,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return _MARK.sub(lambda mark: MAKERS[mark[1]](), markdown)
 
 
-def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+def on_page_content(html: str, config: MkDocsConfig, **_: object) -> str:
     """Put drawings into the page itself, so that they follow its colours and their words can be searched."""
 
     def inline(image: re.Match[str]) -> str:

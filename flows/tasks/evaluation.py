@@ -38,11 +38,11 @@ def evaluate_on_window(job: Job, mined: Mined, vectors: Vectors) -> Evaluated:
 @stage("saliency", timeout_s=HOUR)
 def measure_saliency(job: Job, mined: Mined, features: Features, trained: Trained) -> Saliency:
     """Measure what the embeddings listen to, layer by layer."""
-    from notellm2.embedding.saliency_stage import measure_saliency
+    from notellm2.embedding.saliency_stage import SaliencyInputs, measure_saliency
 
     count = job.recipe.evaluation.saliency_pairs
     if count == 0:
         return Saliency()
-    dataset, md5 = mined.data.dataset, mined.data.md5
-    made_from = (mined.artifact, trained.artifact, features.artifact)
-    return Saliency(artifact=measure_saliency(job.store, dataset, md5, *made_from, count=count))
+    data = mined.data
+    inputs = SaliencyInputs(data.dataset, data.md5, mined.artifact, trained.artifact, features.artifact)
+    return Saliency(artifact=measure_saliency(job.store, inputs, count=count))

@@ -13,6 +13,7 @@ from notellm2.artifacts import Artifact
 
 if TYPE_CHECKING:
     from notellm2.recipe import ModelConfig
+    from notellm2.training.training_stage import TrainingInputs
 
 
 @stage("training", timeout_s=7 * DAY)
@@ -21,18 +22,10 @@ def train_model(job: Job, mined: Mined, backbones: Backbones, features: Features
     from notellm2.training.training_stage import train
 
     recipe, run = job.recipe, attach_run(job)
+    published = _published_vectors(job) if recipe.training.hard_negatives else None
+    inputs = _inputs(mined, backbones, features, published)
     trained = train(
-        job.store,
-        mined.data.dataset,
-        mined.data.md5,
-        mined.artifact,
-        backbones.artifact,
-        features.artifact,
-        recipe.model,
-        recipe.training,
-        recipe.data.images,
-        on_metrics=run.on_metrics,
-        published=_published_vectors(job) if recipe.training.hard_negatives else None,
+        job.store, inputs, recipe.model, recipe.training, recipe.data.images, on_metrics=run.on_metrics
     )
     run.log_history(trained)
     show.training(trained)
@@ -59,10 +52,24 @@ def _train_and_embed(job: Job, mined: Mined, backbones: Backbones, features: Fea
     from notellm2.embedding.vectors_stage import embed
     from notellm2.training.training_stage import train
 
-    dataset, md5 = mined.data.dataset, mined.data.md5
-    made_from = (mined.artifact, backbones.artifact, features.artifact)
-    trained = train(job.store, dataset, md5, *made_from, model, job.recipe.training, job.recipe.data.images)
-    return embed(job.store, dataset, md5, trained, features.artifact)
+    inputs = _inputs(mined, backbones, features)
+    trained = train(job.store, inputs, model, job.recipe.training, job.recipe.data.images)
+    return embed(job.store, inputs.dataset, inputs.data_md5, trained, features.artifact)
+
+
+def _inputs(
+    mined: Mined, backbones: Backbones, features: Features, published: Artifact | None = None
+) -> TrainingInputs:
+    from notellm2.training.training_stage import TrainingInputs
+
+    return TrainingInputs(
+        dataset=mined.data.dataset,
+        data_md5=mined.data.md5,
+        pairs=mined.artifact,
+        backbones=backbones.artifact,
+        features=features.artifact,
+        published=published,
+    )
 
 
 def _published_vectors(job: Job) -> Artifact | None:
