@@ -24,9 +24,7 @@ def train_model(job: Job, mined: Mined, backbones: Backbones, features: Features
     recipe, run = job.recipe, attach_run(job)
     published = _published_vectors(job) if recipe.training.hard_negatives else None
     inputs = _inputs(mined, backbones, features, published)
-    trained = train(
-        job.store, inputs, recipe.model, recipe.training, recipe.data.images, on_metrics=run.on_metrics
-    )
+    trained = train(job.store, inputs, recipe.model, recipe.training, recipe.data.images, on_metrics=run.on_metrics)
     run.log_history(trained)
     show.training(trained)
     return Trained(artifact=trained)

@@ -46,11 +46,11 @@ class CommandGroup(TyperGroup):
 
 
 def installed() -> dict[str, EntryPoint]:
-    """Entry points by command name; of two installations that name one, the first on Python's path counts."""
+    """Entry points by command name, in order; of two installations that name one, the first on Python's path counts."""
     plugins: dict[str, EntryPoint] = {}
     for point in entry_points(group=GROUP):
         plugins.setdefault(point.name, point)
-    return plugins
+    return dict(sorted(plugins.items()))
 
 
 def _load(point: EntryPoint) -> Callable[..., Any]:
