@@ -33,20 +33,20 @@ OURS, NAIVE = "notellm2", "basic"
 ALL, SHORT, IMAGE = "both inputs R@100", "short query R@100", "image only R@100"
 
 
-def run(given: argparse.Namespace, recipe: str) -> Artifact:
+def run(args: argparse.Namespace, recipe: str) -> Artifact:
     """The sweep of one recipe; its ablation artifact."""
-    command = [sys.executable, "-m", "notellm2", "ablate", "--recipe", recipe, "--store", str(given.store)]
-    command += ["--variants", given.variants, "--seeds", given.seeds]
-    command += [] if given.data is None else ["--data", str(given.data.absolute())]
-    command += [] if given.steps is None else ["--set", f"training.steps={given.steps}"]
-    command += [argument for override in given.overrides for argument in ("--set", override)]
+    command = [sys.executable, "-m", "notellm2", "ablate", "--recipe", recipe, "--store", str(args.store)]
+    command += ["--variants", args.variants, "--seeds", args.seeds]
+    command += [] if args.data is None else ["--data", str(args.data.absolute())]
+    command += [] if args.steps is None else ["--set", f"training.steps={args.steps}"]
+    command += [argument for override in args.overrides for argument in ("--set", override)]
     done = subprocess.run(command, cwd=ROOT, check=False, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise SystemExit(f"the sweep of {recipe} ended with {done.returncode}; the same command continues it")
     # What it printed last names the artifact, also when it was there before.
     folder = Path(done.stdout.strip().rsplit("Table and plot: ", 1)[1])
-    (found,) = [a for a in _ablations(given.store) if a.path == folder]
-    return found
+    (made,) = [a for a in _ablations(args.store) if a.path == folder]
+    return made
 
 
 def judged(made: Artifact) -> dict[str, Any]:
@@ -89,18 +89,18 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="training steps instead of the recipe's")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="SECTION.FIELD=VALUE")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
-    given = parser.parse_args()
+    args = parser.parse_args()
     result = {}
-    for recipe in given.recipes.split(","):
-        made = run(given, recipe)
+    for recipe in args.recipes.split(","):
+        made = run(args, recipe)
         result[Path(recipe).stem] = judged(made)
-        if not given.json:
+        if not args.json:
             print(f"{recipe}\n\n{made.file('table.md').read_text()}")
-    if given.json:
+    if args.json:
         print(json.dumps(result))
     else:
-        for name, found in result.items():
-            print(name, {key: value for key, value in found.items() if key not in ("variants", "deviations", "seeds")})
+        for name, facts in result.items():
+            print(name, {key: value for key, value in facts.items() if key not in ("variants", "deviations", "seeds")})
 
 
 if __name__ == "__main__":

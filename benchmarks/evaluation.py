@@ -100,11 +100,11 @@ def main() -> None:
     parser.add_argument("--pool", type=int, default=530_000, help="notes in the pool")
     parser.add_argument("--queries", type=int, default=2048, help="queries ranked")
     parser.add_argument("--dim", type=int, default=64, help="width of an embedding")
-    parser.add_argument("--repeats", type=int, default=5, help="turns, of which the median is told")
+    parser.add_argument("--repeats", type=int, default=5, help="turns, of which the median counts")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
-    given = parser.parse_args()
-    result = measure(given.pool, given.queries, given.dim, given.repeats)
-    print(json.dumps(result) if given.json else "\n".join(f"{name:24} {value}" for name, value in result.items()))
+    args = parser.parse_args()
+    result = measure(args.pool, args.queries, args.dim, args.repeats)
+    print(json.dumps(result) if args.json else "\n".join(f"{name:24} {value}" for name, value in result.items()))
 
 
 if __name__ == "__main__":

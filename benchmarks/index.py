@@ -157,19 +157,19 @@ def measure(points: list[Point], queries: Vectors, exact: Rows) -> None:
             point.prepare()
             for query in queries[:50]:
                 point.search(query[None])
-            times, found = [], []
+            times, answers = [], []
             for query in queries:
                 started = time.perf_counter()
                 rows = point.search(query[None])
                 times.append((time.perf_counter() - started) * 1e3)
-                found.append(rows[0])
+                answers.append(rows[0])
             point.p50.append(float(np.median(times)))
             point.p99.append(float(np.percentile(times, 99)))
             started = time.perf_counter()
             point.search(queries)
             point.qps.append(len(queries) / (time.perf_counter() - started))
             if round_ == 0:
-                shares = [np.isin(rows, truth).sum() / K for rows, truth in zip(found, exact, strict=True)]
+                shares = [np.isin(rows, truth).sum() / K for rows, truth in zip(answers, exact, strict=True)]
                 point.recall = float(np.mean(shares))
 
 
@@ -181,12 +181,12 @@ def main() -> None:
     parser.add_argument("--queries", type=int, default=1000, help="queries asked one by one")
     parser.add_argument("--only", nargs="*", default=None, metavar="NAME", help="flat, a kind, hnswlib, usearch")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
-    given = parser.parse_args()
+    args = parser.parse_args()
     faiss.omp_set_num_threads(1)
-    everything = clustered(given.count + given.queries, given.dim)
-    vectors, queries = everything[: given.count], everything[given.count :]
+    everything = clustered(args.count + args.queries, args.dim)
+    vectors, queries = everything[: args.count], everything[args.count :]
     exact = faiss.knn(queries, vectors, K, metric=faiss.METRIC_INNER_PRODUCT)[1]
-    default = plan_index("auto", given.count, IndexConfig().nprobe)
+    default = plan_index("auto", args.count, IndexConfig().nprobe)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         makers: dict[str, Callable[[], Iterator[Point]]] = {
@@ -197,14 +197,14 @@ def main() -> None:
             "hnswlib": lambda: hnswlib_points(vectors, folder),
             "usearch": lambda: usearch_points(vectors, folder),
         }
-        points = [p for key, make in makers.items() if given.only is None or key in given.only for p in make()]
+        points = [p for key, make in makers.items() if args.only is None or key in args.only for p in make()]
         measure(points, queries, exact)
     rows = {p.name: _figures(p, points) for p in points}
     chosen = next((r for n, r in rows.items() if n.split(" ")[0] == default.factory and _is_default(n, default)), None)
-    if given.json:
-        print(json.dumps({"count": given.count, "dim": given.dim, "default": chosen, **rows}))
+    if args.json:
+        print(json.dumps({"count": args.count, "dim": args.dim, "default": chosen, **rows}))
         return
-    print(f"{given.count:,} x {given.dim}, {given.queries} queries, one thread; default: {default.factory}")
+    print(f"{args.count:,} x {args.dim}, {args.queries} queries, one thread; default: {default.factory}")
     print(f"{'':32}recall@100   p50 ms   p99 ms      qps  build s      MB  front")
     for name, row in rows.items():
         print(

@@ -88,6 +88,7 @@ def test_sections_that_contradict_themselves(recipe: Path) -> None:
         (("training.weight_multimodal=0", "training.weight_visual=0"), "no loss to train by"),
         ((*NOTHING_TRAINED, "model.prompt=text", "model.late_fusion=false"), "nothing of this model is trained"),
         ((*NOTHING_TRAINED, "model.prompt=vision", "model.late_fusion=false"), "nothing of this model is trained"),
+        (("evaluation.linear=false",), "gate.baselines names linear"),
     ):
         with pytest.raises(InputError, match=expected):
             load_recipe(recipe, assignments)

@@ -15,6 +15,7 @@ import typer
 
 from notellm2.cli.options import STORE, JsonOption, StoreOption, open_store, print_json
 from notellm2.errors import InputError
+from notellm2.printable import printable
 
 if TYPE_CHECKING:
     from notellm2.promotion.transaction import Promoter, RollbackPlan
@@ -120,7 +121,7 @@ def history(store: StoreOption = STORE, as_json: JsonOption = False) -> None:
     if as_json:
         print_json([entry.model_dump() for entry in entries])
     else:
-        typer.echo(render(entries))
+        typer.echo(printable(render(entries), lines=True))
 
 
 def _promoter(store: Path, model: str | None) -> Promoter:

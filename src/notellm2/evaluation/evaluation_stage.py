@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,16 +16,19 @@ from notellm2.artifacts import Artifact, Store
 from notellm2.evaluation import examples
 from notellm2.evaluation.baselines import Popular, TfIdf
 from notellm2.evaluation.cases import Cases, MinedData, read_cases, read_vectors
+from notellm2.evaluation.linear_stage import FEATURES_STAGE, linear_vectors
 from notellm2.evaluation.metrics import RELIANCE, Metrics, headline, measure, usable_ks
 from notellm2.evaluation.ranks import Bool, Cosine, Ranks, Scorer, count_ranks
 from notellm2.evaluation.slices import images_read, slice_queries
 from notellm2.evaluation.space import Space, describe_space
 from notellm2.recipe import EvaluationConfig, TextLimits
 
-EVALUATION_VERSION = 3
+logger = logging.getLogger(__name__)
+
+EVALUATION_VERSION = 4
 
 TIE_RULE = "equal scores are in random order; figures are expectations over that order"
-_NOT_MEASURED_HERE = {"saliency_pairs", "variants"}
+_NOT_MEASURED_HERE = {"saliency_pairs", "variants", "linear"}
 _MODALITIES = {"both": "both", "text_only": "text", "image_only": "image", "shuffled": "shuffled", "vision": "vision"}
 
 
@@ -41,7 +45,8 @@ def evaluate(
     Args:
         store: where the artifact goes.
         data: the notes, and the test pairs, pool and popularity mined from their behaviour.
-        vectors: embeddings of all notes (both.npy, text.npy, image.npy, shuffled.npy, vision.npy).
+        vectors: embeddings of all notes (both.npy, text.npy, image.npy, shuffled.npy, vision.npy); the frozen features
+            that they were made from are what the linear baseline reads.
         config: cut-offs, bounds of the slices, resamples, and the text the TF-IDF baseline may read.
         text: how much text the model reads; what TF-IDF reads when `config` says nothing else.
         variants: vectors of the variants shown beside the model, by name: "text" gives the row `variant_text`.
@@ -57,12 +62,14 @@ def evaluate(
         ArtifactError: pairs, vectors and data set do not belong together.
     """
     limits = config.tfidf_limits or text
+    others = _variant_rows(variants or {})
+    linear = _linear(store, data, vectors, limits) if config.linear else None
 
     def write(into: Path) -> Mapping[str, Any]:
         cases = read_cases(data, min(config.ks))
         ks = usable_ks(config.ks, len(cases.pool_rows))
         slices = slice_queries(cases, images_read(read_vectors(vectors, "vision", cases)), config)
-        ranks, seconds = _rank(cases, _scorers(cases, vectors, variants or {}, limits))
+        ranks, seconds = _rank(cases, _scorers(cases, vectors, others, linear, limits))
         metrics, intervals = measure(ranks, slices.masks, ks, config.resamples)
         protocol = {
             "test_set": cases.digest(data.md5),
@@ -83,7 +90,7 @@ def evaluate(
         "evaluation",
         EVALUATION_VERSION,
         {**config.model_dump(mode="json", exclude=_NOT_MEASURED_HERE), "tfidf_limits": limits.model_dump()},
-        {"data": data.md5, "pairs": data.pairs, "vectors": vectors, **_variant_rows(variants or {})},
+        {"data": data.md5, "pairs": data.pairs, "vectors": vectors, **others, **({"linear": linear} if linear else {})},
         write,
     )
 
@@ -131,14 +138,27 @@ def _examples(cases: Cases, ranks: Mapping[str, Ranks], model: Scorer) -> list[d
     return examples.describe(examples.choose(expected["both"], expected["tfidf"]), cases, expected, model)
 
 
+def _linear(store: Store, data: MinedData, vectors: Artifact, limits: TextLimits) -> Artifact | None:
+    """The linear baseline's vectors; None where the features that the vectors were made from are gone."""
+    key = vectors.manifest["inputs"].get("features")
+    features = None if key is None else store.find(FEATURES_STAGE, key)
+    if features is None:
+        logger.warning("no linear baseline: the image features behind vectors/%s are gone from the store", vectors.key)
+        return None
+    return linear_vectors(store, data, features, limits)
+
+
 def _scorers(
-    cases: Cases, vectors: Artifact, variants: Mapping[str, Artifact], limits: TextLimits
+    cases: Cases, vectors: Artifact, variants: Mapping[str, Artifact], linear: Artifact | None, limits: TextLimits
 ) -> Iterator[tuple[str, Scorer]]:
     """Every model that is ranked, one at a time: only one has its scores and vectors in memory."""
     for name in _MODALITIES:
         yield name, _cosine(cases, vectors, name)
-    for name, of_variant in _variant_rows(variants).items():
+    for name, of_variant in variants.items():
         yield name, _cosine(cases, of_variant, "both")
+    if linear is not None:
+        array = read_vectors(linear, "linear", cases)
+        yield "linear", Cosine(array[cases.query_rows], array[cases.pool_rows])
     for name, cut in (("tfidf", limits), ("tfidf_full", None)):
         yield name, TfIdf(cases.texts(cases.query_rows, cut), cases.texts(cases.pool_rows, cut))
     yield "popular", Popular(len(cases.query_rows), cases.popularity)

@@ -18,6 +18,7 @@ Measured: 10,177 notes with 64 MB of images and 391,685 interactions take 4 s on
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -41,6 +42,7 @@ from notellm2.notes.quarantine import QUARANTINE, Kind, Problem, Quarantine
 from notellm2.notes.rows import Column, Piece, Refusal
 from notellm2.notes.shards import InteractionShards, NoteShards
 from notellm2.notes.tables import ExportTable, find_table
+from notellm2.printable import printable
 from notellm2.recipe import ImageLimits
 
 COLUMNS = {
@@ -55,6 +57,7 @@ COLUMNS = {
 }
 """Columns of the notes' table; the first of ``genres`` is the category of a row without ``category``."""
 
+_LISTS = ("topics", "genres")
 _NOTES_AT_ONCE = 512
 _INTERACTIONS_AT_ONCE = 64 * 1024
 
@@ -95,12 +98,12 @@ class ImportReport:
         info = self.info
         span = f", {info.first_interaction} to {info.last_interaction}" if info.first_interaction else ""
         lines = [
-            f"Imported {info.name} into {self.into} in {self.seconds:.1f} s",
+            f"Imported {printable(info.name)} into {self.into} in {self.seconds:.1f} s",
             f"  {info.notes:,} notes, {info.notes_with_image:,} with an image",
             f"  {info.interactions:,} interactions{span}",
         ]
         lines += [f"  {file}: {remark}" for file, remarks in self.remarks.items() for remark in remarks]
-        lines += [f"  {file}: not read: {', '.join(names)}" for file, names in self.ignored.items() if names]
+        lines += [f"  {file}: not read: {printable(', '.join(names))}" for file, names in self.ignored.items() if names]
         if self.quarantined:
             lines.append(
                 f"  {sum(self.quarantined.values()):,} set aside, details in {self.into / QUARANTINE} "
@@ -109,9 +112,9 @@ class ImportReport:
             for reason, count in self.quarantined.items():
                 places = self.locations.get(reason, [])
                 more = f" and {self.unshown[reason]:,} more" if self.unshown.get(reason) else ""
-                lines.append(f"    {reason}: {count:,}: {'; '.join(places)}{more}")
+                lines.append(f"    {reason}: {count:,}: {printable('; '.join(places))}{more}")
                 if reason in self.details:
-                    lines.append(f"      the first: {self.details[reason]}")
+                    lines.append(f"      the first: {printable(self.details[reason])}")
         else:
             lines.append("  nothing set aside")
         return "\n".join(lines)
@@ -195,10 +198,12 @@ def _import_notes(
 
     refuse = _refusing("note", table, quarantine)
     seen: dict[str, int] = {}
+    lists: Counter[str] = Counter()
     with_image = 0
     with _images(images, limits, directory.parent) as source, NoteShards(directory / "notes") as shards:
         for piece in table.pieces(_NOTES_AT_ONCE, refuse):
             for position, raw in _records(piece):
+                lists.update(name for name in _LISTS if fields.is_listed(raw.get(name)))
                 try:
                     note = _note(raw)
                 except FieldProblem as problem:
@@ -225,6 +230,10 @@ def _import_notes(
             done(piece.done)
         for location, reason, detail in source.remaining() if source else ():
             quarantine.add(Problem("archive", reason, location, detail))
+    table.files[0].remarks += [
+        f"{name}: the text of a list (such as ['a', 'b']) in {rows:,} row(s), read as that list"
+        for name, rows in lists.items()
+    ]
     if not seen:
         raise InputError(f"{table.path}: no usable note{_reasons(quarantine, 'note')}")
     return with_image, pa.array(list(seen), pa.string())
@@ -311,7 +320,7 @@ def _id(raw: dict[str, Any]) -> str | None:
 
 def _reasons(quarantine: Quarantine, kind: Kind) -> str:
     """Why nothing of a table was left, for a message: each reason with its count, first place and first detail."""
-    parts = [f"\n  {p.reason} {p.lines:,}: {p.location}: {p.detail}" for p in quarantine.reasons(kind)]
+    parts = [f"\n  {p.reason} {p.lines:,}: {printable(f'{p.location}: {p.detail}')}" for p in quarantine.reasons(kind)]
     return "".join([", set aside were:", *parts]) if parts else "; the table has no rows"
 
 

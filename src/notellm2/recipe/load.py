@@ -15,6 +15,7 @@ from notellm2.recipe.model import BackbonesConfig, ModelConfig
 from notellm2.recipe.release import AlertsConfig, EvaluationConfig, GateConfig, IndexConfig, RegistryConfig
 from notellm2.recipe.section import Section
 from notellm2.recipe.training import TrainingConfig
+from notellm2.recipe.yaml12 import line_of, load_yaml
 
 
 class Recipe(Section):
@@ -45,6 +46,15 @@ class Recipe(Section):
             raise ValueError("nothing of this model is trained: set training.steps to 0, or model.tuning or model.head")
         return self
 
+    @model_validator(mode="after")
+    def _linear_is_measured(self) -> Recipe:
+        if not self.evaluation.linear and "linear" in self.gate.baselines:
+            raise ValueError(
+                "gate.baselines names linear, which evaluation.linear: false leaves out: take it out, or set "
+                "evaluation.linear to true"
+            )
+        return self
+
 
 def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
     """Read and validate a recipe.
@@ -57,23 +67,29 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
         InputError: the file is missing, is not YAML, or a field is unknown or out of range; names every field.
     """
     try:
-        tree = yaml.safe_load(path.read_text())
+        text = path.read_text(encoding="utf-8-sig")
+        tree = load_yaml(text)
     except FileNotFoundError:
         raise InputError(f"recipe {path}: no such file; recipes are YAML files such as recipes/sample.yaml") from None
+    except IsADirectoryError:
+        raise InputError(f"recipe {path}: a folder; name a YAML file such as recipes/sample.yaml") from None
+    except OSError as error:
+        raise InputError(f"recipe {path}: cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"recipe {path}: not valid YAML: {error}") from None
     if not isinstance(tree, dict):
         raise InputError(f"recipe {path}: expected a mapping of sections, found {type(tree).__name__}")
-    return parse_recipe(tree, overrides, source=f"recipe {path}")
+    return parse_recipe(tree, overrides, source=f"recipe {path}", text=text)
 
 
-def parse_recipe(tree: dict[str, Any], overrides: tuple[str, ...] = (), *, source: str) -> Recipe:
+def parse_recipe(tree: dict[str, Any], overrides: tuple[str, ...] = (), *, source: str, text: str = "") -> Recipe:
     """Validate a recipe that is read already.
 
     Args:
         tree: sections, as in a YAML file; not changed.
         overrides: as for `load_recipe`.
         source: where it is from, for messages: "recipe recipes/team.yaml".
+        text: its YAML, where messages are to name lines.
 
     Raises:
         InputError: a field is unknown or out of range; names every field.
@@ -84,7 +100,8 @@ def parse_recipe(tree: dict[str, Any], overrides: tuple[str, ...] = (), *, sourc
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc'])) or '(recipe)'}: {e['msg']}" for e in error.errors()]
+        overridden = {tuple(assignment.partition("=")[0].split(".")) for assignment in overrides}
+        lines = [_field_to_mend(text, entry["loc"], entry["msg"], overridden) for entry in error.errors()]
         raise InputError(f"{source}: {len(lines)} field(s) to mend\n" + "\n".join(lines)) from None
 
 
@@ -107,4 +124,17 @@ def _assign(tree: dict[str, Any], assignment: str) -> None:
         if not isinstance(child, dict):
             raise InputError(f"override {assignment!r}: {parent!r} is a value here, not a section")
         tree = child
-    tree[leaf] = yaml.safe_load(text)
+    try:
+        tree[leaf] = load_yaml(text)
+    except yaml.YAMLError as error:
+        problem = getattr(error, "problem", None) or "it cannot be read"
+        raise InputError(
+            f"override {assignment!r}: not valid YAML: {problem}; put quotes around a value that is a text"
+        ) from None
+
+
+def _field_to_mend(text: str, loc: tuple[int | str, ...], message: str, overridden: set[tuple[str, ...]]) -> str:
+    """One line of the error: field, what is wrong, and the line of the file it stands in."""
+    names = tuple(map(str, loc))
+    line = None if not text or any(names[: len(name)] == name for name in overridden) else line_of(text, loc)
+    return f"  {'.'.join(names) or '(recipe)'}: {message}" + (f" (line {line})" if line else "")

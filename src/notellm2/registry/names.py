@@ -6,7 +6,7 @@ Metrics:
     own at the top of MLflow's page of a run.
     ``test.<row>.<slice>.<figure>`` is a final figure: the evaluation stage's metrics.json with dots for its levels
     and ``@`` written ``_at_`` (``test.both.all.recall_at_10``, ``test.tfidf.short_query.mrr``). Rows are both,
-    text_only, image_only, shuffled (modalities of the model) and vision, tfidf, tfidf_full, popular (baselines).
+    text_only, image_only, shuffled (modalities of the model), linear, vision, tfidf, tfidf_full, popular (baselines).
     ``interval.``, ``space.``, ``comparison.`` and ``saliency.`` begin the names of what goes with them:
     docs/reference/metrics.md lists all.
 

@@ -23,6 +23,7 @@ from notellm2.notes.schema import INTERACTIONS, NOTES, PAIRS
 N_NOTES = 120
 N_GROUPS = 20
 POOL = range(20, 120)
+TRAINING = range(80, 120)
 NOW = datetime(2025, 3, 8, tzinfo=UTC)
 MD5 = "0123456789abcdef0123456789abcdef.dir"
 
@@ -34,6 +35,7 @@ class SmallRun:
     store: Store
     dataset: Dataset
     pairs: Artifact
+    features: Artifact
     vectors: Artifact
     training: Artifact
     quality: Artifact
@@ -45,18 +47,21 @@ class SmallRun:
 
     def vectors_with(self, name: str, **noise: float) -> Artifact:
         """Another model's embeddings: how much noise covers the group in `both`, `text`, `image` or `shuffled`."""
-        return self.store.build("vectors", 1, {"name": name, **noise}, {}, lambda into: _vectors(into, **noise))
+        inputs = {"features": self.features}
+        return self.store.build("vectors", 1, {"name": name, **noise}, inputs, lambda into: _vectors(into, **noise))
 
 
 def small_run(root: Path, *, n_pairs: int = 30, pool: range = POOL) -> SmallRun:
     """Notes in 20 groups of six; a pair is two notes of a group, both inputs know the group, text half of it."""
     store = Store(root / "store", {"git_commit": "abc1234"})
     dataset = _dataset(root / "data")
+    features = store.build("vision-features", 1, {}, {}, _features)
     return SmallRun(
         store,
         dataset,
         pairs=store.build("pairs", 1, {"n": n_pairs, "pool": len(pool)}, {}, lambda d: _pairs(d, n_pairs, pool)),
-        vectors=store.build("vectors", 1, {}, {}, lambda d: _vectors(d)),
+        features=features,
+        vectors=store.build("vectors", 1, {}, {"features": features}, lambda d: _vectors(d)),
         training=store.build("training", 1, {}, {}, _training),
         quality=store.build("quality", 1, {}, {}, _quality),
     )
@@ -126,15 +131,25 @@ def _dataset(path: Path) -> Dataset:
 def _pairs(into: Path, n_pairs: int, pool: range) -> dict[str, Any]:
     ids = note_ids()
     # Queries 0..19 lie outside the pool, the others in it; the target is the group's note one round later.
-    pairs = [{"query_id": ids[q], "target_id": ids[q + N_GROUPS], "score": 1.0, "support": 2} for q in range(n_pairs)]
-    pq.write_table(pa.Table.from_pylist(pairs, schema=PAIRS), into / "test.parquet")
+    for name, queries in (("test", range(n_pairs)), ("train", TRAINING[:N_GROUPS])):
+        pairs = [{"query_id": ids[q], "target_id": ids[q + N_GROUPS], "score": 1.0, "support": 2} for q in queries]
+        pq.write_table(pa.Table.from_pylist(pairs, schema=PAIRS), into / f"{name}.parquet")
     pq.write_table(pa.table({"note_id": [ids[i] for i in pool]}), into / "pool.parquet")
     popularity = pa.array([i // 10 for i in range(N_NOTES)], pa.int32())
-    pq.write_table(pa.table({"note_id": ids, "popularity": popularity}), into / "notes.parquet")
+    # The last forty are training notes; that they are in the pool as well does no harm here.
+    split = ["train" if i in TRAINING else "test" for i in range(N_NOTES)]
+    pq.write_table(pa.table({"note_id": ids, "split": split, "popularity": popularity}), into / "notes.parquet")
     return {"pairs": {"train": 0, "test": n_pairs}, "dropped": {"test": {"support": 3}}, "seconds": 0.1}
 
 
 NOISE = {"both": 0.05, "text": 0.5, "image": 1.0, "shuffled": 0.6}
+
+
+def _features(into: Path) -> None:
+    """Random patches, zeros for notes without image."""
+    tokens = np.random.default_rng(1).standard_normal((N_NOTES, 3, 16)).astype(np.float16)
+    tokens[::7] = 0.0
+    np.save(into / "features.npy", tokens)
 
 
 def _vectors(into: Path, **noise: float) -> None:

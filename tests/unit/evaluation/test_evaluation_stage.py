@@ -71,6 +71,37 @@ def test_intervals_hold_their_figures_and_reliance_is_the_drop_by_shuffled_image
     assert intervals["both"]["all"]["visual_reliance"]["low"] > 0
 
 
+def test_what_images_add_is_the_recall_that_is_missing_without_them(run: SmallRun) -> None:
+    variants = {"text": run.vectors_with("text", both=0.7)}
+    artifact = evaluate(run.store, run.mined, run.vectors, CONFIG, TextLimits(), variants)
+    metrics, intervals = (json.loads(artifact.file(f"{n}.json").read_text()) for n in ("metrics", "intervals"))
+    every = metrics["both"]["all"]
+    for figure, row in (("image_gain", "text_only"), ("image_gain_over_text_variant", "variant_text")):
+        assert every[figure] == pytest.approx(every["recall@10"] - metrics[row]["all"]["recall@10"])
+        ends = intervals["both"]["all"][figure]
+        assert ends["low"] <= every[figure] <= ends["high"]
+    assert every["image_gain"] > 0
+    plain = evaluate(run.store, run.mined, run.vectors, CONFIG, TextLimits())
+    assert "image_gain_over_text_variant" not in json.loads(plain.file("metrics.json").read_text())["both"]["all"]
+
+
+def test_the_linear_baseline_is_left_out_where_the_recipe_or_the_store_has_none(run: SmallRun) -> None:
+    """The figures of the other rows stay as they are, and without it the key is the plain one."""
+    artifact = evaluate(run.store, run.mined, run.vectors, CONFIG, TextLimits())
+    assert "linear" in artifact.manifest["inputs"]
+    off = evaluate(run.store, run.mined, run.vectors, CONFIG.model_copy(update={"linear": False}), TextLimits())
+    gone = run.store.build("vectors", 1, {"features": "gone"}, {"features": "0" * 20}, lambda into: _copy(run, into))
+    for other in (off, evaluate(run.store, run.mined, gone, CONFIG, TextLimits())):
+        assert "linear" not in other.manifest["inputs"]
+        metrics = json.loads(other.file("metrics.json").read_text())
+        assert "linear" not in metrics
+        assert metrics["both"] == json.loads(artifact.file("metrics.json").read_text())["both"]
+
+
+def _copy(run: SmallRun, into: Path) -> None:
+    shutil.copytree(run.vectors.path, into, ignore=shutil.ignore_patterns("manifest.json"), dirs_exist_ok=True)
+
+
 def test_the_space_is_described(run: SmallRun) -> None:
     artifact = evaluate(run.store, run.mined, run.vectors, CONFIG, TextLimits())
     both = json.loads(artifact.file("space.json").read_text())["both"]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from notellm2.notes.dataset import Dataset
 from notellm2.notes.import_export import ImportReport, import_export
 from notellm2.quality.quarantine import quarantine_counts
 from notellm2.recipe import ImageLimits
+from tests.conftest import ROOT
 
 pytestmark = pytest.mark.shared
 
@@ -64,6 +68,19 @@ def test_01_the_middle_of_a_text_is_no_note(cases: Path, tmp_path: Path) -> None
     assert [note["title"] for note in notes if note["note_id"] in ("n40", "n41")] == ['the "best" one', "title 41"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii:strict"])
+@pytest.mark.parametrize(
+    "case", ["02-latin1-header/export", "02-latin1-header/export-values", "06-tar-links/export-gbk"]
+)
+def test_02_names_that_are_not_utf8_are_shown(case: str, encoding: str, cases: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "notellm2", "import", str(cases / case), "--into", str(tmp_path / "data")]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(command, env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"Imported" in done.stdout
+    assert "export-values" in case or b"\\udc" in done.stdout
+
+
 def test_04_a_folder_of_parquet_parts_is_one_table(cases: Path, tmp_path: Path) -> None:
     report = _import(cases / "04-spark-folder" / "export", tmp_path)
     assert report.quarantined == {}
@@ -101,3 +118,16 @@ def test_08_times_that_cannot_be_read_are_set_aside_with_their_value(cases: Path
 def test_09_names_that_look_like_nothing_stay_ids(cases: Path, tmp_path: Path) -> None:
     report = _import(cases / "09-float-ids" / "export-nan-names", tmp_path)
     assert {"nan", "null", "NA", "007", "1e5"} <= set(_ids(report))
+
+
+def test_06_links_within_an_archive_are_its_members(cases: Path, tmp_path: Path) -> None:
+    report = _import(cases / "06-tar-links" / "export", tmp_path)
+    assert report.quarantined == {}
+    assert report.info.notes_with_image == report.info.notes
+
+
+def test_07_the_text_of_a_list_is_read_as_a_list(cases: Path, tmp_path: Path) -> None:
+    report = _import(cases / "07-stringified-list" / "export", tmp_path)
+    rows = Dataset.open(report.into).notes(["topics", "category"]).to_pylist()
+    assert {(*row["topics"], row["category"]) for row in rows} == {("baking", "bread", "Drama")}
+    assert "topics: the text of a list" in report.render()

@@ -16,7 +16,6 @@ from tests.unit.registry.conftest import METRICS
 from tests.unit.registry.world import index_of
 
 FIGURES = copy.deepcopy(METRICS)
-FIGURES["both"]["all"]["visual_reliance"] = 0.1
 SPACE = {"both": {"never_in_top_100_share": 0.1, "duplicate_share": 0.01, "effective_rank": 20.0}}
 INDEX = {"count": 2000, "recall": 1.0, "k": 100, "p99_ms": 0.3}
 ALL_RULES = [
@@ -27,6 +26,7 @@ ALL_RULES = [
     "min-recall",
     "beats-vision",
     "beats-tfidf",
+    "beats-linear",
     "both-inputs-text",
     "both-inputs-image",
     "visual-reliance",
@@ -109,7 +109,7 @@ def test_below_the_minimum_is_refused_with_both_numbers() -> None:
     assert "min-recall" in judged.sentence
 
 
-@pytest.mark.parametrize("row", ["vision", "tfidf"])
+@pytest.mark.parametrize("row", ["vision", "tfidf", "linear"])
 def test_each_baseline_must_be_exceeded_not_only_reached(row: str) -> None:
     assert refusals(verdict(with_figure(row, "all", "recall@10", value=0.4))) == [f"beats-{row}"]
     assert verdict(with_figure(row, "all", "recall@10", value=0.3999)).passed
@@ -123,25 +123,45 @@ def test_baselines_only_warn_where_the_recipe_says_so() -> None:
 
 @pytest.mark.parametrize(("row", "name"), [("text_only", "both-inputs-text"), ("image_only", "both-inputs-image")])
 def test_an_input_that_is_better_alone_warns(row: str, name: str) -> None:
-    judged = verdict(with_figure(row, "all", "recall@10", value=0.5))
+    judged = verdict(with_figure(row, "all", "recall@10", value=0.5), min_visual_reliance=None)
     assert judged.passed
     assert [r.name for r in judged.warnings] == [name]
     assert "0.5000" in rule(judged, name).detail
 
 
-@pytest.mark.parametrize("reliance", [0.0, -0.01, None, float("nan"), "much"])
-def test_a_blind_model_is_refused_however_good_its_average(reliance: Any) -> None:
-    blind = with_figure("both", "all", "visual_reliance", value=reliance)
-    blind.metrics["both"]["all"]["recall@10"] = 0.99
-    assert refusals(verdict(blind)) == ["visual-reliance"]
+@pytest.mark.parametrize("without", [0.4, 0.5, None, float("nan"), "much"])
+def test_images_that_gain_nothing_are_refused_however_good_the_average(without: Any) -> None:
+    assert refusals(verdict(with_figure("text_only", "all", "recall@10", value=without))) == ["visual-reliance"]
 
 
-def test_the_floor_of_visual_reliance_is_the_recipes() -> None:
+def test_a_model_that_only_depends_on_its_images_is_refused() -> None:
+    """Helpless without them, and still behind a model that never saw one: they gain nothing."""
+    known = with_figure("text_only", "all", "recall@10", value=0.05)
+    known.metrics["both"]["all"]["visual_reliance"] = 0.3
+    assert verdict(known).passed, "as far as is known: no text variant was trained"
+    judged = verdict(
+        known.model_copy(update={"metrics": {**known.metrics, "variant_text": {"all": {"recall@10": 0.41}}}})
+    )
+    assert refusals(judged) == ["visual-reliance"]
+    detail = rule(judged, "visual-reliance").detail
+    assert "+0.3500 over the same model without them and -0.0100 over the variant trained on text alone" in detail
+
+
+def test_the_least_gain_by_images_is_the_recipes() -> None:
     assert refusals(verdict(evidence(), min_visual_reliance=0.1)) == ["visual-reliance"]
-    assert "0.1000" in rule(verdict(evidence()), "visual-reliance").detail
-    off = verdict(with_figure("both", "all", "visual_reliance", value=None), min_visual_reliance=None)
+    assert verdict(evidence(), min_visual_reliance=0.099).passed
+    assert "+0.1000" in rule(verdict(evidence()), "visual-reliance").detail
+    off = verdict(with_figure("text_only", "all", "recall@10", value=0.9), min_visual_reliance=None)
     assert off.passed
     assert "visual-reliance" not in [r.name for r in off.rules]
+
+
+def test_baselines_that_the_recipe_does_not_name_are_not_judged() -> None:
+    better = with_figure("linear", "all", "recall@10", value=0.9)
+    assert refusals(verdict(better)) == ["beats-linear"]
+    judged = verdict(better, baselines=("vision", "tfidf"))
+    assert judged.passed
+    assert "beats-linear" not in [r.name for r in judged.rules]
 
 
 def test_the_champion_may_be_missed_by_the_margin_and_no_more() -> None:
@@ -187,16 +207,16 @@ def test_a_comparison_that_lacks_a_figure_is_a_refusal(given: Any, why: str) -> 
 @pytest.mark.parametrize("bad", [None, float("nan"), float("inf"), 1.2, -0.1, True, "0.9"])
 def test_a_number_that_is_none_never_passes(bad: Any) -> None:
     judged = verdict(with_figure("both", "all", "recall@10", value=bad))
-    assert refusals(judged) == ["min-recall", "beats-vision", "beats-tfidf"]
+    assert refusals(judged) == ["min-recall", "beats-vision", "beats-tfidf", "beats-linear", "visual-reliance"]
     assert "metrics.json: both.all.recall@10 is" in judged.sentence
 
 
 def test_missing_rows_are_refusals() -> None:
     judged = verdict(evidence(metrics={"both": FIGURES["both"]}))
-    assert refusals(judged) == ["beats-vision", "beats-tfidf"]
+    assert refusals(judged) == ["beats-vision", "beats-tfidf", "beats-linear", "visual-reliance"]
     nothing = verdict(evidence(metrics={}, space={}))
-    names = ["min-recall", "beats-vision", "beats-tfidf", "visual-reliance", "space-reach", "space-duplicates"]
-    assert refusals(nothing) == [*names, "space-rank"]
+    names = ["min-recall", "beats-vision", "beats-tfidf", "beats-linear", "visual-reliance", "space-reach"]
+    assert refusals(nothing) == [*names, "space-duplicates", "space-rank"]
 
 
 @pytest.mark.parametrize(

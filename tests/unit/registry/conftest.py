@@ -21,6 +21,7 @@ METRICS: dict[str, Any] = {
     "both": {"all": {"recall@10": 0.4, "mrr": 0.2, "n": 200}, "short_query": {"recall@10": 0.35, "mrr": None, "n": 0}},
     "text_only": {"all": {"recall@10": 0.3}},
     "image_only": {"all": {"recall@10": 0.2}},
+    "linear": {"all": {"recall@10": 0.25}},
     "vision": {"all": {"recall@10": 0.1}},
     "tfidf": {"all": {"recall@10": 0.15}},
 }

@@ -9,7 +9,7 @@ from typing import Any
 from notellm2.evaluation.report.content import ReportInput
 from notellm2.evaluation.report.plots import LABELS
 
-_RANKED = ("both", "champion", "text_only", "image_only", "shuffled", "vision", "tfidf")
+_RANKED = ("both", "champion", "text_only", "image_only", "shuffled", "linear", "vision", "tfidf")
 _AGAINST_CHAMPION = {
     "gain": ("Largest wins over the champion", "Where the target climbs furthest against the champion."),
     "loss": ("Largest losses against the champion", "Where the target falls furthest against the champion."),

@@ -18,6 +18,7 @@ LABELS = {
     "shuffled": "images shuffled",
     "variant_text": "text-only variant",
     "variant_basic": "basic variant",
+    "linear": "linear map, text + image",
     "vision": "vision encoder alone",
     "tfidf": "TF-IDF, text as cut",
     "tfidf_full": "TF-IDF, whole text",
@@ -31,6 +32,7 @@ _LINES: dict[str, tuple[str | None, str, str]] = {
     "both": (None, "-", "o"),
     "text_only": ("#d55e00", "--", "s"),
     "image_only": ("#009e73", "-.", "^"),
+    "linear": ("#56b4e9", "--", "p"),
     "vision": ("#cc79a7", ":", "v"),
     "tfidf": ("#e69f00", "--", "D"),
     "tfidf_full": ("#b58900", "-.", "P"),
@@ -43,7 +45,7 @@ def recall_bars(metrics: Metrics, intervals: Intervals, theme: Theme = LIGHT) ->
     """Recall at the headline cut-off of every model, as labelled bars with 95 % intervals; the tuned ones in colour."""
     name = f"recall@{headline_k(metrics)}"
     shown = {model: metrics[model]["all"][name] for model in LABELS if model in metrics}
-    figure, (axes,) = new_figure(theme, height=3.6)
+    figure, (axes,) = new_figure(theme, height=3.9)
     positions = range(len(shown))[::-1]
     colours = [theme.tuned if m == "both" else theme.tuned_part if m in TUNED else theme.baseline for m in shown]
     values = [100 * (value or 0.0) for value in shown.values()]

@@ -21,9 +21,9 @@ from notellm2.evaluation.report.thumbnails import thumbnails
 from notellm2.notes.dataset import Dataset
 from notellm2.recipe import Recipe
 
-VERSION = 4
+VERSION = 5
 DATA_DOCS = "data_docs"
-_SHOWN_RANKS = ("both", "text_only", "image_only", "shuffled", "vision", "tfidf")
+_SHOWN_RANKS = ("both", "text_only", "image_only", "shuffled", "linear", "vision", "tfidf")
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,9 @@ def _gallery(store: Store, data: MinedData, run: RunRecord, champions: Artifact 
     cases = read_cases(data, 1)
     queries = pq.read_table(run.evaluation.file("queries.parquet"))
     compared = pq.read_table(run.champion.comparison.file("queries.parquet"))
-    ranks: dict[str, F64] = {name: queries[f"{name}_rank"].to_numpy() for name in _SHOWN_RANKS}
+    ranks: dict[str, F64] = {
+        name: queries[f"{name}_rank"].to_numpy() for name in _SHOWN_RANKS if f"{name}_rank" in queries.column_names
+    }
     ranks["champion"] = compared["champion_rank"].to_numpy()
     groups = examples.choose(ranks["both"], ranks["champion"], ordinary=4, extreme=4)
     return examples.describe(groups, cases, ranks, _cosine(ours, cases), _cosine(theirs, cases) if theirs else None)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from notellm2.evaluation.metrics import MODELS, RELIANCE, TUNED, Metrics, headline_k, recall_ks
+from notellm2.evaluation.metrics import IMAGE_GAIN, MODELS, RELIANCE, TUNED, Metrics, headline_k, recall_ks
 from notellm2.evaluation.report.content import Opponent, ReportInput
 from notellm2.evaluation.report.plots import LABELS
 from notellm2.evaluation.report.words import percent, points, show
 
 FEW = 20
 _TABLE_KS = 4
-_SLICE_MODELS = ("text_only", "image_only", "shuffled", "tfidf")
+_SLICE_MODELS = ("text_only", "image_only", "shuffled", "linear", "tfidf")
 _SPACE = {
     "alignment": "alignment (distance of query and target, lower is better)",
     "uniformity": "uniformity (lower is more evenly spread)",
@@ -30,13 +30,16 @@ def tiles(content: ReportInput) -> list[tuple[str, str, str]]:
     name = f"recall@{k}"
     shown = [
         (LABELS[model], percent(metrics[model]["all"][name]) + " %", name)
-        for model in ("both", "text_only", "image_only", "tfidf", "vision")
+        for model in ("both", "text_only", "image_only", "linear", "tfidf", "vision")
         if model in metrics
     ]
     if content.champion:
         theirs = content.champion.metrics["both"]["all"][name]
         shown.insert(1, ("champion", percent(theirs) + " %", f"{name}, {content.champion.name}"))
     reliance = metrics["both"]["all"].get(RELIANCE)
+    gain = metrics["both"]["all"].get(IMAGE_GAIN)
+    if gain is not None:
+        shown.append(("images add", points(gain), "points of recall@10 over the same model without them"))
     if reliance is not None:
         shown.append(("visual reliance", points(reliance), "points lost by shuffling images"))
     n, pool = metrics["both"]["all"]["n"], content.protocol.get("pool")

@@ -6,15 +6,16 @@ text carries the recall. Such regressions are part of the sentence.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from notellm2.evaluation.metrics import RELIANCE, Metrics, headline_k
+from notellm2.evaluation.metrics import IMAGE_GAIN, IMAGE_GAIN_OVER_TEXT, RELIANCE, Metrics, headline_k
 from notellm2.evaluation.report.content import ReportInput
 from notellm2.evaluation.report.plots import LABELS
+from notellm2.evaluation.report.words import points
 
-GATE_BASELINES = ("vision", "tfidf")
+GATE_BASELINES = ("vision", "tfidf", "linear")
 WATCHED = (
     "short_query",
     "long_query",
@@ -26,6 +27,10 @@ WATCHED = (
     "old_target",
 )
 """Slices whose losses are called out. Few, as each is one more chance for a false alarm."""
+_WITHOUT_IMAGES = {
+    IMAGE_GAIN: "the same model without them",
+    IMAGE_GAIN_OVER_TEXT: "the variant trained on text alone",
+}
 _FEW_QUERIES = 200
 _FEW_IN_SLICE = 20
 _ALPHA = 0.05
@@ -39,11 +44,13 @@ class Headline:
     Attributes:
         tone: passed or refused by the gate, or not judged.
         sentence: the verdict.
+        images: what the images add, in a sentence; None where it was not measured.
         cautions: what to look at before believing it, one sentence each.
     """
 
     tone: Literal["passed", "refused", "open"]
     sentence: str
+    images: str | None
     cautions: tuple[str, ...]
 
 
@@ -64,7 +71,7 @@ def headline(content: ReportInput) -> Headline:
         outcome = _against_baselines(content.metrics)
     else:
         outcome = _against_champion(champion.comparison, champion.name, content.labels)
-    return Headline(tone, f"{opening}: {outcome}", tuple(_cautions(content)))
+    return Headline(tone, f"{opening}: {outcome}", _image_sentence(content), tuple(_cautions(content)))
 
 
 def regressions(comparison: Mapping[str, Any], labels: Mapping[str, str]) -> list[str]:
@@ -121,8 +128,8 @@ def _against_baselines(metrics: Metrics) -> str:
     best = max(measured, key=lambda model: measured[model])
     value = measured[best]
     if value == 0:
-        return f"{sentence}; both baselines find none."
-    return f"{sentence}, {both / value:.1f} times what the better baseline finds ({LABELS[best]}, {value:.1%})."
+        return f"{sentence}; no baseline finds any."
+    return f"{sentence}, {both / value:.1f} times what the best baseline finds ({LABELS[best]}, {value:.1%})."
 
 
 def _cautions(content: ReportInput) -> list[str]:
@@ -131,6 +138,7 @@ def _cautions(content: ReportInput) -> list[str]:
     if content.training.get("left_chance") is False:
         cautions.append("Training did not leave chance: its loss stayed near that of embeddings that say nothing.")
     cautions += _input_cautions(metrics)
+    cautions += _image_cautions(content)
     reliance = content.intervals.get("both", {}).get("all", {}).get(RELIANCE)
     if reliance is not None and reliance["low"] <= 0:
         cautions.append(
@@ -148,6 +156,41 @@ def _cautions(content: ReportInput) -> list[str]:
     return cautions
 
 
+def _image_sentence(content: ReportInput) -> str | None:
+    """What the images add over each model without them, with intervals."""
+    parts = [
+        f"{points(gain)} points of recall@10 over {words} (95 % interval {points(low)} to {points(high)})"
+        for gain, low, high, words in _image_gains(content)
+    ]
+    return f"Images add {', and '.join(parts)}." if parts else None
+
+
+def _image_cautions(content: ReportInput) -> list[str]:
+    cautions = []
+    for gain, low, high, words in _image_gains(content):
+        if high < 0:
+            cautions.append(
+                f"Images cost {points(-gain).removeprefix('+')} points of recall@10: {words} finds more. Use the text "
+                "variant, or mend the image path."
+            )
+        elif low <= 0:
+            cautions.append(
+                f"Images may add nothing over {words}: {points(low)} to {points(high)} points of recall@10 (95 % "
+                "interval)."
+            )
+    return cautions
+
+
+def _image_gains(content: ReportInput) -> Iterator[tuple[float, float, float, str]]:
+    """Gain, its interval, and what it is over, of each model without images that was measured."""
+    figures = content.metrics["both"]["all"]
+    intervals = content.intervals.get("both", {}).get("all", {})
+    for name, words in _WITHOUT_IMAGES.items():
+        gain = figures.get(name)
+        if gain is not None and name in intervals:
+            yield gain, intervals[name]["low"], intervals[name]["high"], words
+
+
 def _input_cautions(metrics: Metrics) -> list[str]:
     """One sentence for each input that the model does no better with than without, and each simple way that wins."""
     k = headline_k(metrics)
@@ -158,11 +201,12 @@ def _input_cautions(metrics: Metrics) -> list[str]:
     cautions = []
     for model, absent in (("text_only", "image"), ("image_only", "text")):
         alone = values.get(model)
-        if alone is not None and both <= alone:
+        measured = absent == "image" and metrics["both"]["all"].get(IMAGE_GAIN) is not None  # `_image_cautions` tells
+        if alone is not None and both <= alone and not measured:
             cautions.append(
                 f"The {absent} does not help: recall@{k} is {both:.1%} with both inputs and {alone:.1%} without it."
             )
-    for model in ("vision", "tfidf", "tfidf_full", "popular"):
+    for model in ("linear", "vision", "tfidf", "tfidf_full", "popular"):
         value = values.get(model)
         if value is not None and both <= value:
             cautions.append(

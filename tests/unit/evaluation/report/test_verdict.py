@@ -8,7 +8,7 @@ import numpy as np
 
 from notellm2.evaluation.bootstrap import resample
 from notellm2.evaluation.report import Opponent
-from notellm2.evaluation.report.verdict import WATCHED, headline, regressions
+from notellm2.evaluation.report.verdict import WATCHED, Headline, headline, regressions
 from notellm2.recipe import EvaluationConfig
 from tests.unit.evaluation.small_run import metrics_with, page_of
 
@@ -72,7 +72,7 @@ def test_a_refusal_says_why() -> None:
     top = headline(page_of(metrics_with(both=0.3, text_only=0.2, tfidf=0.1, vision=0.15), gate=gate))
     assert top.tone == "refused"
     assert top.sentence.startswith("Refused (R@10 fell by 5 points): with text and image the model finds 30.0%")
-    assert "2.0 times what the better baseline finds (vision encoder alone, 15.0%)" in top.sentence
+    assert "2.0 times what the best baseline finds (vision encoder alone, 15.0%)" in top.sentence
     assert top.cautions == ()
 
 
@@ -100,3 +100,24 @@ def test_few_queries_are_called_out() -> None:
     metrics["both"]["all"]["n"] = 40
     (caution,) = headline(page_of(metrics)).cautions
     assert "Only 40 test queries, each worth 2.5 points" in caution
+
+
+def test_what_images_add_is_a_sentence_and_what_they_cost_a_warning() -> None:
+    def top(low: float, high: float, over_text: tuple[float, float] | None = None) -> Headline:
+        metrics = metrics_with(both=0.3, text_only=0.28, tfidf=0.1)
+        gains = {"image_gain": (low, high)} | ({"image_gain_over_text_variant": over_text} if over_text else {})
+        metrics["both"]["all"] |= {name: sum(ends) / 2 for name, ends in gains.items()}
+        ends_of = {name: {"low": ends[0], "high": ends[1]} for name, ends in gains.items()}
+        return headline(page_of(metrics, intervals={"both": {"all": ends_of}}))
+
+    good = top(0.01, 0.03, (0.02, 0.06))
+    assert good.images == (
+        "Images add +2.0 points of recall@10 over the same model without them (95 % interval +1.0 to +3.0), and +4.0 "
+        "points of recall@10 over the variant trained on text alone (95 % interval +2.0 to +6.0)."
+    )
+    assert good.cautions == ()
+    (unsure,) = top(-0.01, 0.03).cautions
+    assert unsure.startswith("Images may add nothing over the same model without them: −1.0 to +3.0 points")
+    (costly,) = top(0.01, 0.03, (-0.06, -0.02)).cautions
+    assert costly.startswith("Images cost 4.0 points of recall@10: the variant trained on text alone finds more.")
+    assert headline(page_of(metrics_with(both=0.3, tfidf=0.1))).images is None
