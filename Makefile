@@ -52,13 +52,13 @@ demo: $(VENV)/.installed data/dataset.json ## install, make the sample data, tra
 	$(BIN)/notellm2 retrain --recipe $(RECIPE) --store $(STORE)
 
 test: $(VENV)/.installed-dev ## the tests, but for those on real servers
-	$(BIN)/python -m pytest tests/unit tests/flows tests/faults $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests/unit tests/docs tests/flows tests/faults $(PYTEST_ARGS)
 
-test-fast: $(VENV)/.installed-dev ## the unit tests that need no torch: under 90 seconds
-	$(BIN)/python -m pytest tests/unit -m "not torch" $(PYTEST_ARGS)
+test-fast: $(VENV)/.installed-dev ## the unit tests that need neither torch nor servers: under 90 seconds
+	$(BIN)/python -m pytest tests/unit --fast $(PYTEST_ARGS)
 
 coverage: $(VENV)/.installed-dev ## `make test` with the share of lines and branches it runs
-	$(BIN)/python -m pytest tests/unit tests/flows tests/faults --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests/unit tests/docs tests/flows tests/faults --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
 
 test-stack: $(VENV)/.installed-dev ## the tests on real servers: PostgreSQL, MLflow, Prefect, an S3 API, a worker
 	$(BIN)/python -m pytest tests/stack $(PYTEST_ARGS)

@@ -27,15 +27,17 @@ def commands_markdown() -> str:
         depth = "##" if name.count(" ") == 1 else "###"
         parts += [f"\n{depth} `{name}` {{ #{name.removeprefix('notellm2 ').replace(' ', '-')} }}\n"]
         parts += [_prose(command.help), _prose(command.epilog)]
-        if not hasattr(command, "commands"):
+        if not hasattr(command, "list_commands"):
             parts += [f"```text\n{name} {' '.join(_usage(command))}\n```\n", *_table(command)]
     return "\n".join(parts)
 
 
 def _walk(name: str, command: Any) -> Iterator[tuple[str, click.Command]]:
     yield name, command
-    for part, inner in getattr(command, "commands", {}).items():
-        yield from _walk(f"{name} {part}", inner)
+    if hasattr(command, "list_commands"):  # asked for, not read off: commands of flows are found when they are needed
+        context = command.context_class(command, info_name=name)
+        for part in command.list_commands(context):
+            yield from _walk(f"{name} {part}", command.get_command(context, part))
 
 
 def _prose(text: str | None) -> str:

@@ -1,7 +1,7 @@
 """Hooks of the documentation site: reference pages are made from the code, drawings become part of their page.
 
 A page says `<!-- from the code: NAME -->` where the text of one maker below belongs. MkDocs calls the two functions by
-their names.
+their names. Start it as `python -m mkdocs` in the project's folder, as `make docs` does, so that this package is found.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from commands import commands_markdown
-from http_api import http_markdown
-from recipe_fields import recipe_markdown
+from docs._site.commands import commands_markdown
+from docs._site.http_api import http_markdown
+from docs._site.recipe_fields import recipe_markdown
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig

@@ -33,7 +33,7 @@ from notellm2.training.hard_negatives import HardNegatives
 from notellm2.training.process_group import ALONE, Team
 from notellm2.training.sharding import held_bytes, is_sharded
 from notellm2.training.step import StepContext, take_step
-from notellm2.training.validation import Validation, recentre, validate
+from notellm2.training.validation import Validation, rank_visual_tokens, recentre, validate
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +42,8 @@ METRICS, BEST = "metrics.jsonl", "best.safetensors"
 LEFT_CHANCE = 0.05
 """Nats below chance at which a run counts as learning."""
 _FINAL_LR_SHARE = 0.05
+_COLLAPSED_SHARE = 0.1
+"""Visual tokens count as collapsed below this share of the way from one token to all of them."""
 
 
 @dataclass
@@ -56,6 +58,7 @@ class Progress:
     seconds: float = 0.0
     recent: list[float] = field(default_factory=list)
     """Loss minus chance of the last steps, nats."""
+    warned_of_rank: bool = False
 
     def took_step(self, figures: Mapping[str, float], seconds: float) -> None:
         """Count one more step, with its figures."""
@@ -168,6 +171,7 @@ def train(run: TrainingRun, on_metrics: OnMetrics = lambda step, values: None, *
     """
     config, folder, team = run.config, run.folder, run.team
     steps = total_steps(config, len(run.pairs))
+    notes = np.unique(run.pairs)
     show, on_metrics = show and team.leads, on_metrics if team.leads else _ignored
     if not steps:
         return _measure_untrained(run, on_metrics)
@@ -184,6 +188,7 @@ def train(run: TrainingRun, on_metrics: OnMetrics = lambda step, values: None, *
             if run.validation is not None and (state.step % config.validate_every == 0 or last):
                 figures |= _validate_and_keep(run, run.validation, state)
             if state.step % config.log_every == 0 or state.step == 1 or last or "validation_mrr" in figures:
+                figures |= _visual_tokens(run, notes, state)
                 log(state.step, figures)
                 on_metrics(state.step, figures)
             if state.step == min(100, max(10, steps // 4)):
@@ -241,6 +246,21 @@ def _validate_and_keep(run: TrainingRun, validation: Validation, state: Progress
         state.best_mrr, state.best_step = figures["validation_mrr"], state.step
         _keep_best(run.folder, run.network, run.team)
     return figures
+
+
+def _visual_tokens(run: TrainingRun, notes: Rows, state: Progress) -> dict[str, float]:
+    """Measure the effective rank of the visual tokens of some training notes, and warn once when it collapses."""
+    rank = rank_visual_tokens(run.network, run.source, notes)
+    if rank is None:
+        return {}
+    queries = len(run.source.layout.visual_slots)
+    if rank < 1 + _COLLAPSED_SHARE * (queries - 1) and not state.warned_of_rank and run.team.leads:
+        state.warned_of_rank = True
+        logger.warning(
+            "step %d: the %d visual tokens of an image are nearly copies of one (effective rank %.2f): the LLM reads "
+            "little of it; try model.connector.kind: qformer, or query_std: 1", state.step, queries, rank,
+        )  # fmt: skip
+    return {"visual_token_rank": rank}
 
 
 def _warn_at_chance(state: Progress, figures: Mapping[str, float]) -> None:

@@ -61,7 +61,8 @@ def train(
     Files: ``bundle/`` (see `notellm2.model.bundle.bundle`) and ``metrics.jsonl``, one JSON object a logged step: step,
     loss, loss_multimodal, loss_visual, loss_generation (nats), chance (the loss of embeddings that
     tell nothing apart: ln(2B - 1), less what is masked), lr, pairs_per_s, mean_cosine, effective_rank, log_scale,
-    gradient norms by part, padding_share, and validation_mrr, validation_recall_at_10, _at_100 where measured.
+    gradient norms by part, padding_share, visual_token_rank (effective rank of
+    an image's visual tokens), and validation_mrr, validation_recall_at_10, _at_100 where measured.
 
     Args:
         store: where the artifact goes; its workspace holds the checkpoints.
@@ -118,4 +119,5 @@ def _keyed_sections(model: ModelConfig, training: TrainingConfig) -> dict[str, A
         del settings["sharding"]
     if not model.centre or model.head == "none":
         del described["centre"]
+    described["connector"] = model.connector.keyed(used=model.has_connector)
     return {"model": described, "training": settings}

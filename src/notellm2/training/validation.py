@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from notellm2.model.network.connector import visual_token_rank
 from notellm2.model.network.note_source import NoteSource, Rows, embed_rows
 from notellm2.model.network.notellm2 import NoteLLM2
 from notellm2.recipe import TrainingConfig
@@ -19,6 +20,7 @@ _VALIDATION_BLOCK = 512
 _CENTRE_NOTES = 512
 """Training notes whose mean output is the centre: the mean cosine that is left by chance is about 1 / 512."""
 _TIE = 1e-6
+_RANKED_NOTES = 8
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,29 @@ def validate(
         "validation_recall_at_10": float((rank <= 10).mean()),
         "validation_recall_at_100": float((rank <= 100).mean()),
     }
+
+
+def rank_visual_tokens(network: NoteLLM2, source: NoteSource, rows: Rows) -> float | None:
+    """Measure how much the visual tokens of an image differ (`visual_token_rank`), without dropout.
+
+    Args:
+        network: its connector is run by itself.
+        source: its notes.
+        rows: of the notes to look at, the same in all processes; the first eight with an image are.
+
+    Returns:
+        Mean effective rank, 1 to Q; None where there is no connector that trains, or no image.
+    """
+    connector, pictured = network.connector, rows[source.has_image[rows]][:_RANKED_NOTES]
+    if connector is None or source.vision is None or not len(pictured) or not any(True for _ in connector.parameters()):
+        return None
+    vision = torch.from_numpy(source.vision[pictured].astype(np.float32)).to(network.head.weight.device)
+    training = connector.training
+    connector.eval()
+    with torch.no_grad():
+        tokens = connector(vision)
+    connector.train(training)
+    return visual_token_rank(tokens)
 
 
 def _embedded(

@@ -15,6 +15,7 @@ import torch
 from notellm2.model.network.loss import chance_loss
 from notellm2.model.network.note_source import NoteSource, Rows
 from notellm2.model.network.notellm2 import NoteLLM2
+from notellm2.recipe import ConnectorConfig
 from notellm2.training import loop
 from notellm2.training.batches import PairOrder
 from notellm2.training.checkpoint import trained_weights
@@ -230,3 +231,20 @@ def test_bf16_trains_too(backbone: Backbone, tmp_path: Path) -> None:
     figures, network = run(tmp_path, backbone("llama"), precision="bf16", steps=2)
     assert math.isfinite(figures["final_loss"])
     assert all(weight.dtype == torch.float32 for weight in trained_weights(network).values())
+
+
+def test_the_rank_of_visual_tokens_is_logged_and_its_collapse_said_once(
+    backbone: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ranks = {}
+    for kind, layers in (("qformer", 1), ("qformer-prenorm", 6)):
+        caplog.clear()
+        connector = ConnectorConfig(kind=kind, queries=8, layers=layers, width=64, heads=4)  # type: ignore[arg-type]
+        network, source, pairs = network_for(backbone("llama-64"), model_config(connector=connector))
+        with caplog.at_level(logging.WARNING):
+            (tmp_path / kind).mkdir()
+            train(TrainingRun(network, source, pairs, None, training_config(steps=3), tmp_path / kind))
+        ranks[kind] = history(tmp_path / kind)[0]["visual_token_rank"]
+        said = [record for record in caplog.records if "nearly copies of one" in record.message]
+        assert len(said) == (kind == "qformer-prenorm")
+    assert ranks["qformer"] > 3 > 1.7 > ranks["qformer-prenorm"]
