@@ -39,9 +39,10 @@ from notellm2.training.generation_task import Companion
 from notellm2.training.hard_negatives import HardNegatives
 from notellm2.training.initialise import fit_start
 from notellm2.training.process_group import Team
+from notellm2.training.refit import refit
 from notellm2.training.sharding import is_sharded, is_slice, shard
 from notellm2.training.texts_stage import token_texts
-from notellm2.training.validation import Validation
+from notellm2.training.validation import Validation, validate
 
 logger = logging.getLogger(__name__)
 
@@ -129,8 +130,9 @@ def fit(
     weights = last if best is None else load_file(best)
     if weights:
         load_trained_weights(network, weights)
+    refitted = _refitted(network, source, read, training)
     _leave(network.to("cpu"), language, named, read.dataset, given)
-    return {**figures, **counts, "start": start, "pairs": len(read.pairs)}
+    return {**figures, **counts, **refitted, "start": start, "pairs": len(read.pairs)}
 
 
 @dataclass(frozen=True)
@@ -198,6 +200,17 @@ def _counts(network: NoteLLM2, source: NoteSource) -> dict[str, Any]:
         "texts_truncated": source.texts.truncated,
         "mean_text_tokens": round(float(source.texts.lengths.mean()), 1),
     }
+
+
+def _refitted(network: NoteLLM2, source: NoteSource, read: _Read, training: TrainingConfig) -> dict[str, float]:
+    """Refit head and shortcuts, if the recipe asks for it; returns its figures, on held-out pairs too."""
+    if not training.refit.epochs:
+        return {}
+    figures = refit(network, source, read.pairs, training.refit, seed=training.seed, size=2 * training.chunk_notes)
+    if read.validation is not None:
+        measured = validate(network, source, read.validation, training)
+        figures |= {f"refit_{name}": value for name, value in measured.items()}
+    return figures
 
 
 def _mining(given: Assignment, read: _Read) -> Callable[[PairOrder], HardNegatives] | None:

@@ -55,6 +55,10 @@ def train(
     # Where these decide nothing, models trained before there was a choice are the same.
     if training.sharding == "none":
         del settings["sharding"]
+    if not training.refit.epochs:
+        del settings["refit"]
+    if not model.shortcuts.on:
+        del described["shortcuts"]
     if not model.centre or model.head == "none":
         del described["centre"]
     config = {"model": described, "training": settings}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -117,7 +117,7 @@ def embed_rows(
     with torch.no_grad():
         for chunk, batch in source.chunks(rows, size, modality):
             hidden = network.hidden(batch.to(device))
-            made = network.embed(Hidden(hidden.multimodal_BH, None), bare=bare)
+            made = network.embed(replace(hidden, visual_BH=None), bare=bare)
             embedded[chunk] = made.multimodal_BD.cpu().numpy()
     network.train(training)
     return embedded
