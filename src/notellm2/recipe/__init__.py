@@ -13,6 +13,7 @@ from notellm2.recipe.model import (
     ConnectorConfig,
     LoraSettings,
     ModelConfig,
+    ShortcutsConfig,
     TextLimits,
     TinyLLMConfig,
     TinyVisionConfig,
@@ -20,7 +21,7 @@ from notellm2.recipe.model import (
 )
 from notellm2.recipe.release import AlertsConfig, EvaluationConfig, GateConfig, IndexConfig, RegistryConfig
 from notellm2.recipe.section import Section
-from notellm2.recipe.training import GenerationConfig, TrainingConfig
+from notellm2.recipe.training import GenerationConfig, RefitConfig, TrainingConfig
 
 __all__ = [
     "AlertsConfig",
@@ -37,9 +38,11 @@ __all__ = [
     "PairsConfig",
     "QualityConfig",
     "Recipe",
+    "RefitConfig",
     "RegistryConfig",
     "SampleConfig",
     "Section",
+    "ShortcutsConfig",
     "TextLimits",
     "TinyLLMConfig",
     "TinyVisionConfig",

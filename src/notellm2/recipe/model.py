@@ -130,6 +130,27 @@ class LoraSettings(Section):
     embeddings: bool = Field(False, description="also train the token embeddings, whole (for small vocabularies)")
 
 
+class ShortcutsConfig(Section):
+    """Frozen features that reach the embedding past the LLM (docs/decisions/0007). Off by default."""
+
+    image_grid: int | None = Field(
+        None,
+        ge=1,
+        le=4,
+        description="the encoder's patches, averaged over the image and over each cell of a grid of this many rows and "
+        "columns; null: no image shortcut",
+    )
+    runs: int = Field(
+        0, ge=0, le=5, description="runs of one to so many tokens of the note's text, weighed by rarity; 0: none"
+    )
+    runs_kept: int = Field(16384, ge=16, description="runs of the vocabulary, the most frequent of the training notes")
+
+    @property
+    def on(self) -> bool:
+        """Whether there are any."""
+        return self.image_grid is not None or self.runs > 0
+
+
 def as_recorded(tree: Any) -> Any:
     """Complete a recorded recipe or bundle configuration with what could not be said when it was written.
 
@@ -183,6 +204,7 @@ class ModelConfig(Section):
         description="subtract from the head's output its mean, over the batch while training, over training notes "
         "afterwards, so that nearly parallel hidden states cannot become one direction; false: the paper's bare head",
     )
+    shortcuts: ShortcutsConfig = ShortcutsConfig()
     start: Literal["fitted", "random"] = Field(
         "fitted", description="start of head and late fusion: fitted to partners of the training pairs, or random"
     )
@@ -197,7 +219,13 @@ class ModelConfig(Section):
     @property
     def reads_images(self) -> bool:
         """Whether the vision encoder is needed at all."""
-        return self.late_fusion or self.prompt == "vision" or (self.visual_tokens and self.prompt != "text")
+        fused = self.late_fusion or self.prompt == "vision" or (self.visual_tokens and self.prompt != "text")
+        return fused or self.image_shortcut
+
+    @property
+    def image_shortcut(self) -> bool:
+        """Whether frozen image features reach the embedding past the LLM; never in the text variant."""
+        return self.shortcuts.image_grid is not None and self.prompt in ("micl", "basic")
 
     @property
     def has_connector(self) -> bool:
@@ -234,6 +262,10 @@ class ModelConfig(Section):
         ):
             raise ValueError(
                 f"matryoshka {list(self.matryoshka)}: expected rising widths of 2 to below dim ({self.dim})"
+            )
+        if self.shortcuts.on and (self.head == "none" or not self.centre or self.matryoshka):
+            raise ValueError(
+                "shortcuts are added to a head that is centred, of one width: set head, centre, matryoshka"
             )
         if self.head == "none" and self.matryoshka:
             raise ValueError("without head there is nothing to order: set matryoshka to []")

@@ -18,6 +18,24 @@ class GenerationConfig(Section):
     )
 
 
+class RefitConfig(Section):
+    """After the training: the head and the model's shortcuts, fitted together to cached features. Off by default."""
+
+    epochs: int = Field(0, ge=0, description="passes over the pairs; 0: no refit")
+    pairs_per_batch: int = Field(256, ge=2, description="pairs a step")
+    lr: float = Field(2e-3, gt=0, description="peak learning rate, one cycle")
+    weight_decay: float = Field(1e-2, ge=0, description="decoupled weight decay")
+    dropout: float = Field(0.5, ge=0, lt=1, description="share of the shortcuts' inputs that a step leaves out")
+    state_dropout: float = Field(0.5, ge=0, lt=1, description="the same of the LLM's state")
+    components: int = Field(256, ge=2, description="singular vectors of the text's runs that are fitted")
+    popularity: float = Field(
+        1.0,
+        ge=0,
+        description="how much of the log frequency of a note among the pairs is taken off its logits as a negative "
+        "(logQ correction): frequent notes are drawn as negatives more often than others; 0: none",
+    )
+
+
 class TrainingConfig(Section):
     """Contrastive tuning (NoteLLM-2, the loss)."""
 
@@ -49,6 +67,7 @@ class TrainingConfig(Section):
     image_dropout: float = Field(
         0.0, ge=0, lt=1, description="share of a step's notes whose image is withheld, so that the text is learnt too"
     )
+    refit: RefitConfig = RefitConfig()
     chunk_notes: int = Field(32, ge=1, description="notes a forward pass; a batch is cut into chunks by length")
     grad_cache: bool = Field(
         False,

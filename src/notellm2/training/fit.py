@@ -38,9 +38,10 @@ from notellm2.training.generation_task import GenerationTask
 from notellm2.training.hard_negatives import HardNegatives
 from notellm2.training.initialise import fit_start
 from notellm2.training.process_group import Team
+from notellm2.training.refit import refit
 from notellm2.training.sharding import is_sharded, is_slice, shard
 from notellm2.training.texts_stage import token_texts
-from notellm2.training.validation import Validation
+from notellm2.training.validation import Validation, validate
 
 logger = logging.getLogger(__name__)
 
@@ -132,6 +133,7 @@ def fit(
     weights = last if best is None else load_file(best)
     if weights:
         load_trained_weights(network, weights)
+    facts |= _refitted(network, source, data, training)
     _write_results(network.to("cpu"), language, named, data.dataset, assignment)
     return {**figures, **facts}
 
@@ -209,6 +211,17 @@ def _counts(network: NoteLLM2, source: NoteSource) -> dict[str, Any]:
         "texts_truncated": source.texts.truncated,
         "mean_text_tokens": round(float(source.texts.lengths.mean()), 1),
     }
+
+
+def _refitted(network: NoteLLM2, source: NoteSource, data: _TrainingData, training: TrainingConfig) -> dict[str, float]:
+    """Refit head and shortcuts, if the recipe asks for it; returns its figures, on held-out pairs too."""
+    if not training.refit.epochs:
+        return {}
+    figures = refit(network, source, data.pairs, training.refit, seed=training.seed, size=2 * training.chunk_notes)
+    if data.validation is not None:
+        measured = validate(network, source, data.validation, training)
+        figures |= {f"refit_{name}": value for name, value in measured.items()}
+    return figures
 
 
 def _mining(assignment: Assignment, data: _TrainingData) -> Callable[[PairOrder], HardNegatives] | None:

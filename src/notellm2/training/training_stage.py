@@ -117,6 +117,10 @@ def _keyed_sections(model: ModelConfig, training: TrainingConfig) -> dict[str, A
     settings, described = training.model_dump(mode="json"), model.model_dump(mode="json")
     if training.sharding == "none":
         del settings["sharding"]
+    if not training.refit.epochs:
+        del settings["refit"]
+    if not model.shortcuts.on:
+        del described["shortcuts"]
     if not model.centre or model.head == "none":
         del described["centre"]
     described["connector"] = model.connector.keyed(used=model.has_connector)

@@ -26,7 +26,7 @@ from notellm2.model.backbones.load import quiet
 from notellm2.model.bundle import exported_model
 from notellm2.model.bundle.bundle import CANARY_TOLERANCE, NARROW_TOLERANCE, Bundle, BundleError, load_canaries
 from notellm2.model.bundle.exported_model import NoteLLM2Config, NoteLLM2Model
-from notellm2.model.network import connector, fusion, notellm2, prompt, reading
+from notellm2.model.network import connector, fusion, notellm2, prompt, reading, shortcuts
 from notellm2.notes.images import decode_image
 from notellm2.notes.schema import Note
 
@@ -46,6 +46,7 @@ _SOURCES: dict[str, Any] = {
     "notellm2": notellm2,
     "prompt": prompt,
     "reading": reading,
+    "shortcuts": shortcuts,
     "vision_output": vision_output,
 }
 _LEFT_OUT = ("architectures", "transformers_version", "dtype", "torch_dtype")
@@ -76,6 +77,10 @@ def export_bundle(
     loaded = Bundle.load(bundle, device="cpu")
     if loaded.config.model.base_weights == "nf4":
         raise InputError(f"{bundle}: its LLM is held in 4 bits, which no plain folder keeps; train with bf16 to export")
+    if onnx and loaded.config.model.shortcuts.runs:
+        raise InputError(
+            f"{bundle}: ONNX has no search in a sorted vocabulary (model.shortcuts.runs); leave --onnx out"
+        )
     if loaded.config.model.connector.kind == "none":
         raise InputError(f"{bundle}: built on a multimodal LLM, which is not exported")
     canaries, expected = load_canaries(bundle)
@@ -123,7 +128,9 @@ def _write(bundle: Bundle, folder: Path) -> None:
     llm: Any = None if net.llm is None else merged(net.llm.float())
     encoder: Any = None if bundle.vision is None else bundle.vision.model
     model = bundle.config.model
-    settings = model.model_dump(mode="json") | {"reads_text": model.reads_text, "reads_images": model.reads_images}
+    derived = ("reads_text", "reads_images", "image_shortcut")
+    settings = model.model_dump(mode="json") | {name: getattr(model, name) for name in derived}
+    settings["shortcuts"]["on"] = model.shortcuts.on
     config = NoteLLM2Config(
         model=settings,
         prompt={

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -109,7 +109,7 @@ def embed_rows(
     embedded = np.empty((len(rows), network.head.out_features), np.float32)
     with _evaluating(network):
         for chunk, hidden in _hidden_chunks(network, source, rows, size, modality):
-            embeddings = network.embed(Hidden(hidden.multimodal_BH, None), bare=bare)
+            embeddings = network.embed(replace(hidden, visual_BH=None), bare=bare)
             embedded[chunk] = embeddings.multimodal_BD.cpu().numpy()
     return embedded
 

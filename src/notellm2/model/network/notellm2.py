@@ -24,6 +24,7 @@ from notellm2.model.network.connector import build_connector
 from notellm2.model.network.fusion import LateFusion
 from notellm2.model.network.prompt import IMAGE_WORD, Layout
 from notellm2.model.network.reading import reading
+from notellm2.model.network.shortcuts import Shortcuts
 
 if TYPE_CHECKING:
     from notellm2.recipe import ModelConfig
@@ -51,10 +52,14 @@ class NoteBatch:
 
 @dataclass(frozen=True)
 class Hidden:
-    """What the head reads: the fused ñ_m [B, H] and, with mICL, the fused ñ_v [B, H]."""
+    """What the head reads: the fused ñ_m [B, H] and, with mICL, the fused ñ_v [B, H].
+
+    `beside_BD` is what the shortcuts add to the multimodal output of the head; None: nothing.
+    """
 
     multimodal_BH: Tensor
     visual_BH: Tensor | None
+    beside_BD: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,8 @@ class NoteLLM2(nn.Module):
         self.image_word = None
         if embeddings is not None and layout.visual_position is not None:
             self.image_word = nn.Parameter(embeddings.weight.detach().float().mean(0))
+        # Silent while the network trains: they are fitted afterwards, to what it has become.
+        self.shortcuts = Shortcuts(config, layout, vision_width) if config.shortcuts.on else None
         bare = config.head == "none"
         self.head = nn.Linear(width, width if bare else config.dim, bias=config.centre and not bare)
         if self.head.bias is not None:
@@ -163,13 +170,18 @@ class NoteLLM2(nn.Module):
             summary_BV = _present(batch.vision_BPV)[:, 0]
             n_m = self.fusion(n_m, summary_BV)
             n_v = None if n_v is None else self.fusion(n_v, summary_BV)
-        return Hidden(n_m, n_v)
+        beside_BD = None
+        if self.shortcuts is not None and not self.training:
+            beside_BD = self.shortcuts(batch.tokens_BL, batch.last_B, batch.vision_BPV)
+        return Hidden(n_m, n_v, beside_BD)
 
     def embed(self, hidden: Hidden, *, bare: bool = False) -> Embeddings:
         """Head and L2 norm; `bare`: the head's output as it is, for a whole batch to be centred (`spread`)."""
 
-        def mapped(h_BH: Tensor) -> Tensor:
+        def mapped(h_BH: Tensor, beside_BD: Tensor | None = None) -> Tensor:
             y_BD: Tensor = self.head(h_BH).float()
+            if beside_BD is not None:
+                y_BD = y_BD + beside_BD
             if bare:
                 return y_BD
             if self.llm is None:
@@ -178,7 +190,7 @@ class NoteLLM2(nn.Module):
             return functional.normalize(y_BD, dim=-1)
 
         visual = hidden.visual_BH
-        return Embeddings(mapped(hidden.multimodal_BH), None if visual is None else mapped(visual))
+        return Embeddings(mapped(hidden.multimodal_BH, hidden.beside_BD), None if visual is None else mapped(visual))
 
     def forward(self, batch: NoteBatch) -> Embeddings:
         """Embed a batch of notes."""
