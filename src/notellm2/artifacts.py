@@ -180,9 +180,9 @@ class Store:
         if not _NAME.match(stage):
             raise InputError(f"stage name {stage!r}: expected lower-case letters, digits and hyphens")
         key = self.key(stage, version, config, inputs)
-        found = self.find(stage, key)
-        if found is not None:
-            return found
+        existing = self.find(stage, key)
+        if existing is not None:
+            return existing
         final = self.root / stage / key
         temporary = self._sibling(stage, key, f"tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}")
         temporary.mkdir(parents=True)

@@ -1,6 +1,6 @@
 """Secrets come from the environment or from files, and never leave again: reading them, and masking what is shown.
 
-Every secret variable ``NAME`` may be given as ``NAME_FILE`` instead, the path of a file that holds it, as Docker and
+Every secret variable ``NAME`` may be set as ``NAME_FILE`` instead, the path of a file that holds it, as Docker and
 Kubernetes hand secrets to a process.
 """
 

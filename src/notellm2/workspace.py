@@ -37,7 +37,7 @@ def file_lock(path: Path, purpose: str, *, timeout_s: float) -> Iterator[None]:
 
     Args:
         path: the lock's file; made, with its folder, when missing, and left there.
-        purpose: what it is held for, as the next one who asks is told, with this process and the time.
+        purpose: what it is held for, shown to the next one who asks, with this process and the time.
         timeout_s: seconds to wait for another holder; 0: not at all.
 
     Raises:
@@ -110,7 +110,7 @@ class Workspace:
         """Hold the workspace for one writer; the system frees it when the process ends, however it ends.
 
         Args:
-            purpose: what it is held for, as another writer is told.
+            purpose: what it is held for, shown to another writer.
             wait_s: seconds to wait for another holder; 0: not at all.
 
         Raises:

@@ -129,9 +129,9 @@ def test_a_champion_that_changed_since_the_gate_is_a_refusal_with_status_1(run: 
 def test_a_promotion_under_way_is_a_refusal_with_status_1(
     run: Run, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from notellm2.promotion import transaction
+    from notellm2.promotion import release
 
-    monkeypatch.setattr(transaction, "hold", lambda *a, **k: hold(*a, **{**k, "wait_s": 0}))
+    monkeypatch.setattr(release, "hold", lambda *a, **k: hold(*a, **{**k, "wait_s": 0}))
     with hold(world.location, "promoting version 3", lease_s=60, wait_s=0):
         for arguments in (("promote", 1), ("rollback",)):
             refused = run(*arguments)

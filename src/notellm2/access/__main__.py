@@ -14,19 +14,19 @@ from notellm2.errors import InputError
 
 _HELP = """Without a command: makes the roles and the users trainer, promoter and reader with the passwords of
 MLFLOW_TRAINER_PASSWORD, MLFLOW_PROMOTER_PASSWORD and MLFLOW_READER_PASSWORD at the server MLFLOW_TRACKING_URI, logged
-in as admin with MLFLOW_ADMIN_PASSWORD. Each may be given as NAME_FILE, a file with the secret. Run it again whenever a
+in as admin with MLFLOW_ADMIN_PASSWORD. Each may be set as NAME_FILE, a file with the secret. Run it again whenever a
 password changes.
 
 Example: MLFLOW_TRACKING_URI=http://127.0.0.1:5000 python -m notellm2.access add kim --role promoter"""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; 0: done, 1: the server refused or does not answer, 2: something given is wrong."""
-    given = _parser().parse_args(arguments)
+    """Run one command; 0: done, 1: the server refused or does not answer, 2: an argument is wrong."""
+    args = _parser().parse_args(arguments)
     # MLflow's server uses a module that starlette is going to drop: no news to who makes users.
     warnings.filterwarnings("ignore", message=r"starlette\.middleware\.wsgi")
     try:
-        return _run(given)
+        return _run(args)
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
@@ -40,15 +40,15 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
 
 
-def _run(given: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace) -> int:
     client = people.connect(os.environ.get("MLFLOW_TRACKING_URI"))
-    if given.command == "add":
-        people.put_user(client, given.user, people.new_password(), given.role)
-        sys.stdout.write(f"{given.user}: {', '.join(given.role)}\n")
-    elif given.command == "remove":
-        people.remove_user(client, given.user)
-        sys.stdout.write(f"{given.user}: removed\n")
-    elif given.command == "list":
+    if args.command == "add":
+        people.put_user(client, args.user, people.new_password(), args.role)
+        sys.stdout.write(f"{args.user}: {', '.join(args.role)}\n")
+    elif args.command == "remove":
+        people.remove_user(client, args.user)
+        sys.stdout.write(f"{args.user}: removed\n")
+    elif args.command == "list":
         for user, roles in people.roles_by_user(client).items():
             sys.stdout.write(f"{user}: {', '.join(roles)}\n")
     else:
@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command")
     add = commands.add_parser("add", help="make a person's user, or give it another password or other roles")
     add.add_argument("user")
-    add.add_argument("--role", action="append", required=True, choices=list(ROLES), help="may be given several times")
+    add.add_argument("--role", action="append", required=True, choices=list(ROLES), help="may be repeated")
     remove = commands.add_parser("remove", help="remove a user")
     remove.add_argument("user")
     commands.add_parser("list", help="print the users and their roles")

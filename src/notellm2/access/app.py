@@ -90,8 +90,8 @@ def _own_folder() -> Path:
     """A folder for lock files that no other user of this machine can have laid a link into."""
     folder = Path(tempfile.gettempdir()) / f"notellm2-mlflow-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         raise InputError(f"{folder}: expected a folder of this user; remove it, or set TMPDIR to another place")
     return folder
 
@@ -180,12 +180,12 @@ def _content(operation: str) -> dict[str, Any]:
         return {"tags": [read(model_registry_pb2.SetModelVersionTag()).key]}
     if operation == "CreateModelVersion":
         return {"tags": [tag.key for tag in read(model_registry_pb2.CreateModelVersion()).tags]}
-    given = request.view_args or {}
+    url_args = request.view_args or {}
     if operation == "FinalizeLoggedModel":
         named = read(service_pb2.FinalizeLoggedModel()).model_id
-        return {"finished_model": any(_is_finished(model) for model in (given["model_id"], named) if model)}
+        return {"finished_model": any(_is_finished(model) for model in (url_args["model_id"], named) if model)}
     if operation in ("UploadArtifact", "CreateMultipartUpload", "CompleteMultipartUpload", "AbortMultipartUpload"):
-        return {"finished_model": _in_finished_model(given["artifact_path"])}
+        return {"finished_model": _in_finished_model(url_args["artifact_path"])}
     return {}
 
 
@@ -250,11 +250,11 @@ def _authenticated(header: str) -> str | None:
 
 
 def _refused_native(user: str, method: str, path: str) -> str | None:
-    found = _NATIVE_FILE.fullmatch(path)
-    if found is None or method not in _NATIVE:
+    match = _NATIVE_FILE.fullmatch(path)
+    if match is None or method not in _NATIVE:
         return _refused(user, f"{method} {path}")
     operation = _NATIVE[method]
-    return _refused(user, operation, finished_model=operation == "UploadArtifact" and _in_finished_model(found["file"]))
+    return _refused(user, operation, finished_model=operation == "UploadArtifact" and _in_finished_model(match["file"]))
 
 
 def _refused(user: str, operation: str, **content: Any) -> str | None:

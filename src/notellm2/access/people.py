@@ -114,10 +114,10 @@ def new_password() -> str:
     import getpass
     import sys
 
-    given = secret("NOTELLM2_USER_PASSWORD")
-    if given is None and sys.stdin.isatty():
-        given = getpass.getpass("New password: ")
-    return _checked("NOTELLM2_USER_PASSWORD", given)
+    password = secret("NOTELLM2_USER_PASSWORD")
+    if password is None and sys.stdin.isatty():
+        password = getpass.getpass("New password: ")
+    return _checked("NOTELLM2_USER_PASSWORD", password)
 
 
 def _created(client: AuthServiceClient, user: str, password: str) -> bool:
@@ -134,19 +134,19 @@ def _created(client: AuthServiceClient, user: str, password: str) -> bool:
 
 def _roles(client: AuthServiceClient) -> dict[str, Role]:
     """Our roles with exactly the grants they should have."""
-    found = {role.name: role for role in client.list_roles(_WORKSPACE) if role.name in ROLES}
+    roles = {role.name: role for role in client.list_roles(_WORKSPACE) if role.name in ROLES}
     for name in ROLES:
-        if name not in found:
-            found[name] = client.create_role(_WORKSPACE, name, "made by notellm2.access")
+        if name not in roles:
+            roles[name] = client.create_role(_WORKSPACE, name, "made by notellm2.access")
         wanted = dict(zip(_RESOURCES, GRANTS[name], strict=True))
-        for grant in client.list_role_permissions(found[name].id):
+        for grant in client.list_role_permissions(roles[name].id):
             if grant.resource_pattern == "*" and wanted.get(grant.resource_type) == grant.permission:
                 del wanted[grant.resource_type]
             else:
                 client.remove_role_permission(grant.id)
         for resource, permission in wanted.items():
-            client.add_role_permission(found[name].id, resource, "*", permission)
-    return found
+            client.add_role_permission(roles[name].id, resource, "*", permission)
+    return roles
 
 
 def _checked(variable: str, password: str | None) -> str:

@@ -23,7 +23,7 @@ PROMOTER_TAGS = (f"{names.PREFIX}ledger.", f"{names.PREFIX}promoted_")
 
 # A version that says it is a prompt is hidden from who may read models.
 _HIDDEN_TAGS = ("mlflow.prompt.",)
-# A version that says it is another bundle's would no longer be found where the pointer names it.
+# A version that says it is another bundle's would no longer be met where the pointer names it.
 _FIXED_TAGS = (names.BUNDLE,)
 
 _READ = frozenset(

@@ -69,16 +69,16 @@ def verify(
     """
     folder = open_store(store)
     chosen = [folder.get(address)] if address else list(folder.artifacts())
-    found = {f"{a.stage}/{a.key}": folder.problems(a) for a in chosen}
-    damaged = {name: problems for name, problems in found.items() if problems}
+    problems_of = {f"{a.stage}/{a.key}": folder.problems(a) for a in chosen}
+    damaged = {name: problems for name, problems in problems_of.items() if problems}
     if as_json:
-        print_json({"checked": len(found), "damaged": damaged})
+        print_json({"checked": len(problems_of), "damaged": damaged})
     else:
         for name, problems in damaged.items():
             for problem in problems:
                 typer.echo(f"{name}: {problem}")
         advice = "; the next run moves them aside and makes them again" if damaged else ""
-        typer.echo(f"{len(found)} artifact(s) checked, {len(damaged)} damaged{advice}")
+        typer.echo(f"{len(problems_of)} artifact(s) checked, {len(damaged)} damaged{advice}")
     if damaged:
         raise typer.Exit(1)
 

@@ -104,14 +104,14 @@ def data_status(directory: DataArgument = _DATA, as_json: JsonOption = False) ->
     """
     from notellm2.notes import versions
 
-    found = versions.status(directory)
+    status = versions.status(directory)
     if as_json:
-        print_json({"path": str(directory), "current": found.current, "pinned": found.pinned, "clean": found.clean})
-    elif found.clean:
-        typer.echo(f"{directory}: {found.current}, as pinned")
+        print_json({"path": str(directory), "current": status.current, "pinned": status.pinned, "clean": status.clean})
+    elif status.clean:
+        typer.echo(f"{directory}: {status.current}, as pinned")
     else:
-        current, pinned = found.current or "nothing there", found.pinned or "nothing"
-        advice = "pin" if found.current else "pull"
+        current, pinned = status.current or "nothing there", status.pinned or "nothing"
+        advice = "pin" if status.current else "pull"
         typer.echo(f"{directory}: {current}, pinned is {pinned}; next: notellm2 data {advice} {directory}")
-    if not found.clean:
+    if not status.clean:
         raise typer.Exit(1)

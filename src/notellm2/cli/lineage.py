@@ -29,7 +29,7 @@ def lineage(
 
     Example: notellm2 lineage n000042
     """
-    # A registry that is gone should be told soon: the rest of the answer does not wait for it.
+    # A registry that is gone should show soon: the rest of the answer does not wait for it.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     from notellm2.promotion.lineage.graph import trace
@@ -38,5 +38,5 @@ def lineage(
     from notellm2.workspace import Workspace
 
     graph = collect(Workspace.at(store), model, note=None if what is None else what.removeprefix("note:"))
-    found = trace(graph, what)
-    typer.echo(found.model_dump_json(indent=2) if as_json else render(found))
+    answer = trace(graph, what)
+    typer.echo(answer.model_dump_json(indent=2) if as_json else render(answer))

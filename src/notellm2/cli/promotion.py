@@ -1,6 +1,6 @@
 """Commands that change what is in use, and the record of it.
 
-Status 0: done. 1: refused, or another promotion was under way; nothing was changed. 2: something given is wrong.
+Status 0: done. 1: refused, or another promotion was under way; nothing was changed. 2: an argument is wrong.
 """
 
 from __future__ import annotations
@@ -45,29 +45,29 @@ def promote(
     from notellm2.registry.versions import get_version
 
     promoter = _promoter(store, model)
-    found = get_version(promoter.tracking, version)
-    if found.gate != "passed":
-        said = found.verdict or "no gate has judged it: run the retraining to its end"
+    candidate = get_version(promoter.tracking, version)
+    if candidate.gate != "passed":
+        said = candidate.verdict or "no gate has judged it: run the retraining to its end"
         raise InputError(f"version {version} has not passed the gate: {said}")
-    key = found.artifacts.get("index")
+    key = candidate.artifacts.get("index")
     if key is None:
         raise InputError(f"version {version} names no index: run its retraining again, it builds one")
-    if _has_another_index(promoter, found, key):
+    if _has_another_index(promoter, candidate, key):
         _tell(
             None, f"version {version} is champion already, with an index that followed; see `notellm2 history`", as_json
         )
         return
-    expected = found.compared_with if expect_champion is None else _champion(expect_champion)
+    expected = candidate.compared_with if expect_champion is None else _champion(expect_champion)
     why = Why(
         by=this_actor(),
         reason=reason or "promoted by hand",
         mode="manual",
-        verdict=found.verdict,
-        compared_with=found.compared_with,
+        verdict=candidate.verdict,
+        compared_with=candidate.compared_with,
     )
     with _outcomes():
         index = open_store(store).get(f"index/{key}")
-        done = promoter.promote(version, index, expected=expected, data_md5=found.data_md5, why=why)
+        done = promoter.promote(version, index, expected=expected, data_md5=candidate.data_md5, why=why)
     _tell(done.entry, f"version {version} is champion already, its index published", as_json)
 
 
@@ -163,8 +163,8 @@ def _outcomes() -> Iterator[None]:
         raise typer.Exit(1) from None
 
 
-def _champion(given: str) -> str | None:
-    return None if given == "none" else given
+def _champion(number: str) -> str | None:
+    return None if number == "none" else number
 
 
 def _tell(entry: Entry | None, otherwise: str, as_json: bool) -> None:

@@ -52,5 +52,5 @@ def status(store: StoreOption = STORE, as_json: JsonOption = False) -> None:
     from notellm2.workspace import Workspace
 
     open_store(store)
-    found = collect_status(Workspace.at(store))
-    typer.echo(found.model_dump_json(indent=2) if as_json else render(found))
+    current = collect_status(Workspace.at(store))
+    typer.echo(current.model_dump_json(indent=2) if as_json else render(current))

@@ -50,11 +50,13 @@ def evaluate(
     text = _text_limits(bundle)
     test = _Test.of(store, data, chosen.pairs, chosen.evaluation, text)
     measured = test.measure(bundle)
-    found = {name: json.loads(measured.file(f"{name}.json").read_text()) for name in ("metrics", "intervals", "space")}
+    figures = {
+        name: json.loads(measured.file(f"{name}.json").read_text()) for name in ("metrics", "intervals", "space")
+    }
     if as_json:
-        print_json({"evaluation": measured.reference(), **found})
+        print_json({"evaluation": measured.reference(), **figures})
         return
-    typer.echo("\n".join(_figures(found["metrics"], found["intervals"])))
+    typer.echo("\n".join(_figures(figures["metrics"], figures["intervals"])))
     typer.echo(f"all figures: {measured.path}")
 
 

@@ -223,12 +223,12 @@ def _space(figure: str, what: str, *, most: str | None = None, least: str | None
     def check(evidence: Evidence, config: GateConfig) -> _Outcome:
         if evidence.space is None:
             return False, "the embedding space was not looked at"
-        found = _number(evidence.space, "both", figure, of="space.json", least=0)
+        value = _number(evidence.space, "both", figure, of="space.json", least=0)
         if most is not None:
             bound: float = getattr(config, most)
-            return found <= bound, f"{what}: {found:.4f} of all, at most {bound:.4f} allowed"
+            return value <= bound, f"{what}: {value:.4f} of all, at most {bound:.4f} allowed"
         bound = getattr(config, str(least))
-        return found >= bound, f"{what}: {found:.2f}, at least {bound:.2f} required"
+        return value >= bound, f"{what}: {value:.2f}, at least {bound:.2f} required"
 
     return check
 

@@ -66,11 +66,11 @@ def earlier_pair(
                 return publication
         raise InputError(f"there is no earlier pair to go back to; {_kept(stored)}")
     # By its name; of a version the one in use last, else the one stored last.
-    found = [stored[to]] if to in stored else []
-    found += [publication for publication in (*reversed(before), *stored.values()) if publication.model_version == to]
-    if not found:
+    matches = [stored[to]] if to in stored else []
+    matches += [publication for publication in (*reversed(before), *stored.values()) if publication.model_version == to]
+    if not matches:
         raise InputError(f"--to {to}: no published index of that version is kept; {_kept(stored)}")
-    for publication in found:
+    for publication in matches:
         version = with_bundle(tracking, publication.model_version, publication.bundle)
         if version is None:
             continue
@@ -82,11 +82,11 @@ def earlier_pair(
             )
         return publication
     raise InputError(
-        f"--to {to}: version {found[0].model_version} is gone from the registry or is another model there by now, so "
+        f"--to {to}: version {matches[0].model_version} is gone from the registry or is another model there by now, so "
         f"alias and index would not be one pair; {_kept(stored)}"
     )
 
 
 def _kept(stored: Mapping[str, Publication]) -> str:
-    found = ", ".join(f"version {p.model_version} ({name})" for name, p in stored.items())
-    return f"kept are: {found or 'none'}; see `notellm2 history`"
+    kept = ", ".join(f"version {p.model_version} ({name})" for name, p in stored.items())
+    return f"kept are: {kept or 'none'}; see `notellm2 history`"

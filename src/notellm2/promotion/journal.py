@@ -139,10 +139,10 @@ def hold(
 
     Args:
         location: the published place.
-        purpose: what for, as others are told.
+        purpose: what for, shown to whoever waits.
         lease_s: seconds after the last write until others may take it over.
         wait_s: seconds to wait for another holder; 0: not at all.
-        on_wait: waits the seconds it is given.
+        on_wait: waits that many seconds.
 
     Raises:
         LeaseTaken: another process held it all the time; nothing was changed.

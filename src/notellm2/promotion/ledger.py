@@ -1,8 +1,9 @@
 """The ledger: what was promoted, rolled back or mended, by whom, why and against what. Append-only JSON lines.
 
 It lies beside the pointer as ``ledger.jsonl`` and is replaced by compare-and-swap, so two writers cannot lose each
-other's line. Each line carries the digest of the line before it: a line that was changed, removed or slipped in later
-shows. The same line is a tag of the version it is about.
+other's line. Each line carries the digest of the line before it, so accidental damage shows: a line lost, changed or
+written twice. It proves nothing against someone who may write the file and computes the digests anew; for that, compare
+with the tags of the versions, which only promoters may write, or with a backup.
 """
 
 from __future__ import annotations
@@ -128,10 +129,10 @@ def rolled_back(entries: Sequence[Entry], version: str, bundle: str) -> Entry | 
         bundle: digest of its bundle; the same model may have been another version then.
     """
     same = {version} | {entry.to.version for entry in entries if entry.bundle == bundle}
-    found = None
+    rollback = None
     for entry in entries:
         if entry.to.version in same:
-            found = None
+            rollback = None
         elif entry.action == "rollback" and entry.over.version in same:
-            found = entry
-    return found
+            rollback = entry
+    return rollback

@@ -6,23 +6,16 @@ and one that was ever in use, with its run, its files and the artifacts it was m
 
 from __future__ import annotations
 
-import contextlib
-import os
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from notellm2.artifacts import Artifact, Store
-from notellm2.errors import InputError
 from notellm2.promotion import status
-from notellm2.registry import names
-from notellm2.registry.tracking import SETTINGS, Tracking
+from notellm2.registry.deletion import delete_runs, delete_versions, purge
+from notellm2.registry.tracking import Tracking
 from notellm2.workspace import Workspace
 
-_ENDED = ("FINISHED", "FAILED", "KILLED")
-_PAGE = 1000
+__all__ = ["Expired", "artifacts_to_keep", "expire", "purge"]
 
 
 @dataclass
@@ -52,8 +45,8 @@ def artifacts_to_keep(workspace: Workspace, *, newest: int) -> set[tuple[str, st
     for one in sorted(Store(workspace.root).artifacts(), key=lambda a: str(a.manifest["created"]), reverse=True):
         by_stage.setdefault(one.stage, []).append(one)
     kept = {(one.stage, one.key) for several in by_stage.values() for one in several[:newest]}
-    found = status.collect_status(workspace)
-    for version in (found.champion, found.challenger):
+    in_use = status.collect_status(workspace)
+    for version in (in_use.champion, in_use.challenger):
         kept |= set() if version is None else set(version.artifacts.items())
     for reachable in status.reachable_versions(workspace):
         kept |= set(reachable.artifacts.items())
@@ -72,87 +65,10 @@ def expire(tracking: Tracking, workspace: Workspace, *, older_than_s: float, dry
     Raises:
         InputError: the user of MLflow may not delete.
     """
-    expired = Expired()
     if not tracking.exists:
-        return expired
-    horizon_ms = (time.time() - older_than_s) * 1000
-    with _permitted():
-        remaining = _expire_versions(tracking, workspace, horizon_ms, expired, dry_run)
-        token: str | None = None
-        while True:
-            page = tracking.client.search_runs(
-                [tracking.experiment_id()], f"attributes.end_time < {horizon_ms:.0f}", 1, _PAGE, page_token=token
-            )
-            expired.runs += [r.info.run_id for r in page if r.info.status in _ENDED and r.info.run_id not in remaining]
-            token = page.token
-            if not token:
-                break
-        for run in [] if dry_run else expired.runs:
-            tracking.client.delete_run(run)
-    return expired
-
-
-def purge(tracking: Tracking, *, older_than_days: float) -> str | None:
-    """Remove for good, with their files, runs that were deleted so many days ago. Only from a workspace's own store.
-
-    Returns:
-        What is left for others to do, where the store is a server's; else None.
-
-    Raises:
-        RuntimeError: MLflow's command failed; with what it said.
-    """
-    if not tracking.uri.startswith("sqlite:"):
-        return f"deleted runs stay until `mlflow gc --older-than {older_than_days:g}d` is run beside the server"
-    if not tracking.exists:
-        return None
-    # -P: the project's folder mlflow/ must not shadow the library.
-    command = [sys.executable, "-P", "-m", "mlflow", "gc", "--older-than", f"{older_than_days * 24:.0f}h"]
-    command += ["--backend-store-uri", tracking.uri, "--tracking-uri", tracking.uri]
-    done = subprocess.run(command, env={**SETTINGS, **os.environ}, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"mlflow gc ended with {done.returncode}: {done.stderr.strip()[-1000:]}")
-    return None
-
-
-def _expire_versions(
-    tracking: Tracking, workspace: Workspace, horizon_ms: float, expired: Expired, dry_run: bool
-) -> set[str]:
-    """Delete what was never in use; returns the runs of the versions that stay."""
-    client = tracking.client
+        return Expired()
+    before_ms = (time.time() - older_than_s) * 1000
     reachable = {one.version for one in status.reachable_versions(workspace) if one.name == tracking.model_name}
-    registered = client.search_registered_models(f"name = '{tracking.model_name}'")
-    aliased = {str(number) for model in registered for number in model.aliases.values()}
-    remaining = set()
-    token: str | None = None
-    doomed = []
-    while True:
-        page = client.search_model_versions(f"name = '{tracking.model_name}'", _PAGE, page_token=token)
-        for one in page:
-            used = str(one.version) in reachable | aliased or names.PROMOTED_AT in one.tags
-            if used or one.creation_timestamp >= horizon_ms:
-                remaining.add(str(one.run_id))
-            else:
-                doomed.append(str(one.version))
-        token = page.token
-        if not token:
-            break
-    expired.versions += sorted(doomed, key=int)
-    for number in [] if dry_run else doomed:
-        client.delete_model_version(tracking.model_name, number)
-    return remaining
-
-
-@contextlib.contextmanager
-def _permitted() -> Iterator[None]:
-    """Tell in a sentence that MLflow's user may not delete."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except MlflowException as error:
-        if error.error_code not in ("PERMISSION_DENIED", "UNAUTHENTICATED"):
-            raise
-        raise InputError(
-            "MLflow does not let this user delete runs and versions: give the cleanup one that may "
-            "(MLFLOW_TRACKING_USERNAME, docs/access.md), or leave mlflow_days empty"
-        ) from None
+    numbers, kept_runs = delete_versions(tracking, before_ms=before_ms, keep=reachable, dry_run=dry_run)
+    runs = delete_runs(tracking, before_ms=before_ms, keep=kept_runs, dry_run=dry_run)
+    return Expired(versions=numbers, runs=runs)

@@ -121,9 +121,9 @@ def collect_status(workspace: Workspace, config: RegistryConfig | None = None) -
 
 def reachable_versions(workspace: Workspace) -> list[Version]:
     """The versions of which an index is kept at the published place: the one in use, and those a rollback can go to."""
-    found = {(p.model_name, p.model_version) for p in publish.versions(workspace.published).values()}
+    published = {(p.model_name, p.model_version) for p in publish.versions(workspace.published).values()}
     reachable = []
-    for model, version in sorted(found):
+    for model, version in sorted(published):
         with contextlib.suppress(InputError):  # A registry that was begun anew does not have it.
             reachable.append(get_version(Tracking.at(workspace, RegistryConfig(model_name=model)), version))
     return reachable

@@ -1,4 +1,4 @@
-"""Recipes: everything a run can be told, as one validated YAML file.
+"""Recipes: every setting of a run, as one validated YAML file.
 
 A recipe is a tree of pydantic models, one section a stage; a stage's artifact key covers its own section only, so
 a change of the index settings does not retrain the model. Unknown fields are errors. Every field states its unit.

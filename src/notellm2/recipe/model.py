@@ -35,7 +35,7 @@ class TinyVisionConfig(Section):
 
 
 class BackbonesConfig(Section):
-    """The two pretrained halves: any Hugging Face causal LLM, any vision encoder."""
+    """The two pretrained backbones: any Hugging Face causal LLM, any vision encoder."""
 
     llm: str | TinyLLMConfig = Field(
         TinyLLMConfig(), description="hub name (name@revision pins it), local folder, or a tiny one to build"
@@ -45,7 +45,7 @@ class BackbonesConfig(Section):
     )
     mllm: str | None = Field(
         None,
-        description="hub name or local folder of a pretrained multimodal LLM that is both halves at once; goes with "
+        description="hub name or local folder of a pretrained multimodal LLM that is both backbones at once; goes with "
         "model.connector.kind none and as many queries as it has visual tokens for 224 x 224 pixels",
     )
     revision: str | None = Field(None, description="hub revision of names that pin none; null: the newest")
@@ -53,13 +53,13 @@ class BackbonesConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _both_halves(cls, given: Any) -> Any:
-        if not isinstance(given, dict) or given.get("mllm") is None:
-            return given
-        name = given["mllm"]
-        if any(given.get(half, name) != name for half in ("llm", "vision")):
-            raise ValueError("mllm is both halves: name either it, or llm and vision")
-        return {**given, "llm": name, "vision": name}
+    def _both_backbones(cls, section: Any) -> Any:
+        if not isinstance(section, dict) or section.get("mllm") is None:
+            return section
+        name = section["mllm"]
+        if any(section.get(backbone, name) != name for backbone in ("llm", "vision")):
+            raise ValueError("mllm is both backbones: name either it, or llm and vision")
+        return {**section, "llm": name, "vision": name}
 
 
 class TextLimits(Section):

@@ -84,7 +84,7 @@ class RegistryConfig(Section):
 
 
 class AlertsConfig(Section):
-    """Who is told what goes wrong, and when a model counts as old; see docs/deployments.md. No flow's result."""
+    """Who hears what goes wrong, and when a model counts as old; see docs/deployments.md. No flow's result."""
 
     notify: tuple[Annotated[str, Field(pattern=r"^[a-z0-9-]+/[a-z0-9-]+$")], ...] = Field(
         (), description="Prefect blocks that get every alert, such as webhook/notellm2, slack-webhook/notellm2"

@@ -107,7 +107,9 @@ class Curves:
                 self._take()
                 self._send()
                 pause = self._every_s
-            except Exception as error:  # Whatever it is, it is told here, and raised by the last try, which is `flush`.
+            except (
+                Exception
+            ) as error:  # Whatever it is, it is logged here, and raised by the last try, which is `flush`.
                 pause = min(2 * pause, max(AGAIN_S, self._every_s))
                 with self._lock:
                     kept = len(self._waiting) + len(self._pending)
@@ -154,5 +156,5 @@ class Curves:
 
 
 def _taken(step: int, values: Mapping[str, float | None]) -> _Step:
-    given = {field: float(value) for field, value in values.items() if value is not None}
-    return _Step(step, given, int(time.time() * 1000))
+    known = {field: float(value) for field, value in values.items() if value is not None}
+    return _Step(step, known, int(time.time() * 1000))

@@ -2,7 +2,7 @@
 
 MLflow itself reads ``MLFLOW_TRACKING_USERNAME`` and ``MLFLOW_TRACKING_PASSWORD`` at every request; a training needs no
 more. Moving `champion` and writing the record of it is done as the user of ``NOTELLM2_PROMOTER_USERNAME`` and
-``NOTELLM2_PROMOTER_PASSWORD`` where these are set, and by nothing else. Each may be given as ``NAME_FILE``.
+``NOTELLM2_PROMOTER_PASSWORD`` where these are set, and by nothing else. Each may be set as ``NAME_FILE``.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Registrar(Protocol):
 
 
 def read_own() -> None:
-    """Hand MLflow the credentials that are given as files; it knows the variables only.
+    """Hand MLflow the credentials that are in files; it knows the variables only.
 
     Raises:
         InputError: a file cannot be read.
@@ -102,7 +102,7 @@ class _Registrar:
 
 
 @contextlib.contextmanager
-def refusal_told(deed: str, command: str | None) -> Iterator[None]:
+def refusal_explained(deed: str, command: str | None) -> Iterator[None]:
     """Let the server's refusal become a `Forbidden` that says how to go on.
 
     Args:
@@ -116,9 +116,9 @@ def refusal_told(deed: str, command: str | None) -> Iterator[None]:
     except MlflowException as error:
         if error.error_code not in _REFUSED:
             raise
-        given = promoter()
-        user = secret(OWN[0]) if given is None else given[0]
-        if given is None:
+        credentials = promoter()
+        user = secret(OWN[0]) if credentials is None else credentials[0]
+        if credentials is None:
             remedy = f"set {PROMOTER[0]} and {PROMOTER[1]} (or {PROMOTER[1]}_FILE) to a promoter's"
         else:
             remedy = f"{PROMOTER[0]} needs a user with the role promoter, and {PROMOTER[1]} its password"

@@ -75,11 +75,11 @@ class Run:
         experiment_id = tracking.experiment_id()
         with tracking.lock("runs"):
             _end_orphans(tracking, experiment_id)
-            found = client.search_runs(
+            runs = client.search_runs(
                 [experiment_id], f"tags.`{names.RUN_KEY}` = '{run_key}'", order_by=["attributes.start_time ASC"]
             )
-            if found:
-                run_id = found[0].info.run_id
+            if runs:
+                run_id = runs[0].info.run_id
                 client.set_tag(run_id, names.PROCESS, process_tag())
                 client.update_run(run_id, status="RUNNING")
             else:
@@ -110,8 +110,8 @@ class Run:
 
         try:
             self.finish("FAILED" if issubclass(kind, Exception) else "KILLED")
-        except MlflowException as unheard:  # What went wrong is the error to be told, not that MLflow was away.
-            logger.warning("MLflow was not told that run %s has ended: %s", self.run_id, unheard)
+        except MlflowException as unreachable:  # The error that ended the run matters more than that MLflow was away.
+            logger.warning("could not record in MLflow that run %s has ended: %s", self.run_id, unreachable)
 
     def finish(self, status: str = "FINISHED") -> None:
         """End the run: FINISHED, FAILED or KILLED. Sends the curves' last points first if it ends well."""

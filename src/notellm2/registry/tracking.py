@@ -104,13 +104,13 @@ class Tracking:
 
     @property
     def promoting(self) -> identities.Registrar:
-        """The client that moves the champion: as the promoter whose credentials are given, else as `client`.
+        """The client that moves the champion: as the promoter whose credentials are set, else as `client`.
 
         Raises:
-            InputError: only half of the promoter's credentials is given.
+            InputError: only half of the promoter's credentials is set.
         """
-        given = identities.promoter() if self.served else None
-        return self.client if given is None else identities.registrar(self.uri, *given)
+        credentials = identities.promoter() if self.served else None
+        return self.client if credentials is None else identities.registrar(self.uri, *credentials)
 
     @property
     def shown_uri(self) -> str:
@@ -137,20 +137,20 @@ class Tracking:
         Raises:
             InputError: the experiment was deleted in MLflow; says how to go on.
         """
-        found = self.client.get_experiment_by_name(self.experiment)
-        if found is None:
+        experiment = self.client.get_experiment_by_name(self.experiment)
+        if experiment is None:
             with self.lock("experiment"):
-                found = self.client.get_experiment_by_name(self.experiment)
-                if found is None:
+                experiment = self.client.get_experiment_by_name(self.experiment)
+                if experiment is None:
                     location = None if self.artifacts is None else self.artifacts.as_uri()
                     return self.client.create_experiment(self.experiment, location, _EXPERIMENT_TAGS)
-        if found.lifecycle_stage != "active":
+        if experiment.lifecycle_stage != "active":
             raise InputError(
                 f"MLflow experiment {self.experiment!r} in {self.shown_uri} is deleted: restore it with "
-                f"`mlflow experiments restore -x {found.experiment_id}`, or name another in the recipe "
+                f"`mlflow experiments restore -x {experiment.experiment_id}`, or name another in the recipe "
                 "(registry.experiment)"
             )
-        return str(found.experiment_id)
+        return str(experiment.experiment_id)
 
     def lock(self, name: str, *, timeout_s: float = 60.0) -> AbstractContextManager[None]:
         """Exclude every other process on this machine that asks for the same name; a killed holder's lock is free.

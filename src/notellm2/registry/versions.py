@@ -22,7 +22,7 @@ from notellm2.errors import InputError
 from notellm2.publication.location import Location
 from notellm2.publication.pointer import VERSIONS
 from notellm2.registry import names
-from notellm2.registry.identities import refusal_told
+from notellm2.registry.identities import refusal_explained
 from notellm2.registry.models import log_model
 from notellm2.registry.runs import Run
 from notellm2.registry.tracking import Tracking
@@ -101,14 +101,14 @@ def register(run: Run, bundle: Path, *, data_md5: str, test_set: str, descriptio
     digest = digest_tree(bundle)[:KEY_LENGTH]
     # One registration at a time: two processes must not both find that there is no version yet.
     with tracking.lock("versions", timeout_s=600):
-        found = _registered(tracking, run.run_id, digest)
-        if found is None:
+        registered = _registered(tracking, run.run_id, digest)
+        if registered is None:
             model = log_model(run, bundle, digest)
             _ensure_registered_model(tracking)
             # By its files' address where we talk to the database ourselves: there MLflow resolves models:/ through
             # its global store, which is another one, and would make a stray mlflow.db in the current folder.
             source = f"models:/{model.model_id}" if tracking.artifacts is None else model.artifact_location
-            found = client.create_model_version(
+            registered = client.create_model_version(
                 tracking.model_name,
                 source,
                 run.run_id,
@@ -118,15 +118,15 @@ def register(run: Run, bundle: Path, *, data_md5: str, test_set: str, descriptio
                 await_creation_for=0,
             )
             # What MLflow's own registration writes, so that its pages link model and version.
-            link = json.dumps([{"name": found.name, "version": found.version}])
+            link = json.dumps([{"name": registered.name, "version": registered.version}])
             client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": link})
-        number = str(found.version)
+        number = str(registered.version)
         facts, origin = _facts(run)
-        # Where it comes from stays as it was: the flow run that registered it, not one that found it there.
-        tags = {name: value for name, value in origin.items() if name not in found.tags}
+        # Where it comes from stays as it was: the flow run that registered it, not one that met it there.
+        tags = {name: value for name, value in origin.items() if name not in registered.tags}
         tags |= facts | {names.DATA_MD5: data_md5, names.TEST_SET: test_set}
         for key, value in tags.items():
-            if found.tags.get(key) != value:
+            if registered.tags.get(key) != value:
                 client.set_model_version_tag(tracking.model_name, number, key, value)
     with tracking.lock("aliases"):
         move_alias(tracking, names.CHALLENGER, number)
@@ -168,16 +168,16 @@ def with_bundle(tracking: Tracking, version: str, bundle: str) -> Version | None
     None where it was deleted, or where a registry that was begun anew gave its number to another model.
     """
     try:
-        found = get_version(tracking, version)
+        registered = get_version(tracking, version)
     except InputError:
         return None
-    return found if found.bundle == bundle else None
+    return registered if registered.bundle == bundle else None
 
 
 def alias_version(tracking: Tracking, alias: str) -> str | None:
     """Number of the version an alias names; None where nothing carries it."""
-    found = _version_by_alias(tracking, alias) if tracking.exists else None
-    return None if found is None else str(found.version)
+    version = _version_by_alias(tracking, alias) if tracking.exists else None
+    return None if version is None else str(version.version)
 
 
 def move_alias(tracking: Tracking, alias: str, version: str | None) -> None:
@@ -192,7 +192,9 @@ def move_alias(tracking: Tracking, alias: str, version: str | None) -> None:
     if alias_version(tracking, alias) == version:
         return
     client = tracking.promoting if alias == names.CHAMPION else tracking.client
-    with refusal_told(f"move the alias {alias!r} of model {tracking.model_name!r}", version and f"promote {version}"):
+    with refusal_explained(
+        f"move the alias {alias!r} of model {tracking.model_name!r}", version and f"promote {version}"
+    ):
         if version is None:
             client.delete_registered_model_alias(tracking.model_name, alias)
         else:
@@ -208,8 +210,8 @@ def begin_change(tracking: Tracking, entry: Entry) -> None:
     if tracking.served and entry.to.version is not None:
         back = entry.action == "rollback"
         deed, command = ("go back to", "rollback --to") if back else ("promote", "promote")
-        told = f"{deed} version {entry.to.version} of model {tracking.model_name!r}"
-        with refusal_told(told, f"{command} {entry.to.version}"):
+        what = f"{deed} version {entry.to.version} of model {tracking.model_name!r}"
+        with refusal_explained(what, f"{command} {entry.to.version}"):
             tracking.promoting.set_model_version_tag(tracking.model_name, entry.to.version, names.BEGUN, entry.id)
 
 
@@ -229,7 +231,7 @@ def record_change(tracking: Tracking, entry: Entry, place: Location) -> None:
             names.PROMOTED_AT: entry.at,
         }
     client = tracking.promoting
-    with refusal_told(f"record a promotion on version {version} of model {tracking.model_name!r}", None):
+    with refusal_explained(f"record a promotion on version {version} of model {tracking.model_name!r}", None):
         for key, value in tags.items():
             client.set_model_version_tag(tracking.model_name, version, key, value)
 
@@ -254,10 +256,10 @@ def record_canary(tracking: Tracking, version: str) -> None:
 
 def add_artifact(tracking: Tracking, version: str, artifact: Artifact) -> None:
     """Keep on a version the key of another artifact that belongs to it (its index)."""
-    found = get_version(tracking, version)
-    if found.artifacts.get(artifact.stage) == artifact.key:
+    known = get_version(tracking, version).artifacts
+    if known.get(artifact.stage) == artifact.key:
         return
-    keys = {**found.artifacts, artifact.stage: artifact.key}
+    keys = {**known, artifact.stage: artifact.key}
     value = json.dumps(keys, sort_keys=True)
     tracking.client.set_model_version_tag(tracking.model_name, version, names.ARTIFACTS, value)
 
@@ -302,8 +304,8 @@ def _ensure_registered_model(tracking: Tracking) -> None:
 
 
 def _by_alias(tracking: Tracking, alias: str) -> Version | None:
-    found = _version_by_alias(tracking, alias) if tracking.exists else None
-    return None if found is None else _version(found)
+    version = _version_by_alias(tracking, alias) if tracking.exists else None
+    return None if version is None else _version(version)
 
 
 def _version_by_alias(tracking: Tracking, alias: str) -> ModelVersion | None:
@@ -322,17 +324,17 @@ def _version_by_alias(tracking: Tracking, alias: str) -> ModelVersion | None:
         raise
 
 
-def _version(found: ModelVersion) -> Version:
-    tags = found.tags
+def _version(registered: ModelVersion) -> Version:
+    tags = registered.tags
     compared = tags.get(names.COMPARED_WITH)
     return Version(
-        name=found.name,
-        version=str(found.version),
-        run_id=found.run_id or "",
+        name=registered.name,
+        version=str(registered.version),
+        run_id=registered.run_id or "",
         bundle=tags.get(names.BUNDLE, ""),
         data_md5=tags.get(names.DATA_MD5, ""),
         test_set=tags.get(names.TEST_SET, ""),
-        created=datetime.fromtimestamp(found.creation_timestamp / 1000, UTC),
+        created=datetime.fromtimestamp(registered.creation_timestamp / 1000, UTC),
         promoted_at=tags.get(names.PROMOTED_AT),
         promoted_over=tags.get(names.PROMOTED_OVER),
         gate=tags.get(names.GATE),

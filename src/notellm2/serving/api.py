@@ -183,8 +183,10 @@ def _answers(app: FastAPI, follower: Follower) -> None:
         except UnknownNote as error:
             raise _Unknown(Refusal(detail=str(error), near=list(error.near), served_by=source)) from None
         response.headers["Cache-Control"] = "no-cache"
-        found = [Found(note_id=n.note_id, score=round(n.score, 6), title=version.title(n.note_id)) for n in neighbours]
-        return Similar(note_id=note_id, title=version.title(note_id), similar=found, served_by=source)
+        similar = [
+            Found(note_id=n.note_id, score=round(n.score, 6), title=version.title(n.note_id)) for n in neighbours
+        ]
+        return Similar(note_id=note_id, title=version.title(note_id), similar=similar, served_by=source)
 
     @app.get("/random", responses={503: {"model": Refusal}})
     def random(response: Response) -> dict[str, str]:

@@ -32,7 +32,7 @@ class Metrics:
         )
         self._seconds = Histogram(
             "notellm2_request_seconds",
-            "Seconds from a request's arrival to the end of its answer.",
+            "Seconds from the receipt of a request to the end of its answer.",
             ("route",),
             buckets=_SECONDS,
             registry=self._registry,
@@ -97,14 +97,16 @@ class _IndexInUse(Collector):
             yield _gauge("notellm2_pointer_age_seconds", text, now - follower.looked_at)
         if version is None:
             return
-        found = version.publication
+        publication = version.publication
         loaded = InfoMetricFamily("notellm2_index", "The index in use.")
         names = ("model_name", "model_version", "index_key", "data_md5", "kind")
-        loaded.add_metric((), {"publication": found.version, **{name: getattr(found, name) for name in names}})
+        loaded.add_metric(
+            (), {"publication": publication.version, **{name: getattr(publication, name) for name in names}}
+        )
         yield loaded
         yield _gauge("notellm2_index_notes", "Notes in the index in use.", len(version))
         age = "Seconds since the index in use was published."
-        yield _gauge("notellm2_index_age_seconds", age, now - found.published_at.timestamp())
+        yield _gauge("notellm2_index_age_seconds", age, now - publication.published_at.timestamp())
         if follower.loaded_at is not None:
             yield _gauge(
                 "notellm2_index_loaded_timestamp_seconds", "When the index in use was loaded.", follower.loaded_at

@@ -1,8 +1,8 @@
 """The published index as a service has it: there when something is published, and the newest that is sound.
 
 A service starts before the first publication, outlives the object store's outages, and never answers from a damaged
-index. So opening is retried, and what stands in the way is told (`Follower.problem`) while the last sound index goes on
-answering.
+index. So opening is retried, and what stands in the way is shown (`Follower.problem`) while the last sound index goes
+on answering.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class Follower:
 
     Attributes:
         location: the published place.
-        problem: why the last look found nothing new to serve; None: all is well.
-        looked_at: when a look last found all well, seconds since 1970; None: never.
+        problem: why the last look gave nothing new to serve; None: all is well.
+        looked_at: when a look last was all well, seconds since 1970; None: never.
         loaded_at: when the index in use was loaded, seconds since 1970; None: none is.
         switches: indexes loaded so far.
         failures: looks that failed so far.
@@ -106,17 +106,23 @@ class Follower:
             else:
                 moved = self._published.refresh()
         except Exception as error:
-            # Whatever it is, the service must live to see it mended; and it is told at three places.
+            # Whatever it is, the service must live to see it mended; and three places show it.
             self._fail(error)
             return False
         now = time.time()
         if moved:
             self.loaded_at = now
             self.switches += 1
-            found = self._published.publication
+            publication = self._published.publication
             logger.info(
                 "serving %s: model %s version %s, %d notes of data %s",
-                *(found.version, found.model_name, found.model_version, found.count, found.data_md5),
+                *(
+                    publication.version,
+                    publication.model_name,
+                    publication.model_version,
+                    publication.count,
+                    publication.data_md5,
+                ),
             )
         elif self.problem is not None:
             logger.info("the pointer can be followed again")

@@ -13,7 +13,7 @@ from notellm2.serving.api import application
 from notellm2.serving.pointer_follower import Follower
 
 _DRAIN_S = 10
-"""Seconds that requests in flight are given at a stop."""
+"""Seconds that requests in flight have to end at a stop."""
 _BACKLOG = 2048
 """Connections that wait to be accepted."""
 
@@ -28,7 +28,7 @@ def serve(
         host: address to listen on.
         port: 0: any free one.
         every_s: seconds between two looks at the pointer.
-        on_start: told the address, before the first request.
+        on_start: called with the address, before the first request.
 
     Raises:
         InputError: the address cannot be listened on, or the extra "serve" is not installed.

@@ -13,7 +13,7 @@ import pytest
 from notellm2.artifacts import Artifact
 from notellm2.errors import InputError
 from notellm2.index.layout import INDEX
-from notellm2.promotion import transaction
+from notellm2.promotion import release, transaction
 from notellm2.promotion.journal import JOURNAL, LeaseTaken, hold, read_intent
 from notellm2.promotion.ledger import LEDGER, Ledger, LedgerDamaged
 from notellm2.promotion.transaction import ChampionMoved, Step
@@ -371,5 +371,5 @@ def test_the_person_and_the_host_are_told_where_the_system_knows_no_name(monkeyp
     def nameless() -> str:
         raise KeyError("uid not found")
 
-    monkeypatch.setattr(transaction.getpass, "getuser", nameless)
+    monkeypatch.setattr(release.getpass, "getuser", nameless)
     assert transaction.this_actor().startswith("uid-")

@@ -55,15 +55,15 @@ class Node:
 
     Attributes:
         facts: for people and programs, JSON; filled by whoever knows something.
-        rests_on: what it was made from, in the order it was told.
+        rests_on: what it was made from, in the order it became known.
         judged_by: artifacts that it was judged by, which it was not made from.
-        found: whether the thing itself was seen, and not only named by another one.
+        seen: whether the thing itself was seen, and not only named by another one.
     """
 
     facts: dict[str, Any] = field(default_factory=dict)
     rests_on: dict[Name, None] = field(default_factory=dict)
     judged_by: set[Name] = field(default_factory=set)
-    found: bool = False
+    seen: bool = False
 
 
 class Graph:
@@ -86,19 +86,19 @@ class Graph:
     def __iter__(self) -> Iterator[Name]:
         return iter(self._nodes)
 
-    def add(self, kind: Kind, id_: str, *rests_on: Name | None, found: bool = True, **facts: Any) -> Name:
+    def add(self, kind: Kind, id_: str, *rests_on: Name | None, seen: bool = True, **facts: Any) -> Name:
         """Tell something of a thing; facts and edges that are None are left out.
 
         Args:
             kind: of the thing.
             id_: its id.
             rests_on: what it was made from.
-            found: False where it is only named, and may be gone.
+            seen: False where it is only named, and may be gone.
             facts: what is known of it.
         """
         name = Name(kind, id_)
         node = self._nodes.setdefault(name, Node())
-        node.found |= found
+        node.seen |= seen
         node.facts |= {fact: value for fact, value in facts.items() if value is not None}
         for other in rests_on:
             if other is not None:
@@ -148,14 +148,14 @@ class Graph:
 
     def _find(self, kinds: set[str], what: str) -> Name:
         for match in (_is, _nearly_is, _begins):
-            found = [name for name in self._nodes if name.kind in kinds and match(name, what)]
+            matches = [name for name in self._nodes if name.kind in kinds and match(name, what)]
             if match is _is and "version" in kinds:
-                found += [name for name in self._nodes if what in self._nodes[name].facts.get("aliases", ())]
-            if len(found) == 1:
-                return found[0]
-            if found:
-                listed = ", ".join(map(str, found[:_SHOWN])) + (", ..." if len(found) > _SHOWN else "")
-                raise InputError(f"{what!r} names {len(found)} things: say which, by its whole name: {listed}")
+                matches += [name for name in self._nodes if what in self._nodes[name].facts.get("aliases", ())]
+            if len(matches) == 1:
+                return matches[0]
+            if matches:
+                listed = ", ".join(map(str, matches[:_SHOWN])) + (", ..." if len(matches) > _SHOWN else "")
+                raise InputError(f"{what!r} names {len(matches)} things: say which, by its whole name: {listed}")
         raise InputError(
             f"{what!r} is the name of nothing known: expected a note of the published index, the name of a published "
             "index, a model version, an MLflow run, a Prefect flow run, a data md5, a git commit, a recipe, a bundle "
@@ -164,7 +164,7 @@ class Graph:
 
 
 class Thing(BaseModel):
-    """A thing as it is told: kind, id, facts, whether it was seen itself, and what it rests on directly."""
+    """A thing as it is shown: kind, id, facts, whether it was seen itself, and what it rests on directly."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -214,9 +214,7 @@ def trace(graph: Graph, what: str | None) -> Trace:
 
 def _thing(graph: Graph, name: Name) -> Thing:
     node = graph[name]
-    return Thing(
-        kind=name.kind, id=name.id, found=node.found, facts=node.facts, rests_on=tuple(map(str, node.rests_on))
-    )
+    return Thing(kind=name.kind, id=name.id, found=node.seen, facts=node.facts, rests_on=tuple(map(str, node.rests_on)))
 
 
 def _reached(start: Name, next_: Callable[[Name], Iterable[Name]]) -> list[Name]:

@@ -1,8 +1,8 @@
 """Where lineage is read: manifests of the store, pointer, publications and ledger of the published place, MLflow.
 
-Each source is read by itself. One that does not answer, or lacks a part, is told in `Graph.missing`, and what the
-others know is there all the same: a published index names its vectors in its own files, a version its artifacts in its
-tags.
+Each source is read by itself. One that does not answer, or lacks a part, becomes a sentence of `Graph.missing`, and
+what the others know is there all the same: a published index names its vectors in its own files, a version its
+artifacts in its tags.
 """
 
 from __future__ import annotations
@@ -11,9 +11,6 @@ import contextlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from notellm2.artifacts import Store
 from notellm2.errors import InputError
@@ -25,14 +22,10 @@ from notellm2.publication.location import Location
 from notellm2.publication.pointer import NothingPublished, Publication, read_pointer
 from notellm2.publication.stored import stored_ids
 from notellm2.recipe import RegistryConfig
-from notellm2.registry import names
+from notellm2.registry import catalogue
+from notellm2.registry.catalogue import RunRecord, VersionRecord
 from notellm2.registry.tracking import Tracking
 from notellm2.workspace import Workspace
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Run
-    from mlflow.entities.model_registry import ModelVersion
 
 _STAGE_OF = {
     "features": "vision-features",
@@ -42,7 +35,6 @@ _STAGE_OF = {
 """Inputs that are not called like the stage that makes them."""
 _MADE_FROM = ("training", "vision-features", "backbones", "pairs")
 _JUDGED_BY = ("quality", "evaluation", "comparison", "saliency")
-_PAGE = 1000
 
 
 def collect(workspace: Workspace, model: str | None = None, *, note: str | None = None) -> Graph:
@@ -65,7 +57,7 @@ def collect(workspace: Workspace, model: str | None = None, *, note: str | None 
 
 
 @contextlib.contextmanager
-def _told(graph: Graph, what: str) -> Iterator[None]:
+def _problem_noted(graph: Graph, what: str) -> Iterator[None]:
     """What cannot be read becomes a sentence, whatever it is: the rest of the answer must be printed."""
     try:
         yield
@@ -78,18 +70,18 @@ def _told(graph: Graph, what: str) -> Iterator[None]:
 def _published(graph: Graph, workspace: Workspace, note: str | None) -> Publication | None:
     pointer = None
     location = Location.at(workspace.published)
-    with _told(graph, f"the pointer of {location}"):
+    with _problem_noted(graph, f"the pointer of {location}"):
         try:
             pointer = read_pointer(location)
         except NothingPublished as nothing:
             graph.missing.append(str(nothing))
     if pointer is not None:
         _publication(graph, location, pointer, served_now=True)
-    with _told(graph, f"the published indexes of {location}"):
+    with _problem_noted(graph, f"the published indexes of {location}"):
         for publication in publish.versions(location).values():
             if pointer is None or publication.version != pointer.version:
                 _publication(graph, location, publication, served_now=False)
-    with _told(graph, f"the ledger of {location}"):
+    with _problem_noted(graph, f"the ledger of {location}"):
         for entry in Ledger(location).entries():
             if entry.to.publication is None or entry.action == "mend":
                 continue
@@ -98,12 +90,12 @@ def _published(graph: Graph, workspace: Workspace, note: str | None) -> Publicat
                 entry.to.publication,
                 *([] if entry.to.version is None else [Name("version", entry.to.version)]),
                 Name("bundle", entry.bundle),
-                found=False,
+                seen=False,
             )
             line = {"at": entry.at, "action": entry.action, "by": entry.by, "mode": entry.mode, "reason": entry.reason}
             graph[name].facts.setdefault("ledger", []).append(line)
     if pointer is not None and note is not None:
-        with _told(graph, f"the notes of the published index {pointer.version}"):
+        with _problem_noted(graph, f"the notes of the published index {pointer.version}"):
             if stored_ids(location, pointer).row(note) is not None:
                 graph.add("note", note, Name("publication", pointer.version))
     return pointer
@@ -111,14 +103,14 @@ def _published(graph: Graph, workspace: Workspace, note: str | None) -> Publicat
 
 def _publication(graph: Graph, location: Location, publication: Publication, *, served_now: bool) -> Name:
     vectors = None
-    with _told(graph, f"{location}/{publication.folder}/{META}"):
+    with _problem_noted(graph, f"{location}/{publication.folder}/{META}"):
         stored = location.read(f"{publication.folder}/{META}")
         origin = {} if stored is None else json.loads(stored.data)["vectors"]
         if "stage" in origin:  # The first indexes did not name it.
             inputs = _inputs(origin["inputs"])
             bundle = Name("bundle", publication.bundle)
-            vectors = graph.add("artifact", f"{origin['stage']}/{origin['key']}", *inputs, bundle, found=False)
-    index = graph.add("artifact", f"index/{publication.index_key}", vectors, found=False)
+            vectors = graph.add("artifact", f"{origin['stage']}/{origin['key']}", *inputs, bundle, seen=False)
+    index = graph.add("artifact", f"index/{publication.index_key}", vectors, seen=False)
     return graph.add(
         "publication",
         publication.version,
@@ -139,10 +131,10 @@ def _store(graph: Graph, workspace: Workspace) -> None:
         graph.missing.append(f"store {workspace.root}: no such folder, so artifacts are known by their keys alone")
         return
     stages = {name.id.partition("/")[2]: name.id for name in graph if name.kind == "artifact"}
-    found = {artifact.key: artifact for artifact in Store(workspace.root).artifacts()}
-    stages |= {key: f"{artifact.stage}/{key}" for key, artifact in found.items()}
-    for artifact in found.values():
-        with _told(graph, f"the manifest of {artifact.stage}/{artifact.key}"):
+    artifacts = {artifact.key: artifact for artifact in Store(workspace.root).artifacts()}
+    stages |= {key: f"{artifact.stage}/{key}" for key, artifact in artifacts.items()}
+    for artifact in artifacts.values():
+        with _problem_noted(graph, f"the manifest of {artifact.stage}/{artifact.key}"):
             manifest = artifact.manifest
             origin = manifest["provenance"]
             bundle = manifest["summary"].get("bundle")
@@ -158,148 +150,107 @@ def _store(graph: Graph, workspace: Workspace) -> None:
                 provenance=origin,
             )
             if artifact.stage.endswith("vectors") and isinstance(bundle, str) and "training" in manifest["inputs"]:
-                graph.add("bundle", bundle, Name("artifact", f"training/{manifest['inputs']['training']}"), found=False)
+                graph.add("bundle", bundle, Name("artifact", f"training/{manifest['inputs']['training']}"), seen=False)
             graph[name].facts["made_from"] = manifest["inputs"]
 
 
 def _inputs(inputs: Mapping[str, str], stages: Mapping[str, str] | None = None) -> list[Name]:
     """The names of an artifact's inputs; what is no artifact and no data version is a fact of its manifest."""
-    found = []
+    origins = []
     for input_, value in inputs.items():
         address = (stages or {}).get(value)
         if input_ == "data":
-            found.append(Name("data", value))
+            origins.append(Name("data", value))
         elif input_ == "bundle":
-            found.append(Name("bundle", value))
+            origins.append(Name("bundle", value))
         elif address is not None:
-            found.append(Name("artifact", address))
+            origins.append(Name("artifact", address))
         elif "/" in value:  # Named as text: an earlier artifact of the same kind, which may be gone.
-            found.append(Name("artifact", value))
+            origins.append(Name("artifact", value))
         elif input_ in _STAGE_OF or input_ in (*_MADE_FROM, *_JUDGED_BY, "vectors"):
-            found.append(Name("artifact", f"{_STAGE_OF.get(input_, input_)}/{value}"))
-    return found
+            origins.append(Name("artifact", f"{_STAGE_OF.get(input_, input_)}/{value}"))
+    return origins
 
 
 def _origin(graph: Graph, origin: Mapping[str, str]) -> list[Name]:
     """The names of what provenance says: data, commit, recipe, flow run."""
-    found = []
+    origins = []
     if "data_md5" in origin:
-        found.append(graph.add("data", origin["data_md5"]))
+        origins.append(graph.add("data", origin["data_md5"]))
     if "git_commit" in origin:
-        found.append(graph.add("commit", origin["git_commit"]))
+        origins.append(graph.add("commit", origin["git_commit"]))
     if "flow_run" in origin:
-        found.append(_flow_run(graph, origin["flow_run"]))
+        origins.append(_flow_run(graph, origin["flow_run"]))
     recipe = graph.add("recipe", origin["recipe"]) if "recipe" in origin else None
     if "recipe_digest" in origin:
-        found.append(graph.add("recipe-digest", origin["recipe_digest"], recipe))
+        origins.append(graph.add("recipe-digest", origin["recipe_digest"], recipe))
     elif recipe is not None:
-        found.append(recipe)
-    return found
+        origins.append(recipe)
+    return origins
 
 
 def _registry(graph: Graph, tracking: Tracking) -> None:
     if not tracking.exists:
         graph.missing.append(f"nothing is registered in {tracking.shown_uri}")
         return
-    with _told(graph, f"MLflow at {tracking.shown_uri}"):
-        client = tracking.client
-        versions = list(_versions(client, tracking.model_name))
+    with _problem_noted(graph, f"MLflow at {tracking.shown_uri}"):
+        versions = catalogue.all_versions(tracking)
         if not versions:
             graph.missing.append(f"no version of model {tracking.model_name!r} in {tracking.shown_uri}")
-        aliases: dict[str, list[str]] = {}
-        for alias, number in (client.get_registered_model(tracking.model_name).aliases if versions else {}).items():
-            aliases.setdefault(str(number), []).append(alias)
         for version in versions:
-            _version(graph, tracking, version, sorted(aliases.get(str(version.version), [])))
-        for run in _runs(graph, tracking, {version.run_id for version in versions if version.run_id}):
-            _run(graph, tracking, run)
+            _version(graph, version)
+        seen = set()
+        for run in catalogue.all_runs(tracking):
+            seen.add(run.run_id)
+            _run(graph, run)
+        # The runs of versions wherever they are: an experiment may have been renamed since.
+        for run_id in sorted({version.run_id for version in versions if version.run_id} - seen):
+            with _problem_noted(graph, f"MLflow run {run_id}"):
+                _run(graph, catalogue.run_record(tracking, run_id))
 
 
-def _version(graph: Graph, tracking: Tracking, version: ModelVersion, aliases: list[str]) -> None:
-    tags, number = version.tags, str(version.version)
-    keys: dict[str, str] = json.loads(tags.get(names.ARTIFACTS, "{}"))
-    made_from = [Name("artifact", f"{stage}/{keys[stage]}") for stage in _MADE_FROM if stage in keys]
-    bundle = tags.get(names.BUNDLE)
-    if bundle is not None:
-        graph.add("bundle", bundle, *made_from[:1])
+def _version(graph: Graph, version: VersionRecord) -> None:
+    made_from = _artifacts(version.artifacts, _MADE_FROM)
+    if version.bundle is not None:
+        graph.add("bundle", version.bundle, *made_from[:1])
     name = graph.add(
         "version",
-        number,
-        *([Name("bundle", bundle)] if bundle else []),
+        version.number,
+        *([Name("bundle", version.bundle)] if version.bundle else []),
         *([Name("run", version.run_id)] if version.run_id else []),
-        *_origin(graph, _provenance(tags)),
+        *_origin(graph, version.origin),
         *made_from,
         model=version.name,
-        aliases=aliases or None,
-        registered=_time(version.creation_timestamp),
-        gate=tags.get(names.GATE),
-        promoted_at=tags.get(names.PROMOTED_AT),
-        page=tracking.page(f"/models/{quote(version.name, safe='')}/versions/{number}"),
-        artifacts=keys or None,
+        aliases=list(version.aliases) or None,
+        registered=version.registered,
+        gate=version.gate,
+        promoted_at=version.promoted_at,
+        page=version.page,
+        artifacts=dict(version.artifacts) or None,
     )
-    graph[name].judged_by |= {Name("artifact", f"{stage}/{keys[stage]}") for stage in _JUDGED_BY if stage in keys}
+    graph[name].judged_by |= set(_artifacts(version.artifacts, _JUDGED_BY))
 
 
-def _run(graph: Graph, tracking: Tracking, run: Run) -> None:
-    tags = run.data.tags
-    stage = names.artifact_tag("")
-    keys = {name.removeprefix(stage): key for name, key in tags.items() if name.startswith(stage)}
-    last = tags.get(names.FLOW_RUN, "")
-    pages = {last: tags.get(names.FLOW_RUN_URL)}
-    flow_runs = [_flow_run(graph, id_, pages.get(id_)) for id_ in tags.get(names.FLOW_RUNS, last).split()]
+def _run(graph: Graph, run: RunRecord) -> None:
+    pages = dict.fromkeys(run.flow_runs[-1:], run.flow_run_page)
     name = graph.add(
         "run",
-        run.info.run_id,
-        *flow_runs,
-        *_origin(graph, _provenance(tags)),
-        *(Name("artifact", f"{stage}/{keys[stage]}") for stage in _MADE_FROM if stage in keys),
-        name=run.info.run_name,
-        status=run.info.status,
-        started=_time(run.info.start_time),
-        page=tracking.page(f"/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"),
-        published=tags.get(names.PUBLISHED),
-        artifacts=keys or None,
+        run.run_id,
+        *[_flow_run(graph, id_, pages.get(id_)) for id_ in run.flow_runs],
+        *_origin(graph, run.origin),
+        *_artifacts(run.artifacts, _MADE_FROM),
+        name=run.name,
+        status=run.status,
+        started=run.started,
+        page=run.page,
+        published=run.published,
+        artifacts=dict(run.artifacts) or None,
     )
-    graph[name].judged_by |= {Name("artifact", f"{stage}/{keys[stage]}") for stage in _JUDGED_BY if stage in keys}
+    graph[name].judged_by |= set(_artifacts(run.artifacts, _JUDGED_BY))
 
 
-def _provenance(tags: Mapping[str, str]) -> dict[str, str]:
-    """A run's or version's tags as an artifact's provenance says the same."""
-    said = {
-        "data_md5": names.DATA_MD5,
-        "git_commit": names.GIT_COMMIT,
-        "flow_run": names.FLOW_RUN,
-        "recipe": names.RECIPE,
-        "recipe_digest": names.RECIPE_DIGEST,
-    }
-    return {fact: tags[tag] for fact, tag in said.items() if tags.get(tag)}
-
-
-def _versions(client: MlflowClient, model: str) -> Iterator[ModelVersion]:
-    token = None
-    while True:
-        page = client.search_model_versions(f"name = '{model}'", max_results=_PAGE, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
-
-
-def _runs(graph: Graph, tracking: Tracking, of_versions: Iterable[str]) -> Iterator[Run]:
-    """The experiment's runs, and those of the versions wherever they are."""
-    client, seen, token = tracking.client, set(), None
-    experiment = client.get_experiment_by_name(tracking.experiment)
-    while experiment is not None:
-        page = client.search_runs([experiment.experiment_id], max_results=_PAGE, page_token=token)
-        for run in page:
-            seen.add(run.info.run_id)
-            yield run
-        token = page.token
-        if not token:
-            break
-    for run_id in sorted(set(of_versions) - seen):
-        with _told(graph, f"MLflow run {run_id}"):
-            yield client.get_run(run_id)
+def _artifacts(keys: Mapping[str, str], stages: Iterable[str]) -> list[Name]:
+    return [Name("artifact", f"{stage}/{keys[stage]}") for stage in stages if stage in keys]
 
 
 def _flow_run(graph: Graph, id_: str, page: str | None = None) -> Name:
@@ -324,9 +275,3 @@ def _part_strangers(graph: Graph) -> None:
                 graph.missing.append(
                     f"the version {version.id} that {name.id} was published for: the registry has another model there"
                 )
-
-
-def _time(milliseconds: int | None) -> str | None:
-    return (
-        None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="seconds")
-    )

@@ -123,17 +123,19 @@ def _of_artifact(thing: Thing) -> Iterator[str]:
 
 
 def _of_origin(thing: Thing, everything: Sequence[Thing]) -> Iterator[str]:
-    """Which of the things told rest on this one directly."""
+    """Which of the things shown rest on this one directly."""
     name = f"{thing.kind}:{thing.id}"
-    told = []
+    users_named = []
     for kind in ("version", "run", "artifact"):
         users = [other for other in everything if other.kind == kind and name in other.rests_on]
         if len(users) > _USERS_NAMED:
-            told.append(f"{len(users)} {_label(users[0])}s")
+            users_named.append(f"{len(users)} {_label(users[0])}s")
         else:
-            told += [user.id if kind == "artifact" else f"{_label(user)} {user.id[:_ID_CHARS]}" for user in users]
-    if told:
-        yield "of " + ", ".join(told)
+            users_named += [
+                user.id if kind == "artifact" else f"{_label(user)} {user.id[:_ID_CHARS]}" for user in users
+            ]
+    if users_named:
+        yield "of " + ", ".join(users_named)
 
 
 def _time(iso: str) -> str:

@@ -155,7 +155,7 @@ def test_a_recipe_names_it_once(backbone: Backbone) -> None:
     named = BackbonesConfig(mllm="org/some-vlm")
     assert (named.llm, named.vision) == ("org/some-vlm", "org/some-vlm")
     assert BackbonesConfig.model_validate(named.model_dump()) == named
-    with pytest.raises(ValueError, match="mllm is both halves"):
+    with pytest.raises(ValueError, match="mllm is both backbones"):
         BackbonesConfig(mllm="org/some-vlm", llm="org/other")
 
 
