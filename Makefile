@@ -52,13 +52,13 @@ demo: $(VENV)/.installed data/dataset.json ## install, make the sample data, tra
 	$(BIN)/python -m flows.retrain --recipe $(RECIPE) --store $(STORE)
 
 test: $(VENV)/.installed-dev ## the tests, but for those on real servers
-	$(BIN)/python -m pytest tests/unit tests/flows tests/faults $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests/unit tests/docs tests/flows tests/faults $(PYTEST_ARGS)
 
-test-fast: $(VENV)/.installed-dev ## the unit tests that need no torch: under 90 seconds
-	$(BIN)/python -m pytest tests/unit -m "not torch" $(PYTEST_ARGS)
+test-fast: $(VENV)/.installed-dev ## the unit tests that need neither torch nor servers: under 90 seconds
+	$(BIN)/python -m pytest tests/unit --fast $(PYTEST_ARGS)
 
 coverage: $(VENV)/.installed-dev ## `make test` with the share of lines and branches it runs
-	$(BIN)/python -m pytest tests/unit tests/flows tests/faults --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests/unit tests/docs tests/flows tests/faults --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
 
 test-stack: $(VENV)/.installed-dev ## the tests on real servers: PostgreSQL, MLflow, Prefect, an S3 API, a worker
 	$(BIN)/python -m pytest tests/stack $(PYTEST_ARGS)
@@ -77,7 +77,7 @@ format: $(VENV)/.installed-dev ## rewrite the code in the project's style, and m
 
 docs: export NO_MKDOCS_2_WARNING = 1
 docs: $(VENV)/.installed-docs ## the documentation site into site/, strictly: a broken link fails; needs no network
-	$(BIN)/python -m mkdocs --quiet build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 docs-serve: $(VENV)/.installed-docs ## the site at http://127.0.0.1:8000, made again at every change
 	$(BIN)/python -m mkdocs serve

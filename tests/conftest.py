@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -25,6 +26,33 @@ settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.load_profile("fixed")
 
 ROOT = Path(__file__).parents[1]
+SLOW_ROOMS = {
+    **dict.fromkeys(("model", "training", "embedding"), "needs torch"),
+    **dict.fromkeys(("stack", "access"), "starts servers"),
+}
+"""Folders of tests/unit/ that `--fast` leaves out, and why."""
+
+
+class _WithoutTorch:
+    """Lets nothing import torch: what `--fast` promises is then checked by every run of it."""
+
+    def find_spec(self, name: str, _path: object = None, _target: object = None) -> None:
+        if name == "torch":
+            raise ModuleNotFoundError("--fast runs without torch: this test belongs to a slow room", name=name)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fast", action="store_true", help="leave out the unit tests that need torch or start servers")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--fast"):
+        sys.meta_path.insert(0, _WithoutTorch())  # type: ignore[arg-type]
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    slow = collection_path.parent == ROOT / "tests" / "unit" and collection_path.name in SLOW_ROOMS
+    return True if config.getoption("--fast") and slow else None
 
 
 def free_ports(count: int) -> list[int]:

@@ -27,19 +27,33 @@ def commands_markdown() -> str:
         depth = "##" if name.count(" ") == 1 else "###"
         parts += [f"\n{depth} `{name}` {{ #{name.removeprefix('notellm2 ').replace(' ', '-')} }}\n"]
         parts += [_prose(command.help), _prose(command.epilog)]
-        if not hasattr(command, "commands"):
+        if not hasattr(command, "list_commands"):
             parts += [f"```text\n{name} {' '.join(_usage(command))}\n```\n", *_table(command)]
     return "\n".join(parts)
 
 
 def _walk(name: str, command: Any) -> Iterator[tuple[str, click.Command]]:
     yield name, command
-    for part, inner in getattr(command, "commands", {}).items():
-        yield from _walk(f"{name} {part}", inner)
+    if hasattr(command, "list_commands"):  # asked for, not read off: commands of flows are found when they are needed
+        context = command.context_class(command, info_name=name)
+        for part in command.list_commands(context):
+            yield from _walk(f"{name} {part}", command.get_command(context, part))
 
 
 def _prose(text: str | None) -> str:
-    return inspect.cleandoc(text or "").replace("\b", "").replace("\f", "").replace("<", "&lt;") + "\n"
+    lines = _plain(inspect.cleandoc(text or "").replace("\b", "").replace("\f", "")).splitlines()
+    return "\n".join(_example(line) for line in lines) + "\n"
+
+
+def _plain(text: str) -> str:
+    """Text as it is, where Markdown would read it otherwise."""
+    return text.replace("<", "&lt;").replace("*", r"\*").replace("|", r"\|")
+
+
+def _example(line: str) -> str:
+    """The command of a line such as `Example: notellm2 status` as code."""
+    before, colon, command = line.partition(": notellm2 ")
+    return f"{before}: `notellm2 {command}`" if colon and before.lower().startswith("example") else line
 
 
 def _usage(command: click.Command) -> Iterator[str]:
@@ -59,8 +73,7 @@ def _table(command: click.Command) -> list[str]:
         shown = ", ".join(f"`{name}`" for name in names)
         if parameter.param_type_name == "argument":
             shown = f"`{(parameter.metavar or str(parameter.name)).upper()}`"
-        about = (getattr(parameter, "help", None) or "").replace("|", r"\|").replace("<", "&lt;")
-        about = " ".join(about.split())
+        about = " ".join(_plain(getattr(parameter, "help", None) or "").split())
         rows.append(f"| {shown} | {about} | {_default(parameter)} |")
     return [*rows, ""] if len(rows) > 2 else []
 

@@ -1,7 +1,7 @@
 """Hooks of the documentation site: reference pages are made from the code, drawings become part of their page.
 
 A page says `<!-- from the code: NAME -->` where the text of one maker below belongs. MkDocs calls the two functions by
-their names.
+their names. Start it as `python -m mkdocs` in the project's folder, as `make docs` does, so that this package is found.
 """
 
 from __future__ import annotations
@@ -11,14 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from commands import commands_markdown
-from http_api import http_markdown
-from recipe_fields import recipe_markdown
+from docs._site.commands import commands_markdown
+from docs._site.http_api import http_markdown
+from docs._site.recipe_fields import recipe_markdown
 
 if TYPE_CHECKING:
     from mkdocs.config.defaults import MkDocsConfig
-    from mkdocs.structure.files import Files
-    from mkdocs.structure.pages import Page
 
 MAKERS: dict[str, Callable[[], str]] = {
     "recipe": recipe_markdown,
@@ -29,7 +27,7 @@ _MARK = re.compile(r"<!-- from the code: ([a-z]+) -->")
 _DRAWING = re.compile(r'<img alt="(?P<alt>[^"]*)" src="[^"]*?img/(?P<name>[a-z-]+)\.svg" ?/?>')
 
 
-def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+def on_page_markdown(markdown: str, **_: object) -> str:
     """Put the generated text in the place of its mark.
 
     Raises:
@@ -38,7 +36,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return _MARK.sub(lambda mark: MAKERS[mark[1]](), markdown)
 
 
-def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+def on_page_content(html: str, config: MkDocsConfig, **_: object) -> str:
     """Put drawings into the page itself, so that they follow its colours and their words can be searched."""
 
     def inline(image: re.Match[str]) -> str:

@@ -70,4 +70,4 @@ def _kind(schema: dict[str, Any]) -> str:
     if schema.get("type") == "array":
         return f"list of {_kind(schema['items'])}"
     bounds = [f"{schema[key]}" for key in ("minimum", "maximum") if key in schema]
-    return schema.get("type", "any") + (f", {' to '.join(bounds)}" if bounds else "")
+    return str(schema.get("type", "any")) + (f", {' to '.join(bounds)}" if bounds else "")

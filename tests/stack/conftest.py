@@ -49,7 +49,11 @@ class RunningStack:
 
     @property
     def s3_url(self) -> str:
-        return self.settings.s3_endpoint_url
+        return self.settings.variables["S3_ENDPOINT_URL"]
+
+    @property
+    def bucket(self) -> str:
+        return self.settings.variables["S3_BUCKET"]
 
     @property
     def home(self) -> Path:
@@ -62,7 +66,7 @@ class RunningStack:
         return self.home / "store"
 
     def password(self, identity: str) -> str:
-        return self.settings.variables()[f"MLFLOW_{identity.upper()}_PASSWORD"]
+        return self.settings.variables[f"MLFLOW_{identity.upper()}_PASSWORD"]
 
     def env(self, identity: str) -> dict[str, str]:
         """The whole environment of a client process: a worker's, but as this MLflow user, who cannot promote beside."""

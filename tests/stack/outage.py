@@ -65,7 +65,7 @@ class Retraining:
 
     @property
     def published(self) -> str:
-        return f"s3://{self.stack.settings.s3_bucket}/{MODEL}"
+        return f"s3://{self.stack.settings.variables['S3_BUCKET']}/{MODEL}"
 
     def environment(self, user: str, *, promoting: bool = False) -> dict[str, str]:
         """A client's, its password in a file; with `promoting` the promoter's beside it."""

@@ -74,7 +74,7 @@ class Team:
         return roles_by_user(AuthServiceClient(self.stack.mlflow_url)), read.status_code, moved.status_code
 
     def prefect(self, method: str, path: str, content: Any = None) -> Any:
-        user, _, password = self.stack.settings.prefect_auth.get_secret_value().partition(":")
+        user, _, password = self.stack.settings.variables["PREFECT_AUTH"].partition(":")
         url = f"{self.stack.prefect_url}/{path}"
         answer = requests.request(method, url, json=content, auth=(user, password), timeout=30)
         assert answer.ok, answer.text
@@ -89,7 +89,7 @@ def team(stack: RunningStack, stack_folder: Any, tmp_path_factory: pytest.TempPa
         for name, value in stack.env("admin").items():
             patch.setenv(name, value)
         tracking = Tracking(stack.mlflow_url, MODEL, MODEL, None, store.parent / "locks")
-        world = World(tracking, f"s3://{stack.settings.s3_bucket}/of-the-team/published")
+        world = World(tracking, f"s3://{stack.settings.variables['S3_BUCKET']}/of-the-team/published")
         run = tracking.client.create_run(tracking.experiment_id())
         for step in range(20):
             tracking.client.log_metric(run.info.run_id, "loss", 1.0 / (step + 1), step=step)
@@ -134,7 +134,7 @@ def wipe(team: Team) -> None:
     """Lose all that a backup is for."""
     shutil.rmtree(team.stack.native.state.volumes / "postgres")
     shutil.rmtree(team.store)
-    bucket = boto3.resource("s3", endpoint_url=team.stack.s3_url).Bucket(team.stack.settings.s3_bucket)
+    bucket = boto3.resource("s3", endpoint_url=team.stack.s3_url).Bucket(team.stack.bucket)
     bucket.objects.all().delete()
     bucket.delete()
 
@@ -160,7 +160,7 @@ def test_the_settings_file_describes_the_same_set_up(team: Team, tmp_path: Path)
     assert made.returncode == 0, made.stderr
     archive = Archive(tmp_path)
     manifest = archive.manifest(archive.choose())
-    bucket = team.stack.settings.s3_bucket
+    bucket = team.stack.bucket
     assert manifest.places["bucket"].where == f"s3://{bucket}"
     assert manifest.places["published"].where == f"s3://{bucket}/published"
     assert manifest.places["store"].where == str(team.stack.store)

@@ -155,7 +155,7 @@ def project(home: Path) -> None:
 def team(stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
     home = tmp_path_factory.mktemp("team") / "project"
     project(home)
-    secret = stack.settings.prefect_auth.get_secret_value()
+    secret = stack.settings.variables["PREFECT_AUTH"]
     servers = {PREFECT_API_URL: stack.prefect_url, PREFECT_API_AUTH_STRING: secret}
     with listening() as (hook, posted), temporary_settings(servers), get_client(sync_client=True) as client:
         made = Team(stack, home, client, hook, posted)

@@ -40,7 +40,7 @@ def test_the_servers_are_well_after_it(through_outage: Retraining) -> None:
 
 def test_prefect_saw_one_completed_run(through_outage: Retraining) -> None:
     stack = through_outage.stack
-    user = tuple(stack.settings.prefect_auth.get_secret_value().split(":", 1))
+    user = tuple(stack.settings.variables["PREFECT_AUTH"].split(":", 1))
     runs = requests.post(
         f"{stack.prefect_url}/flow_runs/filter",
         json={"flows": {"name": {"any_": ["retrain"]}}},

@@ -24,7 +24,7 @@ def needles(through_outage: Retraining) -> dict[bytes, str]:
     """Every secret in every form that a header, a URL or a text may have, to the name of its variable."""
     stack = through_outage.stack
     found: dict[bytes, str] = {}
-    for name, value in stack.settings.variables().items():
+    for name, value in stack.settings.variables.items():
         if not any(part in name for part in _NAMES):
             continue
         users = [name.split("_")[1].lower()] if name.startswith("MLFLOW_") else []
@@ -63,10 +63,10 @@ def test_nothing_that_was_printed_or_written_by_a_client_holds_one(
 def test_neither_logs_nor_volumes_of_the_stack_hold_one(through_outage: Retraining, needles: dict[bytes, str]) -> None:
     stack = through_outage.stack
     state = stack.native.state
-    assert state.programs.stat().st_mode & 0o077 == 0, "the definitions of the programs are their owner's alone"
+    assert state.supervisor_file.stat().st_mode & 0o077 == 0, "the programs' environments are their owner's alone"
     database = [folder for folder in state.volumes.iterdir() if "postgres" in folder.name]
     assert database
-    left = texts(stack.root, but=lambda path: path in (stack.env_file, state.programs, *database))
+    left = texts(stack.root, but=lambda path: path in (stack.env_file, state.supervisor_file, *database))
     assert any("mlflow" in path.name for path in left), "logs"
     assert leaks(left, needles) == []
 
@@ -85,10 +85,10 @@ def test_no_object_in_the_bucket_holds_one(through_outage: Retraining, needles: 
     with pytest.MonkeyPatch.context() as patch:
         s3_server.use(patch, stack.s3_url)
         client = s3_server.client()
-        pages = client.get_paginator("list_objects_v2").paginate(Bucket=stack.settings.s3_bucket)
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=stack.bucket)
         keys = [entry["Key"] for page in pages for entry in page.get("Contents", ())]
         objects = {
-            key: client.get_object(Bucket=stack.settings.s3_bucket, Key=key)["Body"].read()
+            key: client.get_object(Bucket=stack.bucket, Key=key)["Body"].read()
             for key in keys
             if "through-an-outage" in key or key.endswith((".json", ".yaml", ".md", ".html", "MLmodel"))
         }
@@ -98,9 +98,9 @@ def test_no_object_in_the_bucket_holds_one(through_outage: Retraining, needles: 
 
 
 def _dumped(stack: RunningStack, database: str) -> bytes:
-    variables = stack.settings.variables()
+    variables = stack.settings.variables
     done = subprocess.run(
-        [str(Path(postgres.programs()) / "pg_dump"), "--host=127.0.0.1", f"--port={stack.settings.postgres_port}",
+        [str(Path(postgres.programs()) / "pg_dump"), "--host=127.0.0.1", f"--port={variables['POSTGRES_PORT']}",
          "--username=postgres", "--inserts", database],
         env={"PGPASSWORD": variables["POSTGRES_PASSWORD"], "PATH": "/usr/bin:/bin"},
         capture_output=True,

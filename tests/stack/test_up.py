@@ -14,7 +14,7 @@ from collections.abc import Callable
 import psutil
 import pytest
 
-from notellm2.stack.leftovers import processes
+from notellm2.stack.processes import processes
 from tests.stack.conftest import RunningStack
 
 PATIENCE_S = 60.0
@@ -63,7 +63,7 @@ def test_prefect_admits_nobody_without_a_password(stack: RunningStack) -> None:
     url = f"{stack.prefect_url}/flows/count"
     assert status_of(url, body=b"{}") == 401
     assert status_of(url, "notellm2:" + "x" * 20, body=b"{}") == 401
-    assert status_of(url, stack.settings.prefect_auth.get_secret_value(), body=b"{}") == 200
+    assert status_of(url, stack.settings.variables["PREFECT_AUTH"], body=b"{}") == 200
 
 
 @pytest.mark.parametrize("name", ["mlflow", "prefect-server"])
@@ -81,7 +81,7 @@ def test_servers_recover_from_a_restart_of_the_database(stack: RunningStack) -> 
     def both_answer() -> bool:
         admin = f"admin:{stack.password('admin')}"
         runs = status_of(f"{stack.mlflow_url}/api/2.0/mlflow/experiments/search?max_results=1", admin)
-        auth = stack.settings.prefect_auth.get_secret_value()
+        auth = stack.settings.variables["PREFECT_AUTH"]
         return runs == status_of(f"{stack.prefect_url}/flows/count", auth, body=b"{}") == 200
 
     wait_until(both_answer, "MLflow and Prefect answer from the database")
@@ -89,13 +89,12 @@ def test_servers_recover_from_a_restart_of_the_database(stack: RunningStack) -> 
 
 
 def test_no_secret_shows_in_a_command_line_or_a_log(stack: RunningStack) -> None:
-    variables = stack.settings.variables()
+    variables = stack.settings.variables
     secrets = {name: variables[name] for name in variables if name.endswith(("PASSWORD", "AUTH", "KEY"))}
     secrets["half of PREFECT_AUTH"] = variables["PREFECT_AUTH"].partition(":")[2]
     assert len(secrets) >= 11
     texts = {f"log {path.name}": path.read_text(errors="replace") for path in stack.native.state.logs.iterdir()}
-    texts["supervisord.conf"] = stack.native.state.supervisor_file.read_text()
-    for process in processes(stack.native.state):
+    for process in processes(stack.native.state.root):
         try:
             texts[f"command line of {process.pid}"] = " ".join(process.cmdline())
         except psutil.NoSuchProcess:
@@ -106,7 +105,7 @@ def test_no_secret_shows_in_a_command_line_or_a_log(stack: RunningStack) -> None
 
 
 def test_the_databases_are_closed_to_each_other(stack: RunningStack) -> None:
-    variables = stack.settings.variables()
+    variables = stack.settings.variables
     environment = {
         **os.environ,
         "PGHOST": "127.0.0.1",

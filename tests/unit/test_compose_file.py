@@ -34,10 +34,14 @@ def services() -> dict[str, Any]:
 
 @pytest.fixture
 def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    for field in Settings.model_fields.values():
-        monkeypatch.delenv(str(field.alias), raising=False)
+    for name in set(re.findall(r"\$\{(\w+)", COMPOSE.read_text())):
+        monkeypatch.delenv(name, raising=False)
     write_secrets(tmp_path / ".env", ROOT / ".env.example")
     return Settings.load(tmp_path / ".env")
+
+
+def changed(settings: Settings, **values: str) -> Settings:
+    return Settings({**settings.variables, **values})
 
 
 def validate(path: Path) -> subprocess.CompletedProcess[str]:
@@ -210,20 +214,19 @@ def test_every_secret_is_demanded_and_none_is_written_down(services: dict[str, A
         assert not any(secret in command for secret in SECRETS), f"{name}: command lines are for all to see"
 
 
-def test_defaults_are_those_of_the_settings() -> None:
-    text = COMPOSE.read_text()
-    for field in Settings.model_fields.values():
-        if field.alias in SECRETS or not field.alias or field.alias in ("S3_ENDPOINT_URL", "NOTELLM2_HOME"):
-            continue
-        found = set(re.findall(rf"\$\{{{field.alias}(?::-([^}}]*))?\}}", text))
-        assert found == {str(field.default)}, field.alias
-
-
-def test_every_variable_of_the_file_is_a_setting_or_has_a_default() -> None:
-    known = {field.alias for field in Settings.model_fields.values() if field.alias}
+def test_every_variable_of_the_file_is_a_secret_or_has_one_default() -> None:
+    """So that what is not in .env means the same wherever it is named."""
+    defaults: dict[str, set[str]] = {}
     text = re.sub(r"(?m)#.*$", "", COMPOSE.read_text())
-    for name, operator in re.findall(r"\$\{(\w+)(:-|:\?)?", text):
-        assert name in known or operator == ":-", name
+    for name, operator, default in re.findall(r"\$\{(\w+)(:-|:\?)?([^${}]*)", text):
+        assert (name in SECRETS) is (operator == ":?"), name
+        defaults.setdefault(name, set()).add(default)
+    several = {name for name, values in defaults.items() if len(values) > 1 and not name.startswith("NATIVE_")}
+    assert several <= {"NOTELLM2_HOME"}
+    lines = [line.split("=", 1) for line in (ROOT / ".env.example").read_text().splitlines() if line[:1].isalpha()]
+    for name, value in lines:
+        assert name in defaults, name
+        assert value in ("", *defaults[name]), name
 
 
 # No drift: what runs natively is what the file says.
@@ -235,13 +238,13 @@ def test_every_service_runs_natively_or_says_why_not(settings: Settings, tmp_pat
     assert left_out.keys() == {"check-settings", "objects", "worker-gpu", "backup", "bucket"}
     assert all(len(reason) > 20 for reason in left_out.values())
     assert set(stack.names()) == stack.services.keys() - left_out.keys()
-    with_objects = settings.model_copy(update={"s3_endpoint_url": "http://127.0.0.1:9"})
+    with_objects = changed(settings, S3_ENDPOINT_URL="http://127.0.0.1:9")
     assert "bucket" in Stack(with_objects, COMPOSE, tmp_path / "state").names()
 
 
 def native_environment(compose: Path, settings: Settings, state: Path, name: str) -> dict[str, str]:
     stack = Stack(settings, compose, state)
-    return dict(stack._surroundings.program(stack.services[name]).environment)
+    return dict(stack.machine.program(stack.services[name]).environment)
 
 
 @pytest.mark.parametrize("name", ["databases", "mlflow-migrate", "mlflow", "mlflow-users", "prefect-server", "worker"])
@@ -260,15 +263,15 @@ def test_a_change_of_the_file_changes_the_native_process(settings: Settings, tmp
         k: v.replace(str(tmp_path), str(ROOT)) for k, v in before.items()
     }
     stack = Stack(settings, changed, tmp_path / "state")
-    assert stack._surroundings.program(stack.services[name]).command[-1] == "--planted"
+    assert stack.machine.program(stack.services[name]).command[-1] == "--planted"
 
 
 def test_native_forms_hold_no_name_or_path_of_a_container(settings: Settings, tmp_path: Path) -> None:
-    with_objects = settings.model_copy(update={"s3_endpoint_url": "http://127.0.0.1:9", "bind": "127.0.0.2"})
+    with_objects = changed(settings, S3_ENDPOINT_URL="http://127.0.0.1:9", NOTELLM2_BIND="127.0.0.2")
     stack = Stack(with_objects, COMPOSE, tmp_path / "state")
     hosts = "|".join(stack.services)
     for name in stack.names():
-        program = stack._surroundings.program(stack.services[name])
+        program = stack.machine.program(stack.services[name])
         given = {key: program.environment[key] for key in stack.services[name].environment}
         for text in [*program.command[1:], *given.values()]:
             assert "/var/lib/" not in text, (name, text)
@@ -281,7 +284,7 @@ def test_native_forms_hold_no_name_or_path_of_a_container(settings: Settings, tm
 
 @pytest.mark.parametrize("home", ["/data/notellm2", "/app/work", "/srv/notellm2"])
 def test_a_folder_of_this_machine_is_taken_for_no_containers(settings: Settings, tmp_path: Path, home: str) -> None:
-    stack = Stack(settings.model_copy(update={"home": home}), COMPOSE, tmp_path / "state")
+    stack = Stack(changed(settings, NOTELLM2_HOME=home), COMPOSE, tmp_path / "state")
     worker = stack.environment("worker")
     assert (worker["NOTELLM2_HOME"], worker["PREFECT_HOME"]) == (home, f"{home}/.prefect")
     assert stack.environment("backup")["NOTELLM2_STORE"] == f"{home}/store"
@@ -289,15 +292,15 @@ def test_a_folder_of_this_machine_is_taken_for_no_containers(settings: Settings,
 
 @pytest.mark.parametrize("bind", ["127.0.0.2", "10.1.2.3"])
 def test_mlflow_answers_at_the_address_it_listens_on(settings: Settings, tmp_path: Path, bind: str) -> None:
-    stack = Stack(settings.model_copy(update={"bind": bind}), COMPOSE, tmp_path / "state")
+    stack = Stack(changed(settings, NOTELLM2_BIND=bind), COMPOSE, tmp_path / "state")
     asked = stack.environment("worker")["MLFLOW_TRACKING_URI"].removeprefix("http://")
     hosts = stack.environment("mlflow")["MLFLOW_SERVER_ALLOWED_HOSTS"].split(",")
     assert asked == f"{bind}:5000"
     assert any(fnmatchcase(asked, host) for host in hosts)
 
 
-def test_native_forms_are_the_containers_with_places_replaced(settings: Settings, tmp_path: Path) -> None:
-    on = settings.model_copy(update={"s3_endpoint_url": "http://127.0.0.1:9000", "bind": "127.0.0.2"})
+def test_native_forms_have_addresses_and_folders_of_this_machine(settings: Settings, tmp_path: Path) -> None:
+    on = changed(settings, S3_ENDPOINT_URL="http://127.0.0.1:9000", NOTELLM2_BIND="127.0.0.2")
     stack = Stack(on, COMPOSE, tmp_path / "state")
     volumes = stack.state.volumes
     worker = stack.environment("worker")
@@ -313,10 +316,10 @@ def test_native_forms_are_the_containers_with_places_replaced(settings: Settings
     assert mlflow["MLFLOW_BACKEND_STORE_URI"] == "postgresql:///mlflow"
     assert stack.url("mlflow") == "http://127.0.0.2:5000"
     assert stack.url("postgres") == "postgresql://127.0.0.1:5432"
-    command = stack._surroundings.program(stack.services["mlflow"]).command
+    command = stack.machine.program(stack.services["mlflow"]).command
     assert command[0] == sys.executable
     assert command[command.index("--host") + 1] == "127.0.0.2"
-    databases = stack._surroundings.program(stack.services["databases"]).command
+    databases = stack.machine.program(stack.services["databases"]).command
     assert databases == ("sh", str(ROOT / "deploy" / "postgres" / "databases.sh"))
 
 
@@ -329,26 +332,26 @@ def test_without_an_object_store_folders_take_its_place(settings: Settings, tmp_
 
 
 def test_a_home_that_is_named_is_used_as_it_is(settings: Settings, tmp_path: Path) -> None:
-    stack = Stack(settings.model_copy(update={"home": str(tmp_path / "mine")}), COMPOSE, tmp_path / "state")
+    stack = Stack(changed(settings, NOTELLM2_HOME=str(tmp_path / "mine")), COMPOSE, tmp_path / "state")
     assert stack.environment("worker")["NOTELLM2_HOME"] == str(tmp_path / "mine")
 
 
 def test_a_mount_means_the_same_to_every_service(settings: Settings) -> None:
-    """So that one path of a container has one place natively."""
+    """So that one path of a container is one folder natively."""
     found: dict[str, set[str]] = {}
-    for service in read_compose(COMPOSE, settings.variables()).values():
-        for target, source in service.volumes.items():
+    for service in read_compose(COMPOSE, settings.variables).values():
+        for target, source in service.mounts.items():
             found.setdefault(target, set()).add(source)
     assert {target for target, sources in found.items() if len(sources) > 1} == {"/tmp"}
 
 
 def test_the_reader_of_the_file_knows_all_that_is_in_it(services: dict[str, Any], settings: Settings) -> None:
     """A key that the native stack passes over is one that only containers need, and is listed here."""
-    read = {"command", "environment", "volumes", "depends_on", "healthcheck", "restart", "working_dir"}
+    read = {"command", "environment", "volumes", "ports", "depends_on", "healthcheck", "restart"}
     read |= {"stop_signal", "stop_grace_period", "profiles", "x-native"}
-    containers_only = {"image", "build", "user", "entrypoint", "networks", "network_mode", "ports", "tmpfs", "shm_size"}
+    containers_only = {"image", "build", "user", "entrypoint", "networks", "network_mode", "tmpfs", "shm_size"}
     containers_only |= {"read_only", "cap_drop", "security_opt", "init", "logging", "deploy"}
     for name, service in services.items():
         assert service.keys() <= read | containers_only, name
         assert "entrypoint" not in service or service["x-native"]["skip"], name
-    assert json.dumps(sorted(read_compose(COMPOSE, settings.variables()))) == json.dumps(sorted(services))
+    assert json.dumps(sorted(read_compose(COMPOSE, settings.variables))) == json.dumps(sorted(services))

@@ -6,7 +6,7 @@ import pytest
 from pydantic import BaseModel
 
 from notellm2.errors import InputError
-from notellm2.recipe import ModelConfig, PairsConfig, Recipe, TinyLLMConfig, load_recipe
+from notellm2.recipe import ConnectorConfig, ModelConfig, PairsConfig, Recipe, TinyLLMConfig, as_recorded, load_recipe
 
 NOTHING_TRAINED = ("model.tuning=frozen", "model.head=none", "model.start=random", "model.log_scale=3.0")
 
@@ -133,3 +133,32 @@ def test_the_papers_baseline_variants_are_derived_from_any_model() -> None:
     assert model.variant("text") == ModelConfig(dim=32, prompt="text", late_fusion=False)
     assert model.variant("basic") == ModelConfig(dim=32, prompt="basic", late_fusion=False)
     assert not model.variant("text").reads_images
+
+
+@pytest.mark.parametrize(
+    ("recorded", "kind", "std"),
+    [
+        ({}, "qformer-prenorm", None),
+        ({"kind": "qformer", "queries": 4}, "qformer-prenorm", None),
+        ({"kind": "perceiver"}, "perceiver", 0.02),
+        ({"kind": "mlp"}, "mlp", 0.0),
+        ({"kind": "none"}, "none", None),
+        ({"kind": "qformer", "dropout": 0.1}, "qformer", None),
+        ({"kind": "perceiver", "dropout": 0.1, "query_std": None}, "perceiver", None),
+    ],
+)
+def test_a_recorded_connector_is_what_its_name_meant_then(recorded: dict[str, object], kind: str, std: object) -> None:
+    read = ModelConfig.model_validate(as_recorded({"model": {"connector": recorded}})["model"]).connector
+    assert (read.kind, read.query_std) == (kind, std)
+
+
+def test_connectors_of_the_first_release_keep_their_part_of_the_key() -> None:
+    first = {"queries": 16, "layers": 6, "width": 768, "heads": 12}
+    for kind, std, name in (("qformer-prenorm", None, "qformer"), ("perceiver", 0.02, "perceiver"), ("mlp", 0, "mlp")):
+        config = ConnectorConfig(kind=kind, query_std=std)  # type: ignore[arg-type]
+        assert config.keyed(used=True) == {"kind": name, **first}
+    assert ConnectorConfig(kind="qformer").keyed(used=True) == {
+        "kind": "qformer", **first, "dropout": 0.1, "query_std": None,
+    }  # fmt: skip
+    assert ConnectorConfig(kind="qformer").keyed(used=False) == {"kind": "qformer", **first}
+    assert "query_std" in ConnectorConfig(kind="perceiver").keyed(used=True)

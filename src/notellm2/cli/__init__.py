@@ -23,6 +23,7 @@ from notellm2.cli.serve import serve
 from notellm2.cli.stack import stack_commands
 from notellm2.credentials import redacted
 from notellm2.errors import InputError
+from notellm2.printable import printable, tolerate_any_text
 
 app = typer.Typer(
     help="Multimodal item-to-item recommendation: sample data, imports, data versions, artifacts, similar notes, "
@@ -58,19 +59,20 @@ _PLACES = ("mlflow", "sqlalchemy", "botocore")
 
 def main() -> None:
     """Run the command line; wrong input becomes a message and status 2, a place that fails one and status 1."""
+    tolerate_any_text()
     # A person waits: some 12 s for a server that is away, not the ten minutes that a training has.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     try:
         app()
     except InputError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {printable(str(error), lines=True)}\n")
         raise SystemExit(2) from None
     except Exception as error:
         if not (isinstance(error, OSError) or type(error).__module__.split(".")[0] in _PLACES):
             raise
         said = redacted(str(error)).strip().splitlines() or ["no more is known"]
         sys.stderr.write(
-            f"failed: {type(error).__name__}: {said[0]}\n"
+            f"failed: {type(error).__name__}: {printable(said[0])}\n"
             "A file, database or object store cannot be read or written: see that it is there, whole and permitted.\n"
         )
         raise SystemExit(1) from None

@@ -9,6 +9,7 @@ import typer
 
 from notellm2.cli.options import JsonOption, group, print_json
 from notellm2.errors import InputError
+from notellm2.printable import printable
 
 data_commands = group("Data versions: what a training run can name and get back.")
 
@@ -60,7 +61,7 @@ def import_(
         raise InputError("--max-bytes and --max-pixels: expected at least 1")
     limits = ImageLimits(max_bytes=max_bytes, max_pixels=max_pixels)
     report = import_export(export, into, limits=limits, name=name, licence=licence)
-    typer.echo(report.render())
+    typer.echo(printable(report.render(), lines=True))
 
 
 @data_commands.command()

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from notellm2.cli.options import STORE, JsonOption, StoreOption
+from notellm2.cli.options import STORE, JsonOption, StoreOption, print_json
+from notellm2.printable import printable
 
 
 def lineage(
@@ -39,4 +40,7 @@ def lineage(
 
     graph = collect(Workspace.at(store), model, note=None if what is None else what.removeprefix("note:"))
     answer = trace(graph, what)
-    typer.echo(answer.model_dump_json(indent=2) if as_json else render(answer))
+    if as_json:
+        print_json(answer.model_dump(mode="json"))
+    else:
+        typer.echo(printable(render(answer), lines=True))

@@ -8,6 +8,7 @@ import typer
 
 from notellm2.cli.options import STORE, JsonOption, StoreOption, open_store, print_json
 from notellm2.errors import InputError
+from notellm2.printable import printable
 
 
 def similar(
@@ -40,7 +41,7 @@ def similar(
         print_json({"note_id": note_id, "model_version": index.model_version, "similar": rows})
         return
     for id_, score, title in neighbours:
-        typer.echo(f"{score:.4f}  {id_}  {title or ''}".rstrip())
+        typer.echo(printable(f"{score:.4f}  {id_}  {title or ''}".rstrip()))
 
 
 def status(store: StoreOption = STORE, as_json: JsonOption = False) -> None:
@@ -53,4 +54,7 @@ def status(store: StoreOption = STORE, as_json: JsonOption = False) -> None:
 
     open_store(store)
     current = collect_status(Workspace.at(store))
-    typer.echo(current.model_dump_json(indent=2) if as_json else render(current))
+    if as_json:
+        print_json(current.model_dump(mode="json"))
+    else:
+        typer.echo(printable(render(current), lines=True))

@@ -61,7 +61,7 @@ def up(
     Example: notellm2 stack up
     """
     stack = open_stack(env, compose, state)
-    with _failure_told():
+    with _failure_shown():
         stack.up(services or None)
     typer.echo("up; `notellm2 stack status` looks again, `notellm2 stack down` ends it")
 
@@ -78,12 +78,12 @@ def restart(
     Example: notellm2 stack restart mlflow
     """
     stack = open_stack(env, compose, state)
-    with _failure_told():
+    with _failure_shown():
         stack.restart(service)
 
 
 @contextlib.contextmanager
-def _failure_told() -> Iterator[None]:
+def _failure_shown() -> Iterator[None]:
     from notellm2.stack.native import ServiceFailed
 
     try:

@@ -7,6 +7,7 @@ anywhere.
 
 from __future__ import annotations
 
+import posixpath
 import stat
 import tempfile
 import zipfile
@@ -23,6 +24,8 @@ from notellm2.recipe import ImageLimits
 
 NAMES = ("images", "images.tar", "images.tar.gz", "images.tgz", "images.zip")
 _ENCRYPTED = 0x1
+_MOST_TARGET = 4096
+"""Longest target of a link in a zip, bytes."""
 
 
 class Images(Protocol):
@@ -144,7 +147,7 @@ class ZipImages:
             if member.is_dir():
                 continue
             if stat.S_ISLNK(mode):
-                self._index.refuse(member.filename, ImageProblem("outside-folder", "a link"))
+                self._enter_link(member)
             elif stat.S_IFMT(mode) not in (0, stat.S_IFREG):
                 self._index.refuse(member.filename, ImageProblem("not-a-file", "a device or pipe"))
             elif member.flag_bits & _ENCRYPTED:
@@ -153,6 +156,18 @@ class ZipImages:
                 self._index.refuse(member.filename, too_large(member.file_size, limits))
             else:
                 self._index.add(member.filename, member)
+
+    def _enter_link(self, member: zipfile.ZipInfo) -> None:
+        try:
+            with self._archive.open(member) as handle:
+                target = handle.read(_MOST_TARGET + 1).decode()
+        except Exception as error:  # as in `read`
+            self._index.refuse(member.filename, ImageProblem("broken", f"a link without target: {error}"))
+            return
+        if len(target) > _MOST_TARGET:
+            self._index.refuse(member.filename, ImageProblem("broken", "a link with an endless target"))
+        else:
+            self._index.link(member.filename, posixpath.join(posixpath.dirname(member.filename), target))
 
     def read(self, path: str) -> bytes:
         """As `Images.read`."""

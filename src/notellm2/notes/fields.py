@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import math
 import re
+import warnings
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -12,6 +15,10 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 FIRST_MICROS = (datetime.min.replace(tzinfo=UTC) - EPOCH) // _MICROSECOND
 LAST_MICROS = (datetime.max.replace(tzinfo=UTC) - EPOCH) // _MICROSECOND
+_TEXT = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
+_SEPARATOR = re.compile(r"[\s,]*")
+_MOST_LITERAL = 100_000
+"""Longest text that is tried as a list, characters."""
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?\Z", re.ASCII)
 
 
@@ -69,15 +76,73 @@ def identifier(value: Any, column: str) -> str:
     return name
 
 
+def listed(written: str) -> list[str] | None:
+    """Texts of a list that was written as text (``['a', 'b']``, ``["a"]``, ``[{'name': 'a'}]``), or None.
+
+    pandas writes a list into a CSV so, in Python's notation; NumPy leaves out the commas.
+    """
+    body = written.strip()
+    if not (body.startswith("[") and body.endswith("]")):
+        return None
+    parts: Any = _quoted(body[1:-1])
+    if parts is None:
+        parts = _literal(body)
+    if not isinstance(parts, list):
+        return None
+    names: list[Any] = [part.get("name") if isinstance(part, dict) else part for part in parts]
+    return names if all(isinstance(name, str) for name in names) else None
+
+
+def is_listed(value: Any) -> bool:
+    """Whether a raw value is the text of a list."""
+    if isinstance(value, bytes):
+        value = value.decode(errors="replace") if value.lstrip().startswith(b"[") else None
+    return isinstance(value, str) and listed(value) is not None
+
+
+def _quoted(body: str) -> list[Any] | None:
+    """Texts in quotes with blanks or commas between them, and nothing else."""
+    texts: list[Any] = []
+    position = 0
+    while True:
+        separator = _SEPARATOR.match(body, position)
+        position = separator.end() if separator else position
+        if position == len(body):
+            return texts
+        match = _TEXT.match(body, position)
+        if match is None:
+            return None
+        texts.append(_literal(match[0]) if "\\" in match[0] else match[0][1:-1])
+        position = match.end()
+
+
+def _literal(written: str) -> Any:
+    """The value of a Python or JSON literal; None for anything else."""
+    if len(written) > _MOST_LITERAL:
+        return None
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of Python, on unknown escapes such as \\d
+                return parse(written)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+    return None
+
+
 def topics(value: Any, column: str = "topics") -> list[str]:
-    """Topics from a list of texts or one text joined by ``|``; blank ones are dropped.
+    """Topics from a list of texts, the text of such a list, or one text joined by ``|``; blank ones are dropped.
 
     Raises:
         FieldProblem: another type, or not valid UTF-8.
     """
     if value is None:
         return []
-    parts: Iterable[Any] = value if isinstance(value, list) else text(value, column).split("|")
+    parts: Iterable[Any] = value
+    if not isinstance(value, list):
+        written = text(value, column)
+        names_listed = listed(written)
+        parts = written.split("|") if names_listed is None else names_listed
     names = []
     for part in parts:
         if part is None:

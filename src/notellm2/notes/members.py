@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Iterator
 from typing import Generic, TypeVar
@@ -10,6 +11,9 @@ from notellm2.notes.images import ImageProblem
 from notellm2.recipe import ImageLimits
 
 _DRIVE = re.compile(r"[A-Za-z]:")
+_MOST_LINKS = 40
+"""Links followed from one name, as Linux does; more are a circle."""
+
 Member = TypeVar("Member")
 
 
@@ -48,6 +52,7 @@ class MemberIndex(Generic[Member]):
         self.archive = archive
         self._members: dict[str, Member] = {}
         self._refused: dict[str, ImageProblem] = {}
+        self._links: dict[str, str] = {}
         self._asked: set[str] = set()
         self._reports: list[tuple[str, str, str]] = []
 
@@ -63,6 +68,22 @@ class MemberIndex(Generic[Member]):
         if key is not None:
             self._refused[key] = problem
 
+    def link(self, name: str, target: str) -> None:
+        """Enter a link to another member, which may come later.
+
+        Args:
+            name: of the link.
+            target: of the member that it names, from the top of the archive; ``..`` is resolved.
+        """
+        try:
+            to = key_of(posixpath.normpath(target))
+        except ImageProblem:
+            self.refuse(name, ImageProblem("outside-folder", f"a link to {target!r}, outside the images' folder"))
+            return
+        key = self._new_key(name)
+        if key is not None:
+            self._links[key] = to
+
     def damaged(self, detail: str) -> None:
         """Record that the archive itself is damaged: what comes after is missing."""
         self._reports.append((self.archive, "damaged-archive", detail))
@@ -73,13 +94,18 @@ class MemberIndex(Generic[Member]):
         Raises:
             ImageProblem: there is none, it was refused, or the name leaves the folder.
         """
-        key = key_of(path)
+        named = key = key_of(path)
+        for _ in range(_MOST_LINKS):
+            if key not in self._links:
+                break
+            key = self._links[key]
         if key in self._refused:
             # Reported at the note from now on; not a second time as a member that nobody wanted.
             self._asked.add(key)
             raise self._refused[key]
         if key not in self._members:
-            raise ImageProblem("missing", f"no member {path!r} in {self.archive}")
+            via = "" if key == named else f"; it is a link to {key!r}, which is not there"
+            raise ImageProblem("missing", f"no member {path!r} in {self.archive}{via}")
         return self._members[key]
 
     def remaining(self) -> Iterator[tuple[str, str, str]]:
@@ -92,7 +118,7 @@ class MemberIndex(Generic[Member]):
     def _new_key(self, name: str) -> str | None:
         try:
             key = key_of(name)
-            if key in self._members or key in self._refused:
+            if key in self._members or key in self._refused or key in self._links:
                 raise ImageProblem("duplicate-image", "a member of this name came before; the first stays")
         except ImageProblem as problem:
             self._reports.append((f"{self.archive}: {name}", problem.reason, problem.detail))

@@ -1,13 +1,15 @@
 """Images in a tar, plain or gzip: one pass over the headers, then reads by offset.
 
 Built for hostile input: headers are bounded (tarfile would read an extended header of any size into memory), offsets
-must grow, links, devices and sparse members are refused, and a gzipped tar may grow only so far.
+must grow, devices and sparse members are refused, links lead to members of the archive alone, and a gzipped tar may
+grow only so far.
 """
 
 from __future__ import annotations
 
 import gzip
 import io
+import posixpath
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -107,8 +109,10 @@ class TarImages:
     def _enter(self, member: tarfile.TarInfo, source: _Headers, spool: IO[bytes] | None) -> None:
         if member.isdir():
             return
-        if member.issym() or member.islnk():
-            self._index.refuse(member.name, ImageProblem("outside-folder", f"a link to {member.linkname!r}"))
+        if member.islnk():
+            self._index.link(member.name, member.linkname)  # named from the top of the archive
+        elif member.issym():
+            self._index.link(member.name, posixpath.join(posixpath.dirname(member.name), member.linkname))
         elif not member.isreg() or member.issparse():
             self._index.refuse(member.name, ImageProblem("not-a-file", "a device, pipe or sparse member"))
         elif member.size > self._limits.max_bytes:

@@ -4,43 +4,26 @@ Why own loops: the work is the sum over users of history^2 additions into a dens
 or an intermediate row. Scratch is O(notes) a thread. `benchmarks/mining.py` compares it with SQL and sparse products.
 
 The functions are plain NumPy loops that numba turns into machine code (nopython, without the GIL); arrays that belong
-together are one NamedTuple, which numba passes at no cost. This module imports numba, which takes a second, so callers
-import it when they mine. Numba's own parallel loops are not used: their OpenMP layer would be one more runtime beside
-torch's or faiss's, and threads over blocks of queries (see `mine`) are deterministic, as each query is summed by one
-thread in order of users.
+together are one NamedTuple, which numba passes at no cost. Numba is imported with this module and takes a second, so
+callers import it when they mine. Numba's own parallel loops are not used: their OpenMP layer would be one more runtime
+beside torch's or faiss's, and threads over blocks of queries (see `mine`) are deterministic, as each query is summed by
+one thread in order of users.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from notellm2.pairs.compilation import compiled
 from notellm2.pairs.events import SOURCE, TARGET
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 Index = npt.NDArray[np.signedinteger[Any]]
 """Row numbers: int32 as long as they fit."""
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-def compiled(function: _Function) -> _Function:
-    """Compile a function to machine code at its first call, and keep the code on disk where that is possible.
-
-    Numba keeps it in ``__pycache__`` or the user's cache folder; where neither can be written (a read-only install
-    without a home) it refuses to cache, and each process compiles anew (a few seconds).
-    """
-    try:
-        return cast(_Function, numba.njit(cache=True, nogil=True)(function))
-    except RuntimeError as error:
-        if "cannot cache" not in str(error):
-            raise
-        return cast(_Function, numba.njit(nogil=True)(function))
 
 
 class Rows(NamedTuple):

@@ -14,6 +14,7 @@ from notellm2.recipe.model import BackbonesConfig, ModelConfig
 from notellm2.recipe.release import AlertsConfig, EvaluationConfig, GateConfig, IndexConfig, RegistryConfig
 from notellm2.recipe.section import Section
 from notellm2.recipe.training import TrainingConfig
+from notellm2.recipe.yaml12 import line_of, load_yaml
 
 
 class Recipe(Section):
@@ -65,9 +66,14 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
         InputError: the file is missing, is not YAML, or a field is unknown or out of range; names every field.
     """
     try:
-        tree = yaml.safe_load(path.read_text())
+        text = path.read_text(encoding="utf-8-sig")
+        tree = load_yaml(text)
     except FileNotFoundError:
         raise InputError(f"recipe {path}: no such file; recipes are YAML files such as recipes/sample.yaml") from None
+    except IsADirectoryError:
+        raise InputError(f"recipe {path}: a folder; name a YAML file such as recipes/sample.yaml") from None
+    except OSError as error:
+        raise InputError(f"recipe {path}: cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"recipe {path}: not valid YAML: {error}") from None
     if not isinstance(tree, dict):
@@ -77,7 +83,8 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
-        lines = [f"  {'.'.join(map(str, e['loc'])) or '(recipe)'}: {e['msg']}" for e in error.errors()]
+        overridden = {tuple(assignment.partition("=")[0].split(".")) for assignment in overrides}
+        lines = [_field_to_mend(text, entry["loc"], entry["msg"], overridden) for entry in error.errors()]
         raise InputError(f"recipe {path}: {len(lines)} field(s) to mend\n" + "\n".join(lines)) from None
 
 
@@ -91,4 +98,17 @@ def _assign(tree: dict[str, Any], assignment: str) -> None:
         if not isinstance(child, dict):
             raise InputError(f"override {assignment!r}: {parent!r} is a value here, not a section")
         tree = child
-    tree[leaf] = yaml.safe_load(text)
+    try:
+        tree[leaf] = load_yaml(text)
+    except yaml.YAMLError as error:
+        problem = getattr(error, "problem", None) or "it cannot be read"
+        raise InputError(
+            f"override {assignment!r}: not valid YAML: {problem}; put quotes around a value that is a text"
+        ) from None
+
+
+def _field_to_mend(text: str, loc: tuple[int | str, ...], message: str, overridden: set[tuple[str, ...]]) -> str:
+    """One line of the error: field, what is wrong, and the line of the file it stands in."""
+    names = tuple(map(str, loc))
+    line = None if any(names[: len(name)] == name for name in overridden) else line_of(text, loc)
+    return f"  {'.'.join(names) or '(recipe)'}: {message}" + (f" (line {line})" if line else "")

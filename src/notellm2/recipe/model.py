@@ -75,22 +75,47 @@ class TextLimits(Section):
 class ConnectorConfig(Section):
     """Vision features to visual tokens (NoteLLM-2, the connector)."""
 
-    kind: Literal["qformer", "perceiver", "mlp", "none"] = Field(
-        "qformer",
-        description="qformer: queries attend to themselves, then to the features; perceiver: to both at once (a "
-        "resampler); mlp: on each patch, then averaged over a grid of `queries` cells; none: the encoder's tokens "
-        "are the LLM's already (a multimodal LLM)",
+    kind: Literal["qformer", "qformer-prenorm", "perceiver", "mlp", "none"] = Field(
+        "qformer-prenorm",
+        description="qformer: BLIP-2's, as the authors released it (post-norm, features read in every second layer); "
+        "qformer-prenorm: features read in every layer, pre-norm, the only one before 0.2; perceiver: queries attend "
+        "to themselves and the features at once (a resampler); mlp: on each patch, then averaged over a grid of "
+        "`queries` cells; none: the encoder's tokens are the LLM's already (a multimodal LLM)",
     )
     queries: int = Field(16, ge=1, description="visual tokens")
     layers: int = Field(6, ge=1, description="layers of the Q-Former or resampler, hidden layers of the mlp")
     width: int = Field(768, ge=8, description="hidden width")
-    heads: int = Field(12, ge=1, description="attention heads (qformer, perceiver)")
+    heads: int = Field(12, ge=1, description="attention heads (not of the mlp)")
+    dropout: float = Field(0.1, ge=0, lt=1, description="dropout inside the qformer; the other kinds have none")
+    query_std: float | None = Field(
+        None,
+        ge=0,
+        description="standard deviation of the queries at the start, of the mlp: of what is added to each cell; null: "
+        "0.02 (qformer, which norms them at once, and qformer-prenorm), 1 (perceiver), 0.1 (mlp)",
+    )
 
     @model_validator(mode="after")
     def _heads_fit(self) -> ConnectorConfig:
-        if self.kind in ("qformer", "perceiver") and self.width % self.heads:
+        if self.kind in ("qformer", "qformer-prenorm", "perceiver") and self.width % self.heads:
             raise ValueError(f"width ({self.width}) is not a multiple of its heads ({self.heads})")
         return self
+
+    def keyed(self, *, used: bool) -> dict[str, Any]:
+        """This section as the key of a training covers it: connectors of the first release keep their keys.
+
+        Args:
+            used: whether the model has a connector at all.
+        """
+        section = self.model_dump(mode="json")
+        unchanged = {"qformer-prenorm": (None, 0.02), **{kind: (std,) for kind, std in _FIRST_STD.items()}}
+        if not used or self.kind == "none" or self.query_std in unchanged.get(self.kind, ()):
+            del section["dropout"], section["query_std"]
+            section["kind"] = "qformer" if self.kind == "qformer-prenorm" else self.kind
+        return section
+
+
+_FIRST_STD = {"perceiver": 0.02, "mlp": 0.0}
+"""Start of the queries by kind, before it could be chosen."""
 
 
 class LoraSettings(Section):
@@ -106,16 +131,26 @@ class LoraSettings(Section):
 
 
 def as_recorded(tree: Any) -> Any:
-    """A recorded recipe or bundle configuration with what was not said when it was written.
+    """Complete a recorded recipe or bundle configuration with what could not be said when it was written.
 
-    Heads could not be centred at first: a section `model` that does not speak of it describes one that is not.
+    Heads could not be centred at first: a section `model` without that field describes one that is not. A connector
+    without the field `dropout` is of the time when `qformer` named the pre-norm one, and queries started small.
 
     Args:
         tree: plain data with a section `model`; anything else comes back as it is, for validation to refuse.
     """
-    if isinstance(tree, dict) and isinstance(tree.get("model"), dict):
-        return {**tree, "model": {"centre": False, **tree["model"]}}
-    return tree
+    if not (isinstance(tree, dict) and isinstance(tree.get("model"), dict)):
+        return tree
+    model = {"centre": False, **tree["model"]}
+    connector = model.get("connector", {})
+    if isinstance(connector, dict) and "dropout" not in connector:
+        connector = dict(connector)
+        if connector.get("kind", "qformer") == "qformer":
+            connector["kind"] = "qformer-prenorm"
+        elif connector["kind"] in _FIRST_STD:
+            connector.setdefault("query_std", _FIRST_STD[connector["kind"]])
+        model["connector"] = connector
+    return {**tree, "model": model}
 
 
 class ModelConfig(Section):
@@ -163,6 +198,11 @@ class ModelConfig(Section):
     def reads_images(self) -> bool:
         """Whether the vision encoder is needed at all."""
         return self.late_fusion or self.prompt == "vision" or (self.visual_tokens and self.prompt != "text")
+
+    @property
+    def has_connector(self) -> bool:
+        """Whether the LLM reads visual tokens."""
+        return self.visual_tokens and self.prompt in ("micl", "basic")
 
     @property
     def trains(self) -> bool:

@@ -1,8 +1,8 @@
-"""Make the stack's bucket, and prove that its store keeps the promise that promotion rests on.
+"""Make the stack's bucket, and test the conditional writes of its store, on which promotion rests.
 
 ``python -m notellm2.stack.bucket``, a one-shot of docker-compose.yml. The pointer of the published index moves by a
-conditional write (`notellm2.index`): a store that ignores the condition would let two promotions overwrite each other
-unseen, so it is refused here, before anything of ours is written to it.
+conditional write (`notellm2.publication`): a store that ignores the condition would let two promotions overwrite each
+other unseen, so it is refused here, before anything of ours is written to it.
 """
 
 from __future__ import annotations

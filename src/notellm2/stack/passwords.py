@@ -9,7 +9,7 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Mapping, Set
+from collections.abc import Mapping
 from pathlib import Path
 
 from notellm2.errors import InputError
@@ -63,23 +63,20 @@ def fault(name: str, value: str) -> str | None:
     return None
 
 
-def refuse_unfit(values: Mapping[str, str], required: Set[str] | None = None) -> None:
+def refuse_unfit(values: Mapping[str, str]) -> None:
     """Raise unless each secret is there and fit.
 
     Args:
         values: settings by name; what is no secret is not looked at.
-        required: the secrets that must be there; None: all of them.
 
     Raises:
         InputError: names each unfit variable, what is wrong with it, and ``make secrets``.
     """
-    names = [name for name in SECRETS if name in (SECRETS if required is None else required)]
-    faults = {name: found for name in names if (found := fault(name, values.get(name, "")))}
+    faults = [f"{name} {why}" for name in SECRETS if (why := fault(name, values.get(name, "")))]
     if faults:
-        said = "; ".join(f"{name} {found}" for name, found in faults.items())
         raise InputError(
-            f"secrets: {said}. Remove what is unfit from .env and run `make secrets`, which fills in what is empty, "
-            "or name a file that holds the value by the same name with _FILE behind it"
+            f"secrets: {'; '.join(faults)}. Remove what is unfit from .env and run `make secrets`, which fills in "
+            "what is empty, or name a file that holds the value by the same name with _FILE behind it"
         )
 
 
@@ -93,18 +90,18 @@ def read_file_forms(values: Mapping[str, str], folder: Path) -> dict[str, str]:
     Raises:
         InputError: a file cannot be read, or both forms of one secret are set.
     """
-    found = dict(values)
+    settings = dict(values)
     for name in SECRETS:
-        path = found.pop(f"{name}_FILE", "")
+        path = settings.pop(f"{name}_FILE", "")
         if not path:
             continue
-        if found.get(name):
+        if settings.get(name):
             raise InputError(f"{name} and {name}_FILE are both set: keep one of them")
         try:
-            found[name] = (folder / path).read_text().rstrip("\r\n")
+            settings[name] = (folder / path).read_text().rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{name}_FILE: cannot read {folder / path} ({type(error).__name__})") from None
-    return found
+    return settings
 
 
 def generate(name: str) -> str:
@@ -123,7 +120,7 @@ def _is_default(value: str) -> bool:
 
 
 def main() -> int:
-    """Check the secrets of the environment; 2 where one is unfit, told on standard error by name."""
+    """Check the secrets of the environment; 2 where one is unfit, named on standard error."""
     try:
         refuse_unfit(read_file_forms(os.environ, Path.cwd()))
     except InputError as error:

@@ -1,4 +1,4 @@
-"""What is measured of a network between steps: its centre, and how well it finds held-out pairs."""
+"""Measure a network between steps: the mean of its outputs, and how well it ranks held-out pairs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from notellm2.model.network.connector import visual_token_rank
 from notellm2.model.network.note_source import NoteSource, Rows, embed_rows
 from notellm2.model.network.notellm2 import NoteLLM2
 from notellm2.recipe import TrainingConfig
@@ -19,6 +20,7 @@ _VALIDATION_BLOCK = 512
 _CENTRE_NOTES = 512
 """Training notes whose mean output is the centre: the mean cosine that is left by chance is about 1 / 512."""
 _TIE = 1e-6
+_RANKED_NOTES = 8
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def recentre(network: NoteLLM2, source: NoteSource, pairs: Rows, config: Trainin
 def validate(
     network: NoteLLM2, source: NoteSource, validation: Validation, config: TrainingConfig, team: Team = ALONE
 ) -> dict[str, float]:
-    """MRR and recall of held-out pairs, by name."""
+    """Rank held-out pairs; returns MRR and recall by name."""
     rows = np.unique(np.concatenate([validation.pairs.reshape(-1), validation.pool]))
     x = _embedded(network, source, rows, 2 * config.chunk_notes, team)
     pool = x[np.searchsorted(rows, validation.pool)].T
@@ -77,6 +79,29 @@ def validate(
     }
 
 
+def rank_visual_tokens(network: NoteLLM2, source: NoteSource, rows: Rows) -> float | None:
+    """Measure how much the visual tokens of an image differ (`visual_token_rank`), without dropout.
+
+    Args:
+        network: its connector is run by itself.
+        source: its notes.
+        rows: of the notes to look at, the same in all processes; the first eight with an image are.
+
+    Returns:
+        Mean effective rank, 1 to Q; None where there is no connector that trains, or no image.
+    """
+    connector, pictured = network.connector, rows[source.has_image[rows]][:_RANKED_NOTES]
+    if connector is None or source.vision is None or not len(pictured) or not any(True for _ in connector.parameters()):
+        return None
+    vision = torch.from_numpy(source.vision[pictured].astype(np.float32)).to(network.head.weight.device)
+    training = connector.training
+    connector.eval()
+    with torch.no_grad():
+        tokens = connector(vision)
+    connector.train(training)
+    return visual_token_rank(tokens)
+
+
 def _embedded(
     network: NoteLLM2, source: NoteSource, rows: Rows, size: int, team: Team, *, bare: bool = False
 ) -> NDArray[np.float32]:
@@ -88,8 +113,8 @@ def _embedded(
     # Sharded weights are gathered by all processes: each runs the network equally often.
     spare = np.zeros(int(is_sharded(network) and len(mine) * team.size < len(rows)), np.int64)
     if len(mine) + len(spare):
-        found = embed_rows(network, source, rows[np.concatenate([mine, spare])], size=size, bare=bare)[: len(mine)]
-        x[torch.from_numpy(mine)] = torch.from_numpy(found).to(x.device)
+        share = embed_rows(network, source, rows[np.concatenate([mine, spare])], size=size, bare=bare)[: len(mine)]
+        x[torch.from_numpy(mine)] = torch.from_numpy(share).to(x.device)
     team.sum_([x])
     embedded: NDArray[np.float32] = x.cpu().numpy()
     return embedded

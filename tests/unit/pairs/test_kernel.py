@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 
 import numpy as np
 
@@ -17,13 +16,6 @@ def test_rows_are_grouped_by_user_in_order_of_time() -> None:
     indptr = kernel.group_by_user(user, by_time, 21, order)
     assert order.tolist() == sorted(by_time.tolist(), key=lambda row: user[row])
     assert np.diff(indptr).tolist() == np.bincount(user, minlength=21).tolist()
-
-
-def test_code_that_cannot_be_cached_is_compiled_all_the_same() -> None:
-    # A function without a source file is to numba what a read-only install without a home is: nowhere to cache.
-    space: dict[str, Callable[[int], int]] = {}
-    exec("def double(n):\n    return 2 * n\n", space)
-    assert kernel.compiled(space["double"])(21) == 42
 
 
 def test_importing_the_room_does_not_load_numba() -> None:

@@ -16,9 +16,9 @@ EXAMPLE = ROOT / ".env.example"
 
 @pytest.fixture(autouse=True)
 def _no_settings_of_the_surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = {field.alias for field in Settings.model_fields.values() if field.alias}
-    for name in [*known, *(f"{name}_FILE" for name in SECRETS)]:
-        monkeypatch.delenv(str(name), raising=False)
+    values = [line.partition("=")[0] for line in EXAMPLE.read_text().splitlines()]
+    for name in [*values, *(f"{name}_FILE" for name in SECRETS)]:
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
@@ -33,12 +33,10 @@ def change(env_file: Path, **values: str) -> None:
     env_file.write_text("\n".join([*lines, *(f"{name}={value}" for name, value in values.items())]) + "\n")
 
 
-def test_the_example_holds_no_secret_and_every_setting() -> None:
+def test_the_example_holds_no_secret() -> None:
     lines = [line for line in EXAMPLE.read_text().splitlines() if line and not line.startswith("#")]
     values = dict(line.split("=", 1) for line in lines)
     assert all(values[name] == "" for name in SECRETS)
-    aliases = {field.alias for field in Settings.model_fields.values() if field.alias}
-    assert aliases - values.keys() <= {"POSTGRES_SYSTEM_USER"}
     with pytest.raises(InputError, match="POSTGRES_PASSWORD is empty"):
         Settings.load(EXAMPLE)
 
@@ -46,7 +44,7 @@ def test_the_example_holds_no_secret_and_every_setting() -> None:
 def test_made_secrets_are_fit_readable_by_their_owner_alone_and_different(env_file: Path) -> None:
     settings = Settings.load(env_file)
     assert env_file.stat().st_mode & 0o777 == 0o600
-    variables = settings.variables()
+    variables = settings.variables
     assert len({variables[name] for name in SECRETS}) == len(SECRETS)
     assert variables["MLFLOW_PORT"] == "5000"
 
@@ -85,12 +83,11 @@ def test_no_secret_shows_in_text(env_file: Path) -> None:
     change(env_file, MY_OWN_TOKEN="zq81-zq82-zq83-zq84")
     with_others = Settings.load(env_file)
     for name in SECRETS:
-        value = settings.variables()[name]
+        value = settings.variables[name]
         assert value not in repr(settings)
         assert value not in str(settings)
-        assert value not in settings.model_dump_json()
     assert "zq81" not in repr(with_others)
-    assert with_others.variables()["MY_OWN_TOKEN"] == "zq81-zq82-zq83-zq84"
+    assert with_others.variables["MY_OWN_TOKEN"] == "zq81-zq82-zq83-zq84"
 
 
 @pytest.mark.parametrize(
@@ -99,7 +96,7 @@ def test_no_secret_shows_in_text(env_file: Path) -> None:
         ("NOTELLM2_BIND", "localhost", "NOTELLM2_BIND"),
         ("MLFLOW_PORT", "five", "MLFLOW_PORT"),
         ("MLFLOW_PORT", "70000", "MLFLOW_PORT"),
-        ("MLFLOW_PORT", "4200", "must differ"),
+        ("NOTELLM2_BIND", "1.2.3.256", "NOTELLM2_BIND"),
         ("S3_ENDPOINT_URL", "objects:8333", "S3_ENDPOINT_URL"),
         ("S3_ENDPOINT_URL", "http://user:pass@objects:8333", "S3_ENDPOINT_URL"),
         ("S3_BUCKET", "Has Capitals", "S3_BUCKET"),
@@ -116,10 +113,8 @@ def test_a_wrong_setting_is_named(env_file: Path, name: str, value: str, said: s
 
 def test_the_environment_wins_as_with_docker_compose(env_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_PORT", "5999")
-    monkeypatch.setenv("UNKNOWN_OF_THE_SHELL", "x")
     settings = Settings.load(env_file)
-    assert settings.mlflow_port == 5999
-    assert "UNKNOWN_OF_THE_SHELL" not in settings.variables()
+    assert settings.variables["MLFLOW_PORT"] == "5999"
     monkeypatch.setenv("S3_SECRET_KEY", "short")
     with pytest.raises(InputError, match="S3_SECRET_KEY is shorter"):
         Settings.load(env_file)
@@ -128,7 +123,7 @@ def test_the_environment_wins_as_with_docker_compose(env_file: Path, monkeypatch
 def test_a_file_form_is_read_from_beside_the_env_file(env_file: Path) -> None:
     (env_file.parent / "pg").write_text("k7Qd2vXw9LmRz4Ht\n")
     change(env_file, POSTGRES_PASSWORD="", POSTGRES_PASSWORD_FILE="pg")
-    assert Settings.load(env_file).postgres_password.get_secret_value() == "k7Qd2vXw9LmRz4Ht"
+    assert Settings.load(env_file).variables["POSTGRES_PASSWORD"] == "k7Qd2vXw9LmRz4Ht"
 
 
 def test_a_file_that_others_may_read_is_refused(env_file: Path) -> None:

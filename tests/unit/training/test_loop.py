@@ -15,11 +15,12 @@ import torch
 from notellm2.model.network.loss import chance_loss
 from notellm2.model.network.note_source import NoteSource, Rows
 from notellm2.model.network.notellm2 import NoteLLM2
+from notellm2.recipe import ConnectorConfig
 from notellm2.training import loop
 from notellm2.training.batches import PairOrder
 from notellm2.training.checkpoint import trained_weights
 from notellm2.training.initialise import fit_start
-from notellm2.training.loop import build_optimiser, learning_rate_share, total_steps, train
+from notellm2.training.loop import TrainingRun, build_optimiser, learning_rate_share, total_steps, train
 from notellm2.training.validation import Validation
 from tests.unit.conftest import Backbone
 from tests.unit.model.tiny import model_config
@@ -48,7 +49,7 @@ def run(folder: Path, llm: Path, *, until: int | None = None, **changed: Any) ->
         if step == until:
             raise Killed
 
-    figures = train(network, source, pairs, VALIDATION, training_config(**changed), folder, watch)
+    figures = train(TrainingRun(network, source, pairs, VALIDATION, training_config(**changed), folder), watch)
     return figures, network
 
 
@@ -136,7 +137,7 @@ def test_the_language_model_head_is_never_computed(llm: str, backbone: Backbone,
         module.register_forward_hook(
             lambda module, given, made: widths.add(made.shape[-1]) if isinstance(made, torch.Tensor) else None
         )
-    train(network, source, pairs, None, training_config(steps=1), tmp_path)
+    train(TrainingRun(network, source, pairs, None, training_config(steps=1), tmp_path))
     assert len(widths) > 3
     assert vocabulary not in widths
     assert not [n for n, p in network.named_parameters() if n.endswith("lm_head.weight")]
@@ -185,7 +186,7 @@ def collapse(network: NoteLLM2) -> None:
 
 def learn(folder: Path, network: NoteLLM2, source: NoteSource, pairs: Rows, **changed: Any) -> dict[str, Any]:
     config = training_config(steps=40, pairs_per_batch=16, checkpoint_every=1000, **changed)
-    return train(network, source, pairs, None, config, folder)
+    return train(TrainingRun(network, source, pairs, None, config, folder))
 
 
 def test_a_fitted_start_leaves_chance(backbone: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -230,3 +231,20 @@ def test_bf16_trains_too(backbone: Backbone, tmp_path: Path) -> None:
     figures, network = run(tmp_path, backbone("llama"), precision="bf16", steps=2)
     assert math.isfinite(figures["final_loss"])
     assert all(weight.dtype == torch.float32 for weight in trained_weights(network).values())
+
+
+def test_the_rank_of_visual_tokens_is_logged_and_its_collapse_said_once(
+    backbone: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ranks = {}
+    for kind, layers in (("qformer", 1), ("qformer-prenorm", 6)):
+        caplog.clear()
+        connector = ConnectorConfig(kind=kind, queries=8, layers=layers, width=64, heads=4)  # type: ignore[arg-type]
+        network, source, pairs = network_for(backbone("llama-64"), model_config(connector=connector))
+        with caplog.at_level(logging.WARNING):
+            (tmp_path / kind).mkdir()
+            train(TrainingRun(network, source, pairs, None, training_config(steps=3), tmp_path / kind))
+        ranks[kind] = history(tmp_path / kind)[0]["visual_token_rank"]
+        said = [record for record in caplog.records if "nearly copies of one" in record.message]
+        assert len(said) == (kind == "qformer-prenorm")
+    assert ranks["qformer"] > 3 > 1.7 > ranks["qformer-prenorm"]

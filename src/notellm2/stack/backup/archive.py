@@ -172,8 +172,8 @@ class Archive:
             problems += _problems(self.dump_path(manifest, dump), dump.beside.sha256, dump.beside.size)
         contents = {saved.sha256: saved for saved in self.files(manifest)}
         for number, saved in enumerate(contents.values(), 1):
-            found = _problems(self.blob(saved.sha256), saved.sha256, saved.size)
-            problems += [f"{problem} (it is {saved.name} of {saved.place})" for problem in found]
+            for problem in _problems(self.blob(saved.sha256), saved.sha256, saved.size):
+                problems.append(f"{problem} (it is {saved.name} of {saved.place})")
             progress("verifying", number, len(contents))
         if problems:
             problems[_SHOWN:] = [f"... and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []

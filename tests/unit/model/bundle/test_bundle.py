@@ -251,3 +251,19 @@ def test_a_broken_image_is_counted_logged_and_embedded_without(folder: Path, cap
 
 def test_no_notes_give_no_rows(folder: Path) -> None:
     assert Bundle.load(folder, check=False).embed([]).shape == (0, 8)
+
+
+def test_a_bundle_from_before_blip2s_qformer_embeds_as_it_did(backbone: Backbone, tmp_path: Path) -> None:
+    """There `qformer` named the pre-norm one."""
+    folder, _ = saved(tmp_path, backbone, model_config())
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    connector = config["model"]["connector"]
+    assert connector["kind"] == "qformer-prenorm"
+    del connector["dropout"], connector["query_std"]
+    connector["kind"] = "qformer"
+    path.write_text(json.dumps(config))
+    digests = json.loads((folder / "files.json").read_text())
+    digests["config.json"] = digest_file(path)
+    (folder / "files.json").write_text(json.dumps(digests))
+    assert Bundle.load(folder).config.model.connector.kind == "qformer-prenorm"

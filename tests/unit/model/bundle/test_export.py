@@ -25,7 +25,7 @@ from notellm2.model.network.notellm2 import NoteLLM2
 from notellm2.model.network.prompt import layout
 from notellm2.notes.images import decode_image
 from notellm2.notes.schema import Note
-from notellm2.recipe import ImageLimits, ModelConfig
+from notellm2.recipe import ConnectorConfig, ImageLimits, ModelConfig
 from tests.conftest import ROOT
 from tests.unit.conftest import Backbone
 from tests.unit.model.tiny import VARIANTS, build_network, model_config, png
@@ -100,6 +100,14 @@ def test_every_kind_of_bundle_exports(
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
+def test_blip2s_qformer_exports(backbone: Backbone, tmp_path: Path) -> None:
+    config = model_config(connector=ConnectorConfig(kind="qformer", queries=3, layers=2, width=8, heads=2))
+    made = bundle_of(tmp_path, backbone, config, "llama", "vit", 16)
+    export_bundle(made, tmp_path / "exported", onnx=True)
+    model = NoteLLM2Model.from_pretrained(tmp_path / "exported")
+    np.testing.assert_allclose(model.embed(PLAIN, batch=3), Bundle.load(made).embed(NOTES), atol=1e-4)
+
+
 def test_narrow_weights_are_widened_so_that_adapters_can_be_folded_in(backbone: Backbone, tmp_path: Path) -> None:
     config = model_config(base_weights="bf16", prompt="text", late_fusion=False)
     language = load_language_model(str(backbone("llama")), weights="bf16")
@@ -121,9 +129,9 @@ def test_narrow_weights_are_widened_so_that_adapters_can_be_folded_in(backbone: 
 
 
 def documented() -> str:
-    """The lines that docs/model.md shows under its heading on the export."""
-    section = (ROOT / "docs" / "model.md").read_text().split("## Export")[1]
-    found = re.search(r"```python\n(.*?)```", section, re.DOTALL)
+    """The first lines of Python that docs/guides/export-a-model.md shows."""
+    page = (ROOT / "docs" / "guides" / "export-a-model.md").read_text()
+    found = re.search(r"```python\n(.*?)```", page, re.DOTALL)
     assert found is not None
     return found[1]
 

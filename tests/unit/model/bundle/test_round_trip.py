@@ -68,7 +68,7 @@ def tune_a_little(network: NoteLLM2, notes: NoteSource, steps: int = 2) -> None:
 
 
 @pytest.mark.parametrize(("llm", "eyes"), PAIRS)
-@pytest.mark.parametrize("kind", ["qformer", "perceiver", "mlp"])
+@pytest.mark.parametrize("kind", ["qformer", "qformer-prenorm", "perceiver", "mlp"])
 def test_a_bundle_of_any_backbones_embeds_as_trained(
     llm: str, eyes: str, kind: Any, backbone: Backbone, tmp_path: Path
 ) -> None:

@@ -5,7 +5,15 @@ import pytest
 import torch
 from torch import nn
 
-from notellm2.model.network.connector import PatchMLP, PerceiverLayer, QFormerLayer, QueryConnector, build_connector
+from notellm2.model.network.connector import (
+    PatchMLP,
+    PerceiverLayer,
+    QFormer,
+    QFormerLayer,
+    QueryConnector,
+    build_connector,
+    visual_token_rank,
+)
 from notellm2.recipe import ConnectorConfig
 
 HEADS, WIDTH = 2, 8
@@ -86,7 +94,7 @@ def test_perceiver_layer_attends_to_features_and_queries_at_once() -> None:
 )
 def test_patch_mlp_averages_projected_patches_by_cell(patches: int, tokens: int, cells: list[list[int]]) -> None:
     torch.manual_seed(0)
-    connector = PatchMLP(ConnectorConfig(kind="mlp", queries=tokens, layers=1, width=WIDTH), 4, 10)
+    connector = PatchMLP(ConnectorConfig(kind="mlp", queries=tokens, layers=1, width=WIDTH, query_std=0), 4, 10)
     vision = torch.randn(2, 1 + patches, 4)
     inner = linear(connector.project[1], normed(connector.project[0], vision[0, 1:].numpy()))
     projected = linear(connector.project[3], torch.nn.functional.gelu(torch.from_numpy(inner)).numpy())
@@ -97,7 +105,7 @@ def test_patch_mlp_averages_projected_patches_by_cell(patches: int, tokens: int,
     torch.testing.assert_close(connector(moved), connector(vision), msg="the summary is no patch")
 
 
-@pytest.mark.parametrize("kind", ["qformer", "perceiver", "mlp"])
+@pytest.mark.parametrize("kind", ["qformer", "qformer-prenorm", "perceiver", "mlp"])
 def test_every_kind_gives_visual_tokens_that_depend_on_the_image_and_learns(kind: str) -> None:
     torch.manual_seed(0)
     config = ConnectorConfig(kind=kind, queries=3, layers=2, width=WIDTH, heads=HEADS)  # type: ignore[arg-type]
@@ -108,3 +116,57 @@ def test_every_kind_gives_visual_tokens_that_depend_on_the_image_and_learns(kind
     assert not torch.allclose(tokens[0], tokens[1], atol=1e-4), "the image does not reach the tokens"
     tokens.square().sum().backward()
     assert [n for n, p in connector.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+@pytest.mark.parametrize("kind", ["qformer", "perceiver", "mlp"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_visual_tokens_of_an_image_differ_at_the_start(kind: str, seed: int) -> None:
+    """The default sizes: 16 tokens, 6 layers of 768, on a ViT-B/16's 197 x 768."""
+    torch.manual_seed(seed)
+    config = ConnectorConfig(kind=kind, layers=1 if kind == "mlp" else 6)  # type: ignore[arg-type]
+    connector = build_connector(config, vision_width=768, llm_width=768).eval()
+    with torch.no_grad():
+        tokens = connector(torch.randn(2, 197, 768))
+    assert visual_token_rank(tokens) >= config.queries / 2
+
+
+def test_the_rank_of_visual_tokens_is_one_for_copies_and_their_number_for_orthogonal_ones() -> None:
+    assert visual_token_rank(torch.randn(3, 1, 8).expand(3, 4, 8)) == pytest.approx(1, abs=1e-3)
+    assert visual_token_rank(torch.eye(4)[None] * 3) == pytest.approx(4, abs=1e-3)
+    assert visual_token_rank(torch.diag(torch.tensor([2.0, 2.0, 0.0]))[None]) == pytest.approx(2, abs=1e-3)
+
+
+def test_qformer_is_blip2s() -> None:
+    """Post-norm; features read as they are, in the first layer of two; written out without dropout."""
+    torch.manual_seed(0)
+    former = QFormer(ConnectorConfig(kind="qformer", queries=3, layers=2, width=WIDTH, heads=HEADS), 4, 10).eval()
+    with torch.no_grad():
+        for name, parameter in former.former.named_parameters():
+            if parameter.ndim > 1 and name:
+                parameter.normal_(std=0.4)  # larger than at the start, so that a wrong order shows
+    vision = torch.randn(1, 5, 4)
+    inner = former.former
+    x, seen = normed(inner.layernorm, former.queries.detach().numpy()), vision[0].numpy()
+    for layer in inner.encoder.layer:
+        for block, keys in ((layer.attention, None), (getattr(layer, "crossattention", None), seen)):
+            if block is not None:
+                part = block.attention
+                read = x if keys is None else keys
+                mixed = attention(linear(part.query, x), linear(part.key, read), linear(part.value, read))
+                x = normed(block.output.LayerNorm, linear(block.output.dense, mixed) + x)
+        hidden = torch.nn.functional.gelu(torch.from_numpy(linear(layer.intermediate_query.dense, x))).numpy()
+        x = normed(layer.output_query.LayerNorm, linear(layer.output_query.dense, hidden) + x)
+    assert [hasattr(layer, "crossattention") for layer in inner.encoder.layer] == [True, False]
+    projected = linear(
+        former.project[2], torch.nn.functional.gelu(torch.from_numpy(linear(former.project[0], x))).numpy()
+    )
+    np.testing.assert_allclose(former(vision)[0].detach().numpy(), projected, rtol=1e-4, atol=1e-5)
+
+
+def test_qformer_has_the_released_size_start_and_dropout() -> None:
+    former = QFormer(ConnectorConfig(kind="qformer"), vision_width=768, llm_width=256)
+    assert sum(p.numel() for p in former.parameters()) == 49_895_424
+    assert float(former.queries.detach().std()) == pytest.approx(0.02, rel=0.05)
+    assert {m.p for m in former.modules() if isinstance(m, nn.Dropout)} == {0.1}
+    reading = [hasattr(layer, "crossattention") for layer in former.former.encoder.layer]
+    assert reading == [True, False, True, False, True, False]
