@@ -49,7 +49,7 @@ data/dataset.json: | $(VENV)/.installed
 demo: $(VENV)/.installed data/dataset.json ## install, make the sample data, train, evaluate, register, publish
 	if $(BIN)/notellm2 data status data; then $(BIN)/notellm2 data pin data; fi
 	$(QUIET) $(BIN)/dvc status data.dvc
-	$(BIN)/python -m flows.retrain --recipe $(RECIPE) --store $(STORE)
+	$(BIN)/notellm2 retrain --recipe $(RECIPE) --store $(STORE)
 
 test: $(VENV)/.installed-dev ## the tests, but for those on real servers
 	$(BIN)/python -m pytest tests/unit tests/docs tests/flows tests/faults $(PYTEST_ARGS)

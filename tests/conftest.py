@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 from hypothesis import settings
 
+from tests import installed
+
 if TYPE_CHECKING:
     from tests.flows.running import Place
 
@@ -73,6 +75,9 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     slow = any(collection_path == ROOT / "tests" / "unit" / name for name in SLOW)
     return True if config.getoption("--fast") and slow else None
 
+# For every process that a test starts too.
+os.environ["PYTHONPATH"] = PYTHONPATH = installed.use()
+
 
 def free_ports(count: int) -> list[int]:
     """Ports that nothing listens on at the moment."""
@@ -106,7 +111,7 @@ def retrained(tmp_path_factory: pytest.TempPathFactory) -> Retrained:
     from tests.flows.running import Place
 
     place = Place(tmp_path_factory.mktemp("retrained"))
-    done = place.retrain(module=True)
+    done = place.retrain()
     assert done.returncode == 0, done.stderr[-6000:]
     return Retrained(place, done.stdout, done.stderr)
 
