@@ -95,7 +95,7 @@ class Team:
     def deploy(self) -> str:
         environment = {**self.stack.env("trainer"), "NOTELLM2_ALERT_WEBHOOK_URL": self.hook}
         done = subprocess.run(
-            [sys.executable, "-m", "flows.deploy"],
+            [sys.executable, "-m", "notellm2", "deploy"],
             cwd=self.home, env=environment, capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-4000:]
@@ -162,7 +162,11 @@ def team(stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) -> Itera
         made.deploy()
         yield made
     done = subprocess.run(
-        [sys.executable, "-m", "flows.deploy"], cwd=ROOT, env=stack.env("trainer"), capture_output=True, check=False
+        [sys.executable, "-m", "notellm2", "deploy"],
+        cwd=ROOT,
+        env=stack.env("trainer"),
+        capture_output=True,
+        check=False,
     )
     assert done.returncode == 0, "the deployments are as they were"
 

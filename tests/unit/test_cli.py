@@ -269,7 +269,7 @@ def test_a_damaged_place_is_told_and_not_thrown(
 
 def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["notellm2", "status"])
-    monkeypatch.setattr(cli, "app", lambda: {}["nothing"])
+    monkeypatch.setattr(cli, "app", lambda **_: {}["nothing"])
     with pytest.raises(KeyError):
         cli.main()
 

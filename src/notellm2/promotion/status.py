@@ -23,7 +23,7 @@ from notellm2.registry.tracking import Tracking
 from notellm2.registry.versions import Version, challenger, champion, get_version
 from notellm2.workspace import Workspace
 
-_START = "start with: python -m flows.retrain --recipe recipes/sample.yaml"
+_START = "start with: notellm2 retrain --recipe recipes/sample.yaml"
 
 
 class VersionFacts(BaseModel):

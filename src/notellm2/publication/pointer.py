@@ -104,7 +104,7 @@ def read_pointer(where: Location | str | os.PathLike[str]) -> Publication:
     if stored is None:
         raise NothingPublished(
             f"nothing is published in {location}: a retraining whose gate passes publishes its index "
-            "(python -m flows.retrain --recipe recipes/sample.yaml)"
+            "(notellm2 retrain --recipe recipes/sample.yaml)"
         )
     return parse_publication(stored.data, f"{location}/{POINTER}")
 

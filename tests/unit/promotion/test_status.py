@@ -45,7 +45,7 @@ def test_nothing_yet_says_what_to_do_and_makes_nothing(tmp_path: Path, monkeypat
     assert (status.champion, status.challenger, status.published) == (None, None, None)
     text = render(status)
     assert "Champion    none" in text
-    assert "python -m flows.retrain" in text
+    assert "notellm2 retrain" in text
     assert list(tmp_path.iterdir()) == []
 
 
