@@ -200,8 +200,8 @@ def _build_tiny(
         # Known here, and said before the LLM is trained.
         raise InputError(
             f"backbones.vision: {len(notes.pictures)} of the {len(notes.texts)} training notes have an image, and a "
-            f"tiny vision encoder learns from {_FEWEST_PICTURES} at least; name a pretrained encoder (backbones.vision: its "
-            "folder or hub name), for a model of texts alone too, or bring notes with images"
+            f"tiny vision encoder learns from {_FEWEST_PICTURES} at least; name a pretrained encoder (a folder or hub "
+            "name), for a model of texts alone too, or bring notes with images"
         )
     summary: dict[str, object] = {"notes": len(notes.texts)}
     llm_folder = str(folder / "llm") if isinstance(config.llm, TinyLLMConfig) else str(config.llm)
