@@ -56,6 +56,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     slow = collection_path.parent == ROOT / "tests" / "unit" and collection_path.name in SLOW_ROOMS
     return True if config.getoption("--fast") and slow else None
 
+
 # For every process that a test starts too.
 os.environ["PYTHONPATH"] = PYTHONPATH = installed.use()
 
