@@ -106,7 +106,7 @@ def test_titles_are_read_where_the_publication_has_them(place: Location, built: 
 
 
 def test_nothing_published_says_how_to_publish(tmp_path: Path) -> None:
-    with pytest.raises(NothingPublished, match=r"nothing is published in .*flows\.retrain"):
+    with pytest.raises(NothingPublished, match=r"nothing is published in .*notellm2 retrain"):
         Published(tmp_path / "nowhere")
 
 
