@@ -54,8 +54,8 @@ demo: $(VENV)/.installed data/dataset.json ## install, make the sample data, tra
 test: $(VENV)/.installed-dev ## the tests, but for those on real servers
 	$(BIN)/python -m pytest tests/unit tests/docs tests/flows tests/faults $(PYTEST_ARGS)
 
-test-fast: $(VENV)/.installed-dev ## the unit tests that need neither torch nor servers: under 90 seconds
-	$(BIN)/python -m pytest tests/unit --fast $(PYTEST_ARGS)
+test-fast: $(VENV)/.installed-dev ## the unit tests that need neither torch, servers nor databases: under 90 seconds
+	$(BIN)/python -m pytest tests/unit --fast -m "not shared and not browser" $(PYTEST_ARGS)
 
 coverage: $(VENV)/.installed-dev ## `make test` with the share of lines and branches it runs
 	$(BIN)/python -m pytest tests/unit tests/docs tests/flows tests/faults --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
