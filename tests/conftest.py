@@ -75,6 +75,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     slow = any(collection_path == ROOT / "tests" / "unit" / name for name in SLOW)
     return True if config.getoption("--fast") and slow else None
 
+
 # For every process that a test starts too.
 os.environ["PYTHONPATH"] = PYTHONPATH = installed.use()
 
