@@ -91,7 +91,7 @@ def hold(job: Job, purpose: str, workspace: Workspace | None = None) -> Iterator
 
     Args:
         job: whose workspace it is.
-        purpose: what it is held for, as others are told.
+        purpose: what it is held for; others see it.
         workspace: another one instead.
 
     Raises:

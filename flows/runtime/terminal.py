@@ -20,7 +20,7 @@ def run_command(workspace: Workspace, purpose: str, start: Callable[[], object])
 
     Args:
         workspace: whose lock is held, and whose Prefect home is used where the user names no server.
-        purpose: what it is held for, as others are told.
+        purpose: what it is held for; others see it.
         start: imports the flow and runs it; Prefect must not be imported before.
 
     Returns:

@@ -45,12 +45,12 @@ def promote(job: Job, data: DataVersion, candidate: Candidate, judged: Judged, d
 def promoter(job: Job) -> Promoter:
     """What moves the alias and the pointer of this job's model and store."""
     from notellm2.promotion.transaction import Promoter
-    from notellm2.publication.location import Location
+    from notellm2.publication.opening import open_location
 
     registry, recipe = tracking(job), job.recipe
     return Promoter(
         registry,
-        Location.at(job.workspace.published),
+        open_location(job.workspace.published),
         keep=recipe.index.keep,
         lease_s=recipe.registry.lease_s,
         wait_s=recipe.registry.lease_wait_s,

@@ -237,12 +237,13 @@ from notellm2.publication import Published
 from notellm2.registry import versions
 from notellm2.promotion.ledger import Ledger
 from notellm2.publication.location import Location
+from notellm2.publication.opening import open_location
 from notellm2.registry.tracking import Tracking
 from notellm2.workspace import Workspace
 
 champion = versions.champion(Tracking.at(Workspace.at(Path(os.environ["STORE"]))))
 place = os.environ["NOTELLM2_PUBLISHED"]
-entry = Ledger(Location.at(place)).entries()[-1]
+entry = Ledger(open_location(place)).entries()[-1]
 with Published(place) as published:
     found = published.current.publication
     similar = published.similar("n00004", k=5)
