@@ -49,13 +49,13 @@ data/dataset.json: | $(VENV)/.installed
 demo: $(VENV)/.installed data/dataset.json ## install, make the sample data, train, evaluate, register, publish
 	if $(BIN)/notellm2 data status data; then $(BIN)/notellm2 data pin data; fi
 	$(QUIET) $(BIN)/dvc status data.dvc
-	$(BIN)/python -m flows.retrain --recipe $(RECIPE) --store $(STORE)
+	$(BIN)/notellm2 retrain --recipe $(RECIPE) --store $(STORE)
 
 test: $(VENV)/.installed-dev ## the tests, but for those on real servers
 	$(BIN)/python -m pytest tests/unit tests/docs tests/flows tests/faults $(PYTEST_ARGS)
 
-test-fast: $(VENV)/.installed-dev ## the unit tests that need neither torch nor servers: under 90 seconds
-	$(BIN)/python -m pytest tests/unit --fast $(PYTEST_ARGS)
+test-fast: $(VENV)/.installed-dev ## the unit tests that need neither torch, servers nor databases: under 90 seconds
+	$(BIN)/python -m pytest tests/unit --fast -m "not shared and not browser" $(PYTEST_ARGS)
 
 coverage: $(VENV)/.installed-dev ## `make test` with the share of lines and branches it runs
 	$(BIN)/python -m pytest tests/unit tests/docs tests/flows tests/faults --cov --cov-report=term:skip-covered $(PYTEST_ARGS)

@@ -3,7 +3,7 @@
     python benchmarks/ablation.py --store STORE [--data DATA] [--recipes A,B] [--variants V,W] [--seeds 0,1,2]
                                   [--steps N] [--set SECTION.FIELD=VALUE] [--json]
 
-Runs `python -m flows.ablate` once a recipe (by default recipes/local-pretrained.yaml and recipes/local-tiny.yaml, under
+Runs `notellm2 ablate` once a recipe (by default recipes/local-pretrained.yaml and recipes/local-tiny.yaml, under
 their fair-test protocol) and reports its table, R@100 in %, mean ± standard deviation over seeds. Hours in full; every
 stage is an artifact of STORE, so a run that was stopped continues, and a run with more seeds does only the new ones.
 --steps shortens the training of every variant alike (not for figures to be quoted). --set changes the recipes:
@@ -35,7 +35,7 @@ ALL, SHORT, IMAGE = "both inputs R@100", "short query R@100", "image only R@100"
 
 def run(args: argparse.Namespace, recipe: str) -> Artifact:
     """The sweep of one recipe; its ablation artifact."""
-    command = [sys.executable, "-m", "flows.ablate", "--recipe", recipe, "--store", str(args.store)]
+    command = [sys.executable, "-m", "notellm2", "ablate", "--recipe", recipe, "--store", str(args.store)]
     command += ["--variants", args.variants, "--seeds", args.seeds]
     command += [] if args.data is None else ["--data", str(args.data.absolute())]
     command += [] if args.steps is None else ["--set", f"training.steps={args.steps}"]

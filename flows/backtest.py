@@ -1,6 +1,6 @@
 """Backtest: train on windows of time 1 .. n, test on window n + 1, and slide; one table and one plot.
 
-    python -m flows.backtest --recipe recipes/sample.yaml --days 1 --windows 3
+    notellm2 backtest --recipe recipes/sample.yaml --days 1 --windows 3
 
 Each window is the recipe with other bounds on behaviour (`pairs.cut_at`, `pairs.until`), so that its stages are those
 of a retraining and are found again in the store. The split of the notes is the same in all windows: no model, however
@@ -9,25 +9,26 @@ old, is tested on a note it was trained on. Backbones and vision features are ma
 
 from __future__ import annotations
 
-from flows import backtest_command
+if __name__ == "__main__":  # before Prefect is imported below, which reads its settings then
+    from flows.deprecated import run_as
 
-if __name__ == "__main__":
-    # Before Prefect is imported below; see flows/retrain.py.
-    raise SystemExit(backtest_command.main())
+    run_as("backtest")
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefect import flow
 
+from flows.handoffs import Outcome, Vectors, WindowEvaluated
 from flows.parameters import BacktestSettings
-from flows.runtime import events, show
-from flows.runtime.job import HOUR, Facts, Job, artifact, begin, recipe_name, stage, turn
-from flows.tasks import stages
-from flows.tasks.review import trained_vectors
-from notellm2.artifacts import Artifact
-from notellm2.errors import InputError
-from notellm2.notes.dataset import Dataset
+from flows.runtime.events import emit_failure
+from flows.runtime.job import Job, hold, open_job, recipe_name
+from flows.tasks.backbones import prepare_backbones
+from flows.tasks.backtest import mine_window, tabulate
+from flows.tasks.data import find_data, name_version
+from flows.tasks.evaluation import evaluate_on_window
+from flows.tasks.features import compute_features
+from flows.tasks.pairs import mine_pairs
+from flows.tasks.training import train_for_window
 
 if TYPE_CHECKING:
     from notellm2.evaluation.backtest import Window
@@ -40,11 +41,11 @@ def _run_name() -> str:
 @flow(
     name="backtest",
     flow_run_name=_run_name,
-    on_failure=[events.tell_failure],
+    on_failure=[emit_failure],
     persist_result=False,
     result_serializer="json",
 )
-def backtest(settings: BacktestSettings) -> Facts:
+def backtest(settings: BacktestSettings) -> Outcome:
     """Test the recipe on the latest windows of time, each with a model trained on all behaviour before it.
 
     With `training.select: best` its step is chosen by validation notes' behaviour in the window.
@@ -53,76 +54,35 @@ def backtest(settings: BacktestSettings) -> Facts:
         settings: recipe, data, store and windows.
 
     Returns:
-        ``text``: what to print at the end; ``backtest``: the artifact with table and plot.
+        What to print at the end.
 
     Raises:
         InputError: the recipe or the data is wrong, or behaviour does not last for so many windows.
     """
-    job = begin(settings)
-    with turn(job, "a backtest"):
-        return _windows(job, settings)
+    job = open_job(settings.loaded_recipe, settings.store_path)
+    with hold(job, "a backtest"):
+        return _run_windows(job, settings)
 
 
-def _windows(job: Job, settings: BacktestSettings) -> Facts:
+def _run_windows(job: Job, settings: BacktestSettings) -> Outcome:
     from notellm2.evaluation.backtest import plan_windows
 
-    version = stages.data_version(job, stages.ingest(job, settings.data))
-    job = job.about(data_md5=version["md5"])
-    halves = stages.backbones(job, version, stages.pairs(job, version))
-    features = stages.vision_features(job, version, halves)
-    planned = plan_windows(Dataset.open(Path(version["path"])).info, days=settings.days, windows=settings.windows)
-    first: Facts | None = None
-    tested = []
-    for window in planned:
+    data = name_version(job, find_data(job, settings.data))
+    job = job.about(data_md5=data.md5)
+    backbones = prepare_backbones(job, mine_pairs(job, data))
+    features = compute_features(job, data, backbones)
+    first: Vectors | None = None
+    evaluated: list[WindowEvaluated] = []
+    for window in plan_windows(data.dataset.info, days=settings.days, windows=settings.windows):
         bounded = _within(job, window)
-        mined = pairs(bounded, version, window.name)
-        vectors = model(bounded, version, mined, halves, features)
+        mined = mine_window(bounded, data, window.name)
+        vectors = train_for_window(bounded, mined, backbones, features)
         first = first or vectors
-        fresh = measured(bounded, version, mined, vectors)
-        aged = measured(bounded, version, mined, first)
-        tested.append({"window": window.facts(), "fresh": fresh, "aged": aged})
-    made = table(job, tested)
-    text = artifact(made).file("backtest.md").read_text()
-    return {"text": f"{text}\nTable and plot: {made['path']}", "backtest": made}
-
-
-@stage("window pairs", timeout_s=6 * HOUR)
-def pairs(job: Job, data: Facts, name: str) -> Artifact:
-    """Mine training pairs before the window and test pairs within it."""
-    from notellm2.pairs.pairs_stage import mine
-
-    try:
-        return mine(job.store, Dataset.open(Path(data["path"])), data["md5"], job.recipe.pairs)
-    except InputError as error:
-        raise InputError(f"{name}: {error}; or choose longer or fewer windows (--days, --windows)") from None
-
-
-@stage("window model", timeout_s=7 * 24 * HOUR)
-def model(job: Job, data: Facts, mined: Facts, halves: Facts, features: Facts) -> Artifact:
-    """Train on the pairs before the window, and embed all notes."""
-    return trained_vectors(job, data, mined, halves, features, job.recipe.model)
-
-
-@stage("window test", timeout_s=6 * HOUR)
-def measured(job: Job, data: Facts, mined: Facts, vectors: Facts) -> Artifact:
-    """Measure a model on the window's test pairs."""
-    from notellm2.evaluation.cases import MinedData
-    from notellm2.evaluation.evaluation_stage import evaluate
-
-    recipe = job.recipe
-    measured_on = MinedData(Dataset.open(Path(data["path"])), data["md5"], artifact(mined))
-    return evaluate(job.store, measured_on, artifact(vectors), recipe.evaluation, recipe.model.text)
-
-
-@stage("backtest", timeout_s=HOUR)
-def table(job: Job, tested: list[Facts]) -> Artifact:
-    """Put all windows into one table and one plot."""
-    from notellm2.evaluation.backtest import Outcome, summarise
-
-    rows = [Outcome(one["window"], artifact(one["fresh"]), artifact(one["aged"])) for one in tested]
-    made = summarise(job.store, rows)
-    show.backtest(made)
-    return made
+        fresh = evaluate_on_window(bounded, mined, vectors)
+        aged = evaluate_on_window(bounded, mined, first)
+        evaluated.append(WindowEvaluated(window=window.facts(), fresh=fresh, aged=aged))
+    made = tabulate(job, evaluated).artifact
+    return Outcome(text=f"{made.file('backtest.md').read_text()}\nTable and plot: {made.path}", artifact=made)
 
 
 def _within(job: Job, window: Window) -> Job:

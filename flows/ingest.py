@@ -1,30 +1,31 @@
 """Ingest: a new export becomes a data version, if it passes its checks.
 
-    python -m flows.ingest --recipe recipes/team.yaml --data exports/today
+    notellm2 ingest --recipe recipes/team.yaml --data exports/today
 
 The export is imported into the store and checked there; only then it takes the place of the data set (`data.dir` of
-the recipe) in one step, is recorded with DVC, and is told as the event ``notellm2.data.version``. An export with
-nothing new in it changes nothing and tells nothing. A retraining that is under way keeps to the version it began with.
+the recipe) in one step, is recorded with DVC, and the event ``notellm2.data.version`` is emitted. An export with
+nothing new in it changes nothing. A retraining that is under way keeps to the version it began with.
 """
 
 from __future__ import annotations
 
-from flows import ingest_command
+if __name__ == "__main__":  # before Prefect is imported below, which reads its settings then
+    from flows.deprecated import run_as
 
-if __name__ == "__main__":
-    # Before Prefect is imported below; see flows/retrain.py.
-    raise SystemExit(ingest_command.main())
+    run_as("ingest")
 
 from typing import Any
 
 from prefect import flow
 from prefect.client.schemas.objects import State
 
-from flows.ingest_command import ingest_desk
+from flows.handoffs import Outcome
 from flows.parameters import IngestSettings
-from flows.runtime import events
-from flows.runtime.job import Facts, Job, begin, no_export, nothing_yet, recipe_name, turn
-from flows.tasks import new_data, stages
+from flows.runtime.events import emit_failure
+from flows.runtime.job import Job, hold, missing_export, open_job, recipe_name, skip_if_scheduled
+from flows.tasks.data import find_data, name_version
+from flows.tasks.new_data import export_to_import, pin_data, place_data, summarise
+from flows.tasks.quality import check_quality
 
 
 def _run_name() -> str:
@@ -34,37 +35,34 @@ def _run_name() -> str:
 @flow(
     name="ingest",
     flow_run_name=_run_name,
-    on_failure=[events.tell_failure],
+    on_failure=[emit_failure],
     persist_result=False,
     result_serializer="json",
 )
-def ingest(settings: IngestSettings) -> Facts | State[Any]:
+def ingest(settings: IngestSettings) -> Outcome | State[Any]:
     """Import, check, and make it the data set's version if it is a new one.
 
     Args:
         settings: recipe, export, store, and what DVC is asked to do.
 
     Returns:
-        ``md5`` of the version, whether it is ``new``, and ``text``: what to print at the end. A run of a deployment
-        whose export is not there yet ends as Skipped.
+        What to print at the end. A run of a deployment whose export is not there yet ends as Skipped.
 
     Raises:
         InputError: the recipe or the export is wrong, the checks failed, or DVC refused.
     """
-    job = begin(settings)
-    missing = no_export(settings.data)
-    skipped = None if missing is None else nothing_yet(missing)
-    if skipped is not None:
+    if (skipped := skip_if_scheduled(missing_export(settings.data))) is not None:
         return skipped
-    with turn(job, "an ingest", ingest_desk(job.workspace)):
-        return _in_order(job, settings)
+    job = open_job(settings.loaded_recipe, settings.store_path)
+    with hold(job, "an ingest", job.workspace.of_flow("ingest")):
+        return _run_stages(job, settings)
 
 
-def _in_order(job: Job, settings: IngestSettings) -> Facts:
-    found = stages.ingest(job, new_data.export(job, settings.data))
-    version = stages.data_version(job, found)
-    job = job.about(data_md5=version["md5"])
-    checked = new_data.quality(job, version)
-    placed = new_data.place(job, version)
-    pinned = new_data.pin(job, version, settings.pin, settings.push, settings.remote)
-    return new_data.summary(job, version, checked, placed, pinned)
+def _run_stages(job: Job, settings: IngestSettings) -> Outcome:
+    source = find_data(job, export_to_import(job, settings.data))
+    data = name_version(job, source)
+    job = job.about(data_md5=data.md5)
+    checked = check_quality(job, data)
+    placed = place_data(job, data)
+    pinned = pin_data(job, data, settings.pin, settings.push, settings.remote)
+    return summarise(job, data, checked, placed, pinned)

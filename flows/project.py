@@ -50,13 +50,13 @@ def commit(digits: int = 40) -> str | None:
     An image holds no repository: its ``NOTELLM2_COMMIT`` says what it was built from.
 
     Args:
-        digits: of the commit's name, at least; an image's is told as it is.
+        digits: of the commit's name, at least; an image's is returned as it is.
     """
     command = ["git", "describe", "--always", "--dirty", f"--abbrev={digits}", "--exclude=*"]
     try:
-        told = subprocess.run(
+        described = subprocess.run(
             command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=30
         )
     except (OSError, subprocess.SubprocessError):
         return os.environ.get("NOTELLM2_COMMIT") or None
-    return told.stdout.strip()
+    return described.stdout.strip()

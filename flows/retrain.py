@@ -1,77 +1,91 @@
 """Retrain: from notes and behaviour to a registered model and a published index.
 
-    python -m flows.retrain --recipe recipes/sample.yaml
+    notellm2 retrain --recipe recipes/sample.yaml
 
-Each line of `retrain` is a task (`flows.tasks`); each finished stage is an
-artifact in the store, found again by what it was made from. So the same command continues a killed run, and a second
-run with nothing changed does nothing.
+Each finished stage is an artifact in the store, found again by what it was made from. So the same command continues a
+killed run, and a second run with nothing changed does nothing.
 """
 
 from __future__ import annotations
 
-from flows import command
+if __name__ == "__main__":  # before Prefect is imported below, which reads its settings then
+    from flows.deprecated import run_as
 
-if __name__ == "__main__":
-    # Before Prefect is imported below: it reads its settings then, and `command.main` decides them. The flow itself
-    # is imported by name, so that it is the same flow when a deployment runs it.
-    raise SystemExit(command.main())
+    run_as("retrain")
 
 from prefect import flow
 
+from flows.handoffs import Candidate, HandOff, Outcome
 from flows.parameters import RetrainSettings
-from flows.runtime import events
-from flows.runtime.job import Facts, Job, begin, recipe_name, turn
-from flows.runtime.run import tracked_run
-from flows.tasks import promotion, review, stages
+from flows.runtime.events import emit_failure
+from flows.runtime.job import Job, hold, open_job, recipe_name
+from flows.runtime.run import open_run
 from flows.tasks.approval import decide
+from flows.tasks.backbones import prepare_backbones
+from flows.tasks.data import find_data, name_version
+from flows.tasks.evaluation import evaluate_model, measure_saliency
+from flows.tasks.features import compute_features
+from flows.tasks.gate import judge_candidate, load_canary
+from flows.tasks.incumbent import compare_with_champion
+from flows.tasks.index import build_index
+from flows.tasks.pairs import mine_pairs
+from flows.tasks.promotion import promote
+from flows.tasks.quality import check_quality
+from flows.tasks.registration import register_model
+from flows.tasks.report import write_report
+from flows.tasks.summary import summarise
+from flows.tasks.training import train_model, train_variants
+from flows.tasks.vectors import embed_notes
 
 
 @flow(
     name="retrain",
     flow_run_name=recipe_name,
-    on_failure=[events.tell_failure],
+    on_failure=[emit_failure],
     persist_result=False,
     result_serializer="json",
 )
-def retrain(settings: RetrainSettings) -> Facts:
+def retrain(settings: RetrainSettings) -> Outcome:
     """Run every stage in order; finished ones are reused.
 
     Args:
         settings: recipe, data and store.
 
     Returns:
-        Seconds of each stage, whether it was reused, and ``text``: what to print at the end.
+        What to print at the end.
 
     Raises:
         InputError: the recipe, the data or a setting is wrong.
     """
-    job = begin(settings)
-    with turn(job, "a retraining"):
-        return _in_order(job, settings)
+    job = open_job(settings.loaded_recipe, settings.store_path)
+    with hold(job, "a retraining"):
+        return _run_stages(job, settings)
 
 
-def _in_order(job: Job, settings: RetrainSettings) -> Facts:
-    found = stages.ingest(job, settings.data)
-    version = stages.data_version(job, found)
-    job = job.about(data_md5=version["md5"])
-    with tracked_run(job, version) as run:
-        checked = stages.quality(job, version, run)
-        mined = stages.pairs(job, version)
-        backbones = stages.backbones(job, version, mined)
-        features = stages.vision_features(job, version, backbones)
-        trained = stages.training(job, version, mined, backbones, features, run)
-        vectors = stages.vectors(job, version, trained, features)
-        variants = review.variants(job, version, mined, backbones, features)
-        measured = stages.evaluation(job, version, mined, vectors, variants, run)
-        listened = review.saliency(job, version, mined, features, trained)
-        registered = stages.register(job, version, mined, trained, run, [backbones, features, vectors])
-        indexed = stages.index(job, vectors)
-        rival = promotion.champion(job, version, mined, measured, registered, run)
-        loaded = promotion.canary(job, registered)
-        judged = promotion.gate(job, checked, measured, indexed, registered, rival, loaded, run)
-        page = review.report(job, version, checked, mined, trained, measured, listened, rival, judged, run)
-        decided = decide(job, registered, judged, page)
-        promoted = promotion.promote(job, version, indexed, registered, judged, decided, run)
-    done = [found, version, checked, mined, backbones, features, trained, vectors]
-    done += [variants, measured, listened, registered, indexed, rival, loaded, judged, page, promoted]
-    return stages.summary(job, version, done)
+def _run_stages(job: Job, settings: RetrainSettings) -> Outcome:
+    source = find_data(job, settings.data)
+    data = name_version(job, source)
+    with open_run(job.about(data_md5=data.md5), data) as job:
+        checked = check_quality(job, data)
+        mined = mine_pairs(job, data)
+        backbones = prepare_backbones(job, mined)
+        features = compute_features(job, data, backbones)
+        trained = train_model(job, mined, backbones, features)
+        vectors = embed_notes(job, data, trained, features)
+        variants = train_variants(job, mined, backbones, features)
+        evaluated = evaluate_model(job, mined, vectors, variants)
+        saliency = measure_saliency(job, mined, features, trained)
+        registered = register_model(job, mined, trained, [backbones, features, vectors])
+        indexed = build_index(job, vectors)
+        candidate = Candidate(
+            registered=registered, checked=checked, trained=trained, evaluated=evaluated, indexed=indexed
+        )
+        incumbent = compare_with_champion(job, mined, evaluated, registered)
+        canary = load_canary(job, registered)
+        judged = judge_candidate(job, candidate, incumbent, canary)
+        report = write_report(job, mined, candidate, saliency, incumbent, judged)
+        decision = decide(job, registered, judged, report)
+        promoted = promote(job, data, candidate, judged, decision)
+    done: list[HandOff] = [source, data, checked, mined, backbones, features, trained, vectors, variants, evaluated]
+    done += [saliency, registered, indexed, incumbent, canary, judged, report, promoted]
+    return summarise(job, data, done, judged, report, promoted)

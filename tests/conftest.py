@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 from hypothesis import settings
 
+from tests import installed
+
 if TYPE_CHECKING:
     from tests.flows.running import Place
 
@@ -26,11 +28,26 @@ settings.register_profile("fixed", derandomize=True, deadline=None)
 settings.load_profile("fixed")
 
 ROOT = Path(__file__).parents[1]
-SLOW_ROOMS = {
-    **dict.fromkeys(("model", "training", "embedding"), "needs torch"),
-    **dict.fromkeys(("stack", "access"), "starts servers"),
+SLOW = {
+    **dict.fromkeys(("model", "training", "embedding"), "need torch"),
+    **dict.fromkeys(("stack", "access"), "start servers"),
+    **dict.fromkeys(("test_cli.py", "test_cli_promotion.py"), "start many processes"),
+    **dict.fromkeys(
+        (
+            "registry",
+            "promotion/test_lineage.py",
+            "promotion/test_retention.py",
+            "promotion/test_status.py",
+            "promotion/test_transaction.py",
+            "promotion/test_transaction_late.py",
+        ),
+        "make databases of MLflow",
+    ),
+    "quality/test_quality_stage.py": "renders Data Docs",
+    "evaluation/report/test_report.py": "draws every plot",
+    "sample/test_generate.py": "draws thousands of images",
 }
-"""Folders of tests/unit/ that `--fast` leaves out, and why."""
+"""What `--fast` leaves out of tests/unit/, and why."""
 
 
 class _WithoutTorch:
@@ -38,11 +55,15 @@ class _WithoutTorch:
 
     def find_spec(self, name: str, _path: object = None, _target: object = None) -> None:
         if name == "torch":
-            raise ModuleNotFoundError("--fast runs without torch: this test belongs to a slow room", name=name)
+            raise ModuleNotFoundError(
+                "--fast runs without torch: this test belongs to SLOW in tests/conftest.py", name=name
+            )
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--fast", action="store_true", help="leave out the unit tests that need torch or start servers")
+    parser.addoption(
+        "--fast", action="store_true", help="leave out the unit tests that need torch, servers or databases"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -51,8 +72,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    slow = collection_path.parent == ROOT / "tests" / "unit" and collection_path.name in SLOW_ROOMS
+    slow = any(collection_path == ROOT / "tests" / "unit" / name for name in SLOW)
     return True if config.getoption("--fast") and slow else None
+
+
+# For every process that a test starts too.
+os.environ["PYTHONPATH"] = PYTHONPATH = installed.use()
 
 
 def free_ports(count: int) -> list[int]:
@@ -87,7 +112,7 @@ def retrained(tmp_path_factory: pytest.TempPathFactory) -> Retrained:
     from tests.flows.running import Place
 
     place = Place(tmp_path_factory.mktemp("retrained"))
-    done = place.retrain(module=True)
+    done = place.retrain()
     assert done.returncode == 0, done.stderr[-6000:]
     return Retrained(place, done.stdout, done.stderr)
 

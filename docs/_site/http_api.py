@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from typing import Any
 
-from notellm2.publication.location import Location
+from notellm2.publication.opening import open_location
 from notellm2.serving.api import application
 from notellm2.serving.pointer_follower import Follower
 
@@ -27,7 +27,7 @@ def http_markdown() -> str:
 def openapi() -> dict[str, Any]:
     """The schema, of a service that serves nothing."""
     with tempfile.TemporaryDirectory() as folder:
-        return application(Follower(Location.at(folder))).openapi()
+        return application(Follower(open_location(folder))).openapi()
 
 
 def _operation(title: str, operation: dict[str, Any]) -> list[str]:

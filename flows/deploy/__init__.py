@@ -1,1 +1,1 @@
-"""What a Prefect server is given: work pool and queues, deployments, alert blocks and automations."""
+"""Set up a Prefect server: work pool and queues, deployments, alert blocks and automations."""

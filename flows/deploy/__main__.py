@@ -1,6 +1,6 @@
-"""``python -m flows.deploy``."""
+"""``python -m flows.deploy``, for one more release: use ``notellm2 deploy``."""
 
-from flows.deploy.deployments import main
+from flows.deprecated import run_as
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    run_as("deploy")

@@ -56,15 +56,15 @@ def blocks_from_environment() -> dict[str, Block]:
         "slack-webhook": lambda url: SlackWebhook(url=url),
         "ms-teams-webhook": lambda url: MicrosoftTeamsWebhook(url=url),
     }
-    found = {}
+    blocks = {}
     for name, variable in block_variables().items():
         address = secret(variable)
         if address is None:
             continue
         if "://" not in address:
             raise InputError(f"{variable}: expected an address such as https://… (for e-mail: mailtos://…)")
-        found[name] = makers[name.partition("/")[0]](address)
-    return found
+        blocks[name] = makers[name.partition("/")[0]](address)
+    return blocks
 
 
 def load_specifications(path: Path) -> list[dict[str, Any]]:
@@ -79,19 +79,19 @@ def load_specifications(path: Path) -> list[dict[str, Any]]:
         raise InputError(f"{path}: no such file") from None
     except yaml.YAMLError as error:
         raise InputError(f"{path}: not valid YAML: {error}") from None
-    found = tree.get("automations") if isinstance(tree, dict) else None
-    if not isinstance(found, list):
+    specifications = tree.get("automations") if isinstance(tree, dict) else None
+    if not isinstance(specifications, list):
         raise InputError(f"{path}: expected a mapping with a list `automations`")
-    for one in found:
+    for one in specifications:
         if not str(one.get("name", "")).startswith(PREFIX):
             raise InputError(f"{path}: automation {one.get('name')!r}: expected a name that begins with {PREFIX!r}")
-    return found
+    return specifications
 
 
 def build(
     specification: Mapping[str, Any], deployments: Mapping[str, UUID], blocks: Mapping[str, UUID]
 ) -> AutomationCore | None:
-    """An automation with its short forms resolved; None where all it does is to tell people, and nobody is named.
+    """An automation with its short forms resolved; None where all it does is to notify people, and nobody is named.
 
     Args:
         specification: of one automation, as in the file.
@@ -121,8 +121,8 @@ def build(
         return AutomationCore.model_validate({**specification, "actions": actions})
     except ValidationError as error:
         # An action is one of many kinds: the problems of the kind it says it is are the ones to read.
-        told = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])
-        raise InputError(f"automation {name!r}: {told}") from None
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])
+        raise InputError(f"automation {name!r}: {problems}") from None
 
 
 def missing_blocks(wanted: Sequence[str], there: Mapping[str, UUID], recipe: str) -> InputError | None:
@@ -132,7 +132,7 @@ def missing_blocks(wanted: Sequence[str], there: Mapping[str, UUID], recipe: str
         return None
     known = block_variables()
     ways = [
-        f"  {name}: set {known[name]} (or {known[name]}_FILE) and run `python -m flows.deploy` again"
+        f"  {name}: set {known[name]} (or {known[name]}_FILE) and run `notellm2 deploy` again"
         if name in known
         else f"  {name}: make it in Prefect's pages (Blocks), of type {name.partition('/')[0]}"
         for name in lacking
@@ -140,10 +140,10 @@ def missing_blocks(wanted: Sequence[str], there: Mapping[str, UUID], recipe: str
     return InputError(f"recipe {recipe}: alerts.notify names blocks that Prefect does not have\n" + "\n".join(ways))
 
 
-def _notification(block: str, number: UUID, told: Mapping[str, str]) -> dict[str, Any]:
+def _notification(block: str, number: UUID, message: Mapping[str, str]) -> dict[str, Any]:
     if block.startswith("webhook/"):
-        return {"type": "call-webhook", "block_document_id": str(number), "payload": _WEBHOOK_BODY.format(**told)}
-    return {"type": "send-notification", "block_document_id": str(number), **told}
+        return {"type": "call-webhook", "block_document_id": str(number), "payload": _WEBHOOK_BODY.format(**message)}
+    return {"type": "send-notification", "block_document_id": str(number), **message}
 
 
 def _list(names: Mapping[str, object]) -> str:

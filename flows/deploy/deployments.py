@@ -1,6 +1,6 @@
 """Deploy: work pool, queues, deployments, alert blocks and automations of one Prefect server, as the files say.
 
-    PREFECT_API_URL=http://127.0.0.1:4200/api PREFECT_API_AUTH_STRING=user:password python -m flows.deploy
+    PREFECT_API_URL=http://127.0.0.1:4200/api PREFECT_API_AUTH_STRING=user:password notellm2 deploy
 
 What is there already is brought up to date, so run it after every change of prefect.yaml, deploy/ or the recipe's
 `alerts`. What somebody paused or switched off in Prefect's pages stays so.
@@ -8,26 +8,27 @@ What is there already is brought up to date, so run it after every change of pre
 
 from __future__ import annotations
 
-import argparse
 import asyncio
+import contextlib
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import yaml
 
-from flows.command import told
 from flows.deploy import alerts
 from flows.runtime import environment
 from notellm2.errors import InputError
 from notellm2.recipe import load_recipe
 
 if TYPE_CHECKING:
+    from prefect.blocks.core import Block
     from prefect.client.orchestration import PrefectClient
     from prefect.events.schemas.automations import Automation, AutomationCore
 
@@ -35,78 +36,93 @@ POOL = "notellm2"
 QUEUES: Mapping[str, int | None] = {"training": 1, "light": None}
 """Queues of the pool, and how many runs of each go on at once; None: as many as the workers take."""
 TEMPLATES = Path("deploy") / "work-pools"
-EXAMPLE = "example: PREFECT_API_URL=http://127.0.0.1:4200/api python -m flows.deploy"
+_ANY = UUID(int=0)
 
 
-def parser() -> argparse.ArgumentParser:
-    """The arguments."""
-    arguments = argparse.ArgumentParser(
-        prog="python -m flows.deploy",
-        description="Make or update, on the Prefect server that PREFECT_API_URL names: the work pool and its queues, "
-        "the deployments of prefect.yaml, the alert blocks whose addresses are in the environment, and the "
-        "automations. Run it in the project's folder.",
-        epilog=EXAMPLE,
-    )
-    arguments.add_argument(
-        "--file", type=Path, default=Path("prefect.yaml"), help="deployments (default: prefect.yaml)"
-    )
-    arguments.add_argument(
-        "--automations",
-        type=Path,
-        default=Path("deploy/automations.yaml"),
-        help="automations (default: deploy/automations.yaml)",
-    )
-    arguments.add_argument(
-        "--pool-type",
-        choices=("process", "docker", "kubernetes"),
-        default="process",
-        help="where runs of the work pool go (default: process; the others take their template from deploy/work-pools)",
-    )
-    arguments.add_argument("--check", action="store_true", help="only read the files and say what is wrong with them")
-    return arguments
+@dataclass(frozen=True)
+class Project:
+    """What the files of a project say.
+
+    Attributes:
+        deployments: FLOW/DEPLOYMENT of each.
+        recipe: path of the one that `retrain` follows.
+        automations: as they stand in their file.
+        notify: blocks that get every alert.
+    """
+
+    deployments: list[str]
+    recipe: str
+    automations: list[dict[str, Any]]
+    notify: tuple[str, ...]
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Deploy; returns the exit status."""
-    given = parser().parse_args(argv)
-    return told(lambda: _deploy(given))
+def deploy(file: Path, automations: Path, pool_type: str, *, check_only: bool = False) -> int:
+    """Make or update everything on the server that ``PREFECT_API_URL`` names.
 
+    Args:
+        file: a prefect.yaml.
+        automations: a deploy/automations.yaml.
+        pool_type: process, docker or kubernetes.
+        check_only: read the files, and change nothing.
 
-def _deploy(given: argparse.Namespace) -> int:
+    Returns:
+        The exit status: 0, or 1 where Prefect refused a deployment; its words are on stderr.
+
+    Raises:
+        InputError: a file is wrong, or there is no server that takes it.
+    """
     for name, value in environment.QUIET.items():
         os.environ.setdefault(name, value)
-    specifications = alerts.load_specifications(given.automations)
-    names, recipe = named_deployments(given.file)
-    wanted = load_recipe(Path(recipe)).alerts.notify
-    for one in specifications:  # with any ids: what is wrong in the file is known before anything is changed
-        alerts.build(one, dict.fromkeys(names, _ANY), dict.fromkeys(alerts.block_variables(), _ANY))
+    project = read_project(file, automations)
     blocks = alerts.blocks_from_environment()
-    template = None if given.pool_type == "process" else json.loads((TEMPLATES / f"{given.pool_type}.json").read_text())
-    if given.check:
-        sys.stdout.write(f"{given.file}: {', '.join(names)}\n{given.automations}: {len(specifications)} automations\n")
+    template = None if pool_type == "process" else json.loads((TEMPLATES / f"{pool_type}.json").read_text())
+    if check_only:
+        count = len(project.automations)
+        sys.stdout.write(f"{file}: {', '.join(project.deployments)}\n{automations}: {count} automations\n")
         return 0
     if environment.uses_embedded_server():
         raise InputError("PREFECT_API_URL is not set: there is no Prefect server to deploy to")
-    from httpx import ConnectError, HTTPStatusError
-    from prefect.exceptions import PrefectHTTPStatusError
-
-    try:
-        asyncio.run(_make_pool(given.pool_type, template))
-        command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(given.file)]
+    with _server_problems():
+        asyncio.run(_make_pool(pool_type, template))
+        command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             sys.stderr.write(f"{done.stdout}{done.stderr}\nfailed: prefect deploy ended with {done.returncode}\n")
             return 1
-        lines = asyncio.run(_make_automations(specifications, names, wanted, blocks, recipe))
+        lines = asyncio.run(_make_automations(project, blocks))
+    sys.stdout.write(f"Work pool:    {POOL} ({pool_type})")
+    sys.stdout.write("".join(f"\nDeployment:   {name}" for name in project.deployments))
+    sys.stdout.write("\n" + "\n".join(lines) + "\n")
+    return 0
+
+
+def read_project(file: Path, automations: Path) -> Project:
+    """What the files say; what is wrong in one is known before anything is changed.
+
+    Raises:
+        InputError: a file is missing or wrong.
+    """
+    specifications = alerts.load_specifications(automations)
+    names, recipe = named_deployments(file)
+    for one in specifications:  # with any ids
+        alerts.build(one, dict.fromkeys(names, _ANY), dict.fromkeys(alerts.block_variables(), _ANY))
+    return Project(names, recipe, specifications, tuple(load_recipe(Path(recipe)).alerts.notify))
+
+
+@contextlib.contextmanager
+def _server_problems() -> Iterator[None]:
+    """Say in a sentence what a server that does not answer, or refuses us, needs."""
+    from httpx import ConnectError, HTTPStatusError
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    try:
+        yield
     except ConnectError:
         raise InputError(f"PREFECT_API_URL {os.environ['PREFECT_API_URL']}: no server answers there") from None
     except (HTTPStatusError, PrefectHTTPStatusError) as error:
         if error.response.status_code != 401:
             raise
         raise InputError("the Prefect server wants a password: set PREFECT_API_AUTH_STRING=user:password") from None
-    sys.stdout.write("\n".join([f"Work pool:    {POOL} ({given.pool_type})", *(f"Deployment:   {n}" for n in names)]))
-    sys.stdout.write("\n" + "\n".join(lines) + "\n")
-    return 0
 
 
 def named_deployments(file: Path) -> tuple[list[str], str]:
@@ -117,14 +133,14 @@ def named_deployments(file: Path) -> tuple[list[str], str]:
     """
     try:
         tree = yaml.safe_load(file.read_text())
-        found = {one["name"]: one for one in tree["deployments"]}
-        recipe = found["retrain"]["parameters"]["settings"]["recipe"]
-        flows = [str(one["entrypoint"]).rpartition(":")[2].replace("_", "-") for one in found.values()]
+        by_name = {one["name"]: one for one in tree["deployments"]}
+        recipe = by_name["retrain"]["parameters"]["settings"]["recipe"]
+        flows = [str(one["entrypoint"]).rpartition(":")[2].replace("_", "-") for one in by_name.values()]
     except FileNotFoundError:
         raise InputError(f"{file}: no such file; run this in the project's folder") from None
     except (yaml.YAMLError, KeyError, TypeError) as error:
         raise InputError(f"{file}: no deployments as expected, with a recipe for `retrain` ({error!r})") from None
-    return [f"{flow}/{name}" for flow, name in zip(flows, found, strict=True)], recipe
+    return [f"{flow}/{name}" for flow, name in zip(flows, by_name, strict=True)], recipe
 
 
 async def _make_pool(kind: str, template: dict[str, Any] | None) -> None:
@@ -158,26 +174,20 @@ async def _make_pool(kind: str, template: dict[str, Any] | None) -> None:
                 await client.update_work_queue(queue.id, concurrency_limit=limit)
 
 
-async def _make_automations(
-    specifications: Sequence[Mapping[str, Any]],
-    names: Sequence[str],
-    wanted: Sequence[str],
-    blocks: Mapping[str, Any],
-    recipe: str,
-) -> list[str]:
+async def _make_automations(project: Project, blocks: Mapping[str, Block]) -> list[str]:
     from prefect.client.orchestration import get_client
 
     for name, block in blocks.items():
         await block.save(name.partition("/")[2], overwrite=True)
     async with get_client() as client:
-        deployments = {name: (await client.read_deployment_by_name(name)).id for name in names}
-        there = await _blocks_there(client, wanted)
-        problem = alerts.missing_blocks(wanted, there, recipe)
+        deployments = {name: (await client.read_deployment_by_name(name)).id for name in project.deployments}
+        there = await _blocks_there(client, project.notify)
+        problem = alerts.missing_blocks(project.notify, there, project.recipe)
         if problem is not None:
             raise problem
         known = await _our_automations(client)
-        lines = [f"Alerts go to: {', '.join(wanted) or 'nobody (alerts.notify of the recipe is empty)'}"]
-        for one in specifications:
+        lines = [f"Alerts go to: {', '.join(project.notify) or 'nobody (alerts.notify of the recipe is empty)'}"]
+        for one in project.automations:
             made, before = alerts.build(one, deployments, there), known.pop(one["name"], None)
             if made is None:
                 if before is not None:
@@ -206,10 +216,10 @@ def updated(before: Automation, made: AutomationCore) -> AutomationCore | None:
 
 
 async def _our_automations(client: PrefectClient) -> dict[str, Automation]:
-    found: dict[str, Automation] = {}
-    while page := await client.read_automations(limit=100, offset=len(found)):
-        found |= {str(one.id): one for one in page}
-    return {one.name: one for one in found.values() if one.name.startswith(alerts.PREFIX)}
+    by_id: dict[str, Automation] = {}
+    while page := await client.read_automations(limit=100, offset=len(by_id)):
+        by_id |= {str(one.id): one for one in page}
+    return {one.name: one for one in by_id.values() if one.name.startswith(alerts.PREFIX)}
 
 
 async def _blocks_there(client: PrefectClient, wanted: Sequence[str]) -> dict[str, UUID]:
@@ -223,6 +233,3 @@ async def _blocks_there(client: PrefectClient, wanted: Sequence[str]) -> dict[st
         except ObjectNotFound:
             continue
     return there
-
-
-_ANY = UUID(int=0)

@@ -1,8 +1,8 @@
-"""What happened, told twice: as a Prefect event, which automations act on, and as one line of JSON in the log.
+"""Emit what happened: as a Prefect event, which automations act on, and as one line of JSON in the log.
 
 The line is logged by ``notellm2.events``, so it is in the run's log too; `NOTELLM2_EVENTS_LOG` names a file that it is
 appended to, or ``-`` for standard output. Where Prefect's server is the embedded one only the line is written: that
-server ends with the flow, and nobody listens to it.
+server ends with the flow, and nobody reads it.
 
 Names, and what an alert means: docs/reference/events.md.
 """
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 LOG_VARIABLE = "NOTELLM2_EVENTS_LOG"
 FOLDER = "_events"
-"""In the store: a file for each piece of news that is told once."""
+"""In the store: a file for each event that is emitted once."""
 _RECENT = timedelta(days=7)
 _MESSAGE_CHARS = 2000
 _logger = logging.getLogger("notellm2.events")
 
 
-class News(StrEnum):
+class Event(StrEnum):
     """Names of events; beside them each flow has ``notellm2.<flow>.failed``."""
 
     DATA_VERSION = "notellm2.data.version"
@@ -51,18 +51,18 @@ class News(StrEnum):
     REFRESHED = "notellm2.index.refreshed"
 
 
-GOOD = frozenset({News.DATA_VERSION, News.PROMOTED, News.REFRESHED})
+GOOD = frozenset({Event.DATA_VERSION, Event.PROMOTED, Event.REFRESHED})
 """Events after which nobody need do anything; the others are logged as warnings."""
 
 _OF_LEDGER = {
-    "promote": News.PROMOTED,
-    "rollback": News.ROLLED_BACK,
-    "mend": News.MENDED,
-    "refresh": News.REFRESHED,
+    "promote": Event.PROMOTED,
+    "rollback": Event.ROLLED_BACK,
+    "mend": Event.MENDED,
+    "refresh": Event.REFRESHED,
 }
 
 
-def tell(
+def emit(
     name: str,
     kind: str,
     which: str,
@@ -71,15 +71,15 @@ def tell(
     related: Mapping[str, str] | None = None,
     number: uuid.UUID | None = None,
 ) -> None:
-    """Tell what happened.
+    """Emit an event.
 
     Args:
         name: of the event.
         kind: of the thing it is about: ``data``, ``model``, ``index`` or ``flow``.
         which: its name; the resource is ``notellm2.<kind>.<which>``.
-        payload: facts, as JSON.
+        payload: what is known, as JSON.
         related: role to resource of what else it concerns.
-        number: id of the event, where the same one might be told again; None: a new one.
+        number: id of the event, where the same one might be emitted again; None: a new one.
     """
     from prefect.runtime import flow_run
     from prefect.settings import get_current_settings
@@ -89,7 +89,7 @@ def tell(
     facts = {**payload, "flow_run": run, "flow_run_url": run and url_for("flow-run", obj_id=run)}
     facts = {key: value for key, value in facts.items() if value is not None}
     resource = {"prefect.resource.id": f"notellm2.{kind}.{which}", "prefect.resource.name": which}
-    others = [{"prefect.resource.id": found, "prefect.resource.role": role} for role, found in (related or {}).items()]
+    others = [{"prefect.resource.id": one, "prefect.resource.role": role} for role, one in (related or {}).items()]
     line = {
         "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "event": name,
@@ -105,32 +105,32 @@ def tell(
         emit_event(event=name, resource=resource, related=others, payload=facts, id=number)
 
 
-def tell_once(
-    job: Job, key: Sequence[str | None], name: News, kind: str, which: str, payload: Mapping[str, Any]
+def emit_once(
+    job: Job, key: Sequence[str | None], name: Event, kind: str, which: str, payload: Mapping[str, Any]
 ) -> bool:
-    """As `tell`, unless the same was told before; kept in the store, so that a run that comes back is silent.
+    """Emit an event unless the same was emitted before; the store remembers, so a run that comes back is silent.
 
     Returns:
-        Whether it was told now.
+        Whether it was emitted now.
     """
     digest = digest_json([name, *key])
-    claimed = _claimed(_mark(job, digest))
+    claimed = _claim(_mark(job, digest))
     if claimed:
         try:
-            tell(name, kind, which, payload, number=uuid.UUID(digest[:32]))
+            emit(name, kind, which, payload, number=uuid.UUID(digest[:32]))
         except BaseException:
-            _mark(job, digest).unlink(missing_ok=True)  # A stage that is tried again tells it then.
+            _mark(job, digest).unlink(missing_ok=True)  # A stage that is tried again emits it then.
             raise
     return claimed
 
 
-def tell_changes(job: Job, entries: Sequence[Entry]) -> None:
-    """Tell each promotion, refresh, rollback and mending of the last week that nobody has told yet.
+def emit_changes(job: Job, entries: Sequence[Entry]) -> None:
+    """Emit each promotion, refresh, rollback and mending of the last week that has no event yet.
 
-    So what a person did at a terminal is told too, by the next flow that looks.
+    So what a person did at a terminal has one too, from the next flow that looks.
 
     Args:
-        job: whose store remembers what was told.
+        job: whose store remembers what was emitted.
         entries: the ledger.
     """
     horizon = datetime.now(UTC) - _RECENT
@@ -147,19 +147,19 @@ def tell_changes(job: Job, entries: Sequence[Entry]) -> None:
                 "changed_at": entry.at,
                 "ledger": entry.sequence,
             }
-            tell_once(job, [entry.id], _OF_LEDGER[entry.action], "model", entry.model, facts)
+            emit_once(job, [entry.id], _OF_LEDGER[entry.action], "model", entry.model, facts)
 
 
-def tell_failure(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """A hook of Prefect's: a flow failed."""
+def emit_failure(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
+    """Emit that a flow failed: a hook that Prefect calls."""
     settings = flow_run.parameters.get("settings")
     recipe = settings.get("recipe") if isinstance(settings, dict) else getattr(settings, "recipe", None)
     facts = {"message": (state.message or "")[:_MESSAGE_CHARS], "run_name": flow_run.name, "recipe": recipe}
-    tell(f"notellm2.{flow.name}.failed", "flow", flow.name, facts)
+    emit(f"notellm2.{flow.name}.failed", "flow", flow.name, facts)
 
 
-def forget(job: Job, older_than_s: float, now: float, *, dry_run: bool) -> list[Path]:
-    """Remove marks of what was told so long ago; returns them."""
+def remove_old_marks(job: Job, older_than_s: float, now: float, *, dry_run: bool) -> list[Path]:
+    """Remove marks of events that are so old; returns them."""
     old = [p for p in (job.workspace.root / FOLDER).glob("*") if p.stat().st_mtime < now - older_than_s]
     for path in [] if dry_run else old:
         path.unlink()
@@ -182,7 +182,7 @@ def _mark(job: Job, digest: str) -> Path:
     return job.workspace.root / FOLDER / digest[:32]
 
 
-def _claimed(mark: Path) -> bool:
+def _claim(mark: Path) -> bool:
     mark.parent.mkdir(parents=True, exist_ok=True)
     try:
         mark.touch(exist_ok=False)

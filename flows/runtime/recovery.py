@@ -32,7 +32,7 @@ def crash_orphaned_runs() -> list[str]:
         for run in client.read_flow_runs(flow_run_filter=unfinished):
             if any(tag.startswith(_PREFIX) and has_ended(tag.removeprefix(_PREFIX)) for tag in run.tags):
                 client.set_flow_run_state(
-                    run.id, Crashed(message="its process ended without a word (killed?)"), force=True
+                    run.id, Crashed(message="the process exited without a result (killed?)"), force=True
                 )
                 crashed.append(run.name)
     return crashed

@@ -1,19 +1,18 @@
-"""The MLflow run of a retraining: opened once the data is known, handed to tasks by its id, closed with the outcome."""
+"""The MLflow run of a retraining: opened once the data is known, carried by the job, closed with the outcome."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefect.exceptions import Pause
 from prefect.runtime import flow_run
 
+from flows.handoffs import DataVersion
 from flows.runtime import show
-from flows.runtime.job import Facts, Job
+from flows.runtime.job import Job
 from notellm2.artifacts import digest_json
-from notellm2.notes.dataset import Dataset
 
 if TYPE_CHECKING:
     from notellm2.registry.runs import Run
@@ -21,21 +20,24 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def tracked_run(
-    job: Job, data: Facts, *, sweep: list[list[str] | list[int]] | None = None, parent: str | None = None
-) -> Iterator[str]:
-    """One MLflow run for a recipe, a data version and the stages' versions; yields its id.
-
-    With `sweep`, variants and seeds, it is the run of a sweep; with `parent`, a run below that one, told apart from a
-    retraining of the same recipe.
+def open_run(
+    job: Job, data: DataVersion, *, sweep: list[list[str] | list[int]] | None = None, parent: str | None = None
+) -> Iterator[Job]:
+    """Open one MLflow run for a recipe, a data version and the stages' versions; yields the job with its id.
 
     It ends FINISHED, FAILED or KILLED with the block, and is SCHEDULED while the flow run is suspended until a person
     decides. The same job again, or resumed, continues the same run. Another version of a stage starts another run: a
     run's curves can be added to, never replaced.
+
+    Args:
+        job: whose run it is.
+        data: what it reads.
+        sweep: variants and seeds, for the run of a sweep.
+        parent: run of the sweep that this one is a cell of; distinct from a retraining of the same recipe.
     """
     from notellm2.registry.runs import Run
 
-    key, name = run_key(job, data["md5"]), job.recipe.name
+    key, name = run_key(job, data.md5), job.recipe.name
     if sweep is not None:
         key, name = digest_json([key, sweep])[:20], f"{name}-ablation"
     if parent is not None:
@@ -46,21 +48,25 @@ def tracked_run(
             run.log_tags({"mlflow.parentRunId": parent})
         else:
             show.mlflow_run(run)
-        run.log_origin(
-            recipe=job.recipe.name,
-            data_md5=data["md5"],
-            git_commit=job.provenance.get("git_commit"),
-            flow_run=flow_run.get_id(),
-            flow_run_url=show.flow_run_page(),
-        )
-        run.log_recipe(job.recipe)
-        run.log_dataset(Dataset.open(Path(data["path"])), data["md5"])
+        _log_origin(run, job, data)
         try:
-            yield run.run_id
+            yield job.model_copy(update={"mlflow_run": run.run_id})
         except Pause:
             stack.pop_all()  # It has not ended.
             run.suspend()
             raise
+
+
+def _log_origin(run: Run, job: Job, data: DataVersion) -> None:
+    run.log_origin(
+        recipe=job.recipe.name,
+        data_md5=data.md5,
+        git_commit=job.provenance.get("git_commit"),
+        flow_run=flow_run.get_id(),
+        flow_run_url=show.flow_run_page(),
+    )
+    run.log_recipe(job.recipe)
+    run.log_dataset(data.dataset, data.md5)
 
 
 def run_key(job: Job, md5: str) -> str:
@@ -82,11 +88,17 @@ def run_key(job: Job, md5: str) -> str:
     return digest_json([job.recipe.model_dump(mode="json", exclude={"alerts"}), md5, versions])[:20]
 
 
-def attach(job: Job, run_id: str) -> Run:
-    """The open run, for a task."""
+def attach_run(job: Job) -> Run:
+    """The open run of a job, for a task.
+
+    Raises:
+        RuntimeError: none is open; a task is called outside `open_run`.
+    """
     from notellm2.registry.runs import Run
 
-    return Run.attach(tracking(job), run_id)
+    if job.mlflow_run is None:
+        raise RuntimeError("this task records in an MLflow run, and the job has none open")
+    return Run.attach(tracking(job), job.mlflow_run)
 
 
 def tracking(job: Job) -> Tracking:

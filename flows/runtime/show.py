@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -14,11 +13,11 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.runtime import flow_run
 from prefect.utilities.urls import url_for
 
+from flows.handoffs import HandOff, Judged, Report
 from notellm2.artifacts import Artifact
 from notellm2.evaluation.metrics import SLICES, Metrics, headline_k
 
 if TYPE_CHECKING:
-    from flows.runtime.job import Facts
     from notellm2.notes.dataset import DatasetInfo
     from notellm2.registry.decisions import Entry, Verdict
     from notellm2.registry.runs import Run
@@ -75,16 +74,16 @@ def pairs(mined: Artifact) -> None:
 
 
 class Progress:
-    """Tells how the tiny backbones' training goes, at most every `every_s` seconds."""
+    """Logs how the tiny backbones' training goes, at most every `every_s` seconds."""
 
     def __init__(self, every_s: float) -> None:
         self._every_s = every_s
-        self._told = time.monotonic()
+        self._last = time.monotonic()
 
     def __call__(self, part: str, step: int, loss: float) -> None:
         """Called with ("llm" or "vision", step, loss in nats)."""
-        if time.monotonic() - self._told >= self._every_s:
-            self._told = time.monotonic()
+        if time.monotonic() - self._last >= self._every_s:
+            self._last = time.monotonic()
             _log("backbones: %s, step %d, loss %.3f", part, step, loss)
 
 
@@ -105,10 +104,12 @@ def training(trained: Artifact) -> None:
 
 def metrics(measured: Artifact) -> None:
     """Recall of every model and baseline, on all pairs and on each slice."""
-    found: Metrics = json.loads(measured.file("metrics.json").read_text())
-    figure = f"recall@{headline_k(found)}"
-    rows = [(name, *(_percent(slices.get(part, {}).get(figure)) for part in SLICES)) for name, slices in found.items()]
-    best = {name: _percent(slices["all"].get(figure)) for name, slices in found.items()}
+    figures: Metrics = json.loads(measured.file("metrics.json").read_text())
+    figure = f"recall@{headline_k(figures)}"
+    rows = [
+        (name, *(_percent(slices.get(part, {}).get(figure)) for part in SLICES)) for name, slices in figures.items()
+    ]
+    best = {name: _percent(slices["all"].get(figure)) for name, slices in figures.items()}
     _log("%s in %%: %s", figure, ", ".join(f"{name} {value}" for name, value in best.items()))
     _markdown("metrics", _table((f"{figure}, %", *SLICES), rows), "Evaluation")
 
@@ -123,17 +124,16 @@ def verdict(judged: Verdict) -> None:
     for rule in judged.warnings:
         warn(f"gate: {rule.name}: {rule.detail}")
     _log("gate: %s", judged.sentence)
-    text = _rules(judged.sentence, [rule.model_dump() for rule in judged.rules])
-    _markdown("gate", text, "Promotion gate")
+    _markdown("gate", _rules(judged), "Promotion gate")
 
 
-def question(version: str, judged: Facts, page: Facts) -> str:
+def question(version: str, judged: Judged, report: Report) -> str:
     """What a person reads who is to approve a version: the verdict, every rule, and where the report is."""
-    over = f"version {judged['champion']}" if judged["champion"] else "no champion so far"
-    report = Path(page["path"]) / "report.html"
+    over = f"version {judged.champion}" if judged.champion else "no champion so far"
+    page = report.artifact.path / "report.html"
     return (
-        f"## Promote version {version} over {over}?\n\n{_rules(judged['sentence'], judged['rules'])}\n\n"
-        f"Report: [{report}]({report.as_uri()}); the artifacts `report` and `mlflow-run` of this run are links."
+        f"## Promote version {version} over {over}?\n\n{_rules(judged.verdict)}\n\n"
+        f"Report: [{page}]({page.as_uri()}); the artifacts `report` and `mlflow-run` of this run are links."
     )
 
 
@@ -158,10 +158,10 @@ def promotion(entry: Entry) -> None:
     _markdown("promotion", _table(("", ""), rows), "Promotion")
 
 
-def _rules(sentence: str, rules: Iterable[dict[str, Any]]) -> str:
+def _rules(verdict: Verdict) -> str:
     marks = {(True, True): "passed", (True, False): "passed", (False, True): "**REFUSED**", (False, False): "warning"}
-    rows = [(rule["name"], marks[rule["passed"], rule["required"]], rule["detail"]) for rule in rules]
-    return f"{sentence}\n\n" + _table(("rule", "outcome", "compared"), rows)
+    rows = [(rule.name, marks[rule.passed, rule.required], rule.detail) for rule in verdict.rules]
+    return f"{verdict.sentence}\n\n" + _table(("rule", "outcome", "compared"), rows)
 
 
 def report(page: Artifact) -> None:
@@ -192,11 +192,9 @@ def flow_run_page() -> str | None:
     return (number and url_for("flow-run", obj_id=number)) or None
 
 
-def timeline(stages: Iterable[dict[str, Any]]) -> str:
+def timeline(stages: Iterable[HandOff]) -> str:
     """Seconds per stage and what was reused, as aligned text."""
-    rows = [
-        f"  {done['name']:<16} {done['seconds']:>8.1f} s  {'reused' if done['reused'] else 'done'}" for done in stages
-    ]
+    rows = [f"  {one.name:<16} {one.seconds:>8.1f} s  {'reused' if one.reused else 'done'}" for one in stages]
     return "\n".join(rows)
 
 

@@ -22,9 +22,9 @@ from notellm2.notes import versions
 _TRIES = 3
 
 
-def begun_with(job: Job) -> Path | None:
+def data_of_run(job: Job) -> Path | None:
     """The data that this run read when it began; None: it begins now, or is no run of a deployment."""
-    if job.run is None or not _note(job).is_file():
+    if job.flow_run is None or not _note(job).is_file():
         return None
     kept = _versions(job) / str(json.loads(_note(job).read_text())["md5"])
     return kept if kept.is_dir() else None
@@ -36,7 +36,7 @@ def keep(job: Job, folder: Path) -> tuple[Path, str]:
     Raises:
         OSError: the folder was replaced again and again meanwhile, or cannot be read.
     """
-    if job.run is None:
+    if job.flow_run is None:
         return folder, versions.data_md5(folder)
     if folder.parent == _versions(job):
         return folder, folder.name
@@ -59,11 +59,11 @@ def keep(job: Job, folder: Path) -> tuple[Path, str]:
 
 def release(job: Job) -> None:
     """Let this run read the data anew if it is tried again: what it began with is not fit to be trained on."""
-    if job.run is not None:
+    if job.flow_run is not None:
         _note(job).unlink(missing_ok=True)
 
 
-def forget(
+def remove_old(
     job: Job,
     older_than_s: float,
     now: float,
@@ -102,7 +102,7 @@ def _versions(job: Job) -> Path:
 
 
 def _note(job: Job) -> Path:
-    return job.root / "_data" / "runs" / f"{job.run}.json"
+    return job.root / "_data" / "runs" / f"{job.flow_run}.json"
 
 
 def _linked(folder: Path, into: Path) -> None:

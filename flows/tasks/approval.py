@@ -13,9 +13,10 @@ from prefect.input import RunInput
 from prefect.runtime import deployment, flow_run
 from pydantic import Field
 
+from flows.handoffs import Decision, Judged, Registered, Report
 from flows.runtime import events, show
-from flows.runtime.events import News
-from flows.runtime.job import Facts, Job
+from flows.runtime.events import Event
+from flows.runtime.job import Job
 from notellm2.errors import InputError
 
 POLL_S = 5
@@ -36,35 +37,36 @@ class NotApproved(InputError):
     """Nobody decided in time: that is a refusal."""
 
 
-def decide(job: Job, registered: Facts, judged: Facts, page: Facts) -> Facts:
+def decide(job: Job, registered: Registered, judged: Judged, report: Report) -> Decision:
     """Whether to promote, who says so, and why. Not a task: a run that waits for a person may be suspended here.
 
     Raises:
         NotApproved: nobody decided in time.
     """
-    mode, number = job.recipe.gate.mode, registered["version"]
-    by = f"flow run {flow_run.get_name() or 'without a name'}"
-    if not judged["passed"]:
-        return {"promote": False, "by": by, "reason": judged["sentence"]}
-    if mode == "manual" and not judged["in_use"]:
-        return {"promote": False, "by": by, "reason": f"it waits for a person: notellm2 promote {number}"}
-    if mode == "automatic" and judged["rolled_back"]:
+    mode, number = job.recipe.gate.mode, registered.version
+    by, sentence = f"flow run {flow_run.get_name() or 'without a name'}", judged.verdict.sentence
+    if not judged.verdict.passed:
+        return Decision(promote=False, by=by, reason=sentence)
+    if mode == "manual" and not judged.in_use:
+        return Decision(promote=False, by=by, reason=f"it waits for a person: notellm2 promote {number}")
+    if mode == "automatic" and judged.rolled_back:
         reason = f"version {number} was rolled back; if it is right now: notellm2 promote {number}"
-        return {"promote": False, "by": by, "reason": reason}
-    if mode == "approval" and not judged["in_use"]:
-        return _asked(job, number, judged, page)
-    return {"promote": True, "by": by, "reason": judged["sentence"]}
+        return Decision(promote=False, by=by, reason=reason)
+    if mode == "approval" and not judged.in_use:
+        return _ask(job, number, judged, report)
+    return Decision(promote=True, by=by, reason=sentence)
 
 
-def _asked(job: Job, number: str, judged: Facts, page: Facts) -> Facts:
-    form = Approval.with_initial_data(description=show.question(number, judged, page))
+def _ask(job: Job, number: str, judged: Judged, report: Report) -> Decision:
+    form = Approval.with_initial_data(description=show.question(number, judged, report))
     timeout_s = job.recipe.gate.approval_timeout_s
     # With the champion in it: a suspended run that comes back to another champion asks anew.
-    key = f"approve-version-{number}-over-{judged['champion'] or 'none'}"
-    facts = {"version": number, "champion": judged["champion"], "verdict": judged["sentence"], "timeout_s": timeout_s}
-    asked = [key, flow_run.get_id()]
+    key = f"approve-version-{number}-over-{judged.champion or 'none'}"
+    verdict = judged.verdict.sentence
+    payload = {"version": number, "champion": judged.champion, "verdict": verdict, "timeout_s": timeout_s}
+    once = [key, flow_run.get_id()]
     # Not again when the run comes back with the answer.
-    if events.tell_once(job, asked, News.APPROVAL_WAITING, "model", job.recipe.registry.model_name, facts):
+    if events.emit_once(job, once, Event.APPROVAL_WAITING, "model", job.recipe.registry.model_name, payload):
         show.waiting(number, timeout_s)
     if deployment.get_id() is not None:
         # The process ends here; the run comes back, with the answer, when a person has given it.
@@ -79,5 +81,5 @@ def _asked(job: Job, number: str, judged: Facts, page: Facts) -> Facts:
             ) from None
     reason = answer.reason or f"{answer.decision}d in Prefect"
     if answer.decision != "approve":
-        return {"promote": False, "by": answer.name, "reason": f"refused by {answer.name}: {reason}"}
-    return {"promote": True, "by": answer.name, "reason": reason}
+        return Decision(promote=False, by=answer.name, reason=f"refused by {answer.name}: {reason}")
+    return Decision(promote=True, by=answer.name, reason=reason)

@@ -16,10 +16,15 @@ from notellm2.notes.tables import is_export
 from notellm2.recipe import ImageLimits, SampleConfig
 
 VERSIONS = "versions.json"
-GIVEN, THERE, BEFORE, BEGUN = ALREADY_THERE = ("as given", "was there", "imported before", "as this run began")
+AS_NAMED, IN_PLACE, IMPORTED_BEFORE, AS_BEGUN = THERE_ALREADY = (
+    "as given",
+    "was there",
+    "imported before",
+    "as this run began",
+)
 
 
-def data_folder(job: Job, given: Path | None) -> tuple[Path, str]:
+def data_folder(job: Job, source: Path | None) -> tuple[Path, str]:
     """The folder of the data set to train on, ready to open, and a word on how it came to be there.
 
     A plain export is imported unless its data set is there and was made of this very export as it is now, within the
@@ -29,20 +34,20 @@ def data_folder(job: Job, given: Path | None) -> tuple[Path, str]:
         InputError: there is neither a data set nor anything to make one from.
     """
     config = job.recipe.data
-    if given is not None:
-        if (given / INFO).is_file():
-            return given, GIVEN
-        _require_export(given, "--data")
+    if source is not None:
+        if (source / INFO).is_file():
+            return source, AS_NAMED
+        _require_export(source, "--data")
         # Two exports in folders of one name are two data sets.
-        home = given.resolve()
-        return _imported(job, given, job.workspace.root / "_data" / f"{home.name}-{digest_json(str(home))[:8]}")
+        home = source.resolve()
+        return _imported(job, source, job.workspace.root / "_data" / f"{home.name}-{digest_json(str(home))[:8]}")
     if config.export is not None:
         _require_export(config.export, "data.export")
         return _imported(job, config.export, config.dir)
     if (config.dir / INFO).is_file():
         if config.sample is not None:
             _require_same_sample(config.dir, config.sample)
-        return config.dir, THERE
+        return config.dir, IN_PLACE
     if config.sample is not None:
         return _sampled(job, config.sample, config.dir)
     raise InputError(
@@ -65,8 +70,8 @@ def previous_version(job: Job, md5: str, info: DatasetInfo) -> DatasetInfo | Non
 
 def known_version(job: Job, md5: str) -> DatasetInfo | None:
     """The description of a version that passed its checks here; None: not known."""
-    found = [entry for entry in _passed(job) if entry["md5"] == md5]
-    return DatasetInfo.model_validate(found[-1]["info"]) if found else None
+    matches = [entry for entry in _passed(job) if entry["md5"] == md5]
+    return DatasetInfo.model_validate(matches[-1]["info"]) if matches else None
 
 
 def remember_version(job: Job, md5: str, info: DatasetInfo) -> None:
@@ -104,7 +109,7 @@ def _imported(job: Job, export: Path, into: Path) -> tuple[Path, str]:
     record = into.with_name(f".{into.name}.imported.json")
     state = _state(export, limits)
     if record.is_file() and json.loads(record.read_text()) == [state, _made(into)]:
-        return into, BEFORE
+        return into, IMPORTED_BEFORE
     import_export(export, into, limits=limits)
     write_atomic(record, json.dumps([state, _made(into)]) + "\n")
     return into, f"imported from {export}"
@@ -117,11 +122,11 @@ def _made(into: Path) -> str | None:
 
 def _state(export: Path, limits: ImageLimits) -> str:
     """Digest of where an export is, of the size and time of everything in it, and of the bounds it is read within."""
-    found = []
+    entries = []
     for path in sorted((export, *export.rglob("*"))):
         status = path.lstat()  # of a link itself: it may lead nowhere
-        found.append([path.relative_to(export).as_posix(), status.st_size, status.st_mtime_ns])
-    return digest_json([str(export.resolve()), limits.model_dump(), found])
+        entries.append([path.relative_to(export).as_posix(), status.st_size, status.st_mtime_ns])
+    return digest_json([str(export.resolve()), limits.model_dump(), entries])
 
 
 def _sampled(job: Job, sample: SampleConfig, into: Path) -> tuple[Path, str]:

@@ -1,4 +1,4 @@
-"""Three notes and what the published index finds similar, asked the way any reader asks: `notellm2 similar`."""
+"""Three notes and what the published index finds similar, done the way any reader asks: `notellm2 similar`."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def examples(job: Job, dataset: Dataset) -> list[str]:
     chosen = [rows[(2 * i + 1) * len(rows) // (2 * COUNT)]["note_id"] for i in range(COUNT)]
     lines = ["", "Similar notes, from the published index:"]
     for note_id in chosen:
-        lines.append(f"  {note_id}  {_named(notes[note_id])}")
+        lines.append(f"  {note_id}  {_name(notes[note_id])}")
         lines += [
-            f"    {found['score']:.3f}  {found['note_id']}  {_named(notes.get(found['note_id'], {}))}"
-            for found in _similar(job, note_id)
+            f"    {neighbour['score']:.3f}  {neighbour['note_id']}  {_name(notes.get(neighbour['note_id'], {}))}"
+            for neighbour in _similar(job, note_id)
         ]
     lines.append(f"More:    notellm2 similar {chosen[0]} -k 10 --store {job.root}")
     return lines
@@ -38,14 +38,14 @@ def examples(job: Job, dataset: Dataset) -> list[str]:
 def _similar(job: Job, note_id: str) -> list[dict[str, Any]]:
     command = [sys.executable, "-m", "notellm2", "similar", "-k", str(NEIGHBOURS), "--json"]
     command += ["--store", str(job.root), "--", note_id]
-    asked = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    if asked.returncode:
-        raise RuntimeError(f"the published index does not answer for note {note_id}: {asked.stderr.strip()}")
-    found: list[dict[str, Any]] = json.loads(asked.stdout)["similar"]
-    return found
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    if done.returncode:
+        raise RuntimeError(f"the published index does not answer for note {note_id}: {done.stderr.strip()}")
+    neighbours: list[dict[str, Any]] = json.loads(done.stdout)["similar"]
+    return neighbours
 
 
-def _named(note: dict[str, Any]) -> str:
+def _name(note: dict[str, Any]) -> str:
     """The note's title, or what else tells a reader which it is."""
     text = " ".join((note.get("title") or note.get("content") or "(no text)").split())
     short = text if len(text) <= _WIDTH else text[: _WIDTH - 1] + "…"

@@ -9,15 +9,36 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from flows.handoffs import Evaluated, Incumbent, Mined, Registered
 from flows.runtime import show
-from flows.runtime.job import Facts, Job, artifact
+from flows.runtime.job import Job
+from flows.runtime.run import attach_run
+from flows.tasks.promotion import promoter
+from flows.tasks.stage import DAY, stage
 from notellm2.artifacts import Artifact, ArtifactError
 from notellm2.errors import InputError
-from notellm2.notes.dataset import Dataset
 
 if TYPE_CHECKING:
     from notellm2.registry.tracking import Tracking
     from notellm2.registry.versions import Version
+
+
+@stage("champion", timeout_s=DAY, retries=2)
+def compare_with_champion(job: Job, mined: Mined, evaluated: Evaluated, registered: Registered) -> Incumbent:
+    """Settle what a killed promotion left, name the version to beat, and compare with it query by query."""
+    from notellm2.evaluation.comparison import compare
+
+    promoter(job).recover()
+    run = attach_run(job)
+    version = version_to_beat(run.tracking, registered.version)
+    if version is None:
+        return Incumbent(version=None)
+    evaluation = evaluate_version(job, mined, version)
+    comparison = None
+    if evaluation is not None:
+        comparison = compare(job.store, evaluated.artifact, evaluation, job.recipe.evaluation)
+        run.log_figures(comparison)
+    return Incumbent(version=version.version, evaluation=evaluation, comparison=comparison)
 
 
 def version_to_beat(tracking: Tracking, challenger: str) -> Version | None:
@@ -31,25 +52,24 @@ def version_to_beat(tracking: Tracking, challenger: str) -> Version | None:
     return None if over in (None, "none") else versions.get_version(tracking, over)
 
 
-def measured_today(job: Job, dataset: Dataset, data: Facts, mined: Facts, version: Version) -> Artifact | None:
+def evaluate_version(job: Job, mined: Mined, version: Version) -> Artifact | None:
     """A version's evaluation on these test pairs; None, with a warning, where what it was made of is gone or damaged.
 
     The gate then has nothing to compare with, and refuses the challenger.
     """
     from notellm2.embedding.vectors_stage import embed, vision_features
-    from notellm2.evaluation.cases import MinedData
     from notellm2.evaluation.evaluation_stage import evaluate
     from notellm2.model.bundle.bundle import BundleError
 
-    store, recipe = job.store, job.recipe
+    store, recipe, data = job.store, job.recipe, mined.measured_on
+    images, cache_gb = recipe.data.images, recipe.data.feature_cache_gb
     try:
-        trained, halves = (store.get(f"{stage}/{version.artifacts.get(stage)}") for stage in ("training", "backbones"))
-        features = vision_features(
-            store, dataset, data["md5"], halves, recipe.data.images, cache_gb=recipe.data.feature_cache_gb
+        trained, backbones = (
+            store.get(f"{stage}/{version.artifacts.get(stage)}") for stage in ("training", "backbones")
         )
-        vectors = embed(store, dataset, data["md5"], trained, features)
-        measured_on = MinedData(dataset, data["md5"], artifact(mined))
-        return evaluate(store, measured_on, vectors, recipe.evaluation, recipe.model.text)
+        features = vision_features(store, data.dataset, data.md5, backbones, images, cache_gb=cache_gb)
+        vectors = embed(store, data.dataset, data.md5, trained, features)
+        return evaluate(store, data, vectors, recipe.evaluation, recipe.model.text)
     except (InputError, ArtifactError, BundleError) as error:
         show.warn(f"version {version.version} cannot be measured on this test set: {error}")
         return None

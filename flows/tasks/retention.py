@@ -8,18 +8,19 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from flows.handoffs import Cleaned, Outcome
 from flows.runtime import events, show, snapshots
-from flows.runtime.events import News
-from flows.runtime.job import HOUR, MINUTE, Facts, Job, stage
+from flows.runtime.events import Event
+from flows.runtime.job import Job
 from flows.runtime.run import tracking
+from flows.tasks.stage import DAY, HOUR, MINUTE, stage
 from notellm2.errors import InputError
 
-DAY = 24 * HOUR
 _PAGE = 200
 
 
 @stage("artifacts", timeout_s=6 * HOUR)
-def artifacts(job: Job, keep: int, days: float, dry_run: bool) -> Facts:
+def remove_artifacts(job: Job, keep: int, days: float, dry_run: bool) -> Cleaned:
     """Remove artifacts that neither a recent one nor a model in use was made from."""
     from notellm2.promotion.retention import artifacts_to_keep
 
@@ -32,21 +33,23 @@ def artifacts(job: Job, keep: int, days: float, dry_run: bool) -> Facts:
                 old = job.store.gc(kept, older_than_s=age_s)
     except InputError as busy:  # Only what works in the store now rests on what might go.
         show.warn(f"artifacts: left for the next time: {busy}")
-        return {"did": "artifacts: left for the next time, the store is in use"}
-    return {"did": f"artifacts: {len(old)} folder(s), {size / 1e9:.2f} GB"}
+        return Cleaned(summary="artifacts: left for the next time, the store is in use")
+    return Cleaned(summary=f"artifacts: {len(old)} folder(s), {size / 1e9:.2f} GB")
 
 
 @stage("data versions", timeout_s=HOUR)
-def data_versions(job: Job, days: float, dry_run: bool) -> Facts:
-    """Remove the second names of data versions that no run began with lately, and marks of old news."""
+def remove_data_versions(job: Job, days: float, dry_run: bool) -> Cleaned:
+    """Remove the second names of data versions that no run began with lately, and marks of old events."""
     now = time.time()
-    old = snapshots.forget(job, days * DAY, now, dry_run=dry_run, unfinished=_unfinished)
-    events.forget(job, max(days, 30) * DAY, now, dry_run=dry_run)
-    return {"did": f"data versions: {sum(p.is_dir() or p.suffix == '.dir' for p in old)} that no run reads any more"}
+    old = snapshots.remove_old(job, days * DAY, now, dry_run=dry_run, unfinished=_unfinished)
+    events.remove_old_marks(job, max(days, 30) * DAY, now, dry_run=dry_run)
+    return Cleaned(
+        summary=f"data versions: {sum(p.is_dir() or p.suffix == '.dir' for p in old)} that no run reads any more"
+    )
 
 
 @stage("flow runs", timeout_s=HOUR, retries=2)
-def flow_runs(_job: Job, days: float, dry_run: bool) -> Facts:
+def remove_flow_runs(_job: Job, days: float, dry_run: bool) -> Cleaned:
     """Delete finished runs of this project's deployments from Prefect."""
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import (
@@ -69,50 +72,52 @@ def flow_runs(_job: Job, days: float, dry_run: bool) -> Facts:
             count += len(page)
             for run in [] if dry_run else page:
                 client.delete_flow_run(run.id)
-    return {"did": f"flow runs: {count}"}
+    return Cleaned(summary=f"flow runs: {count}")
 
 
 @stage("mlflow runs", timeout_s=6 * HOUR, retries=2)
-def mlflow_runs(job: Job, days: float | None, deleted_days: float, dry_run: bool) -> Facts:
+def remove_mlflow_runs(job: Job, days: float | None, deleted_days: float, dry_run: bool) -> Cleaned:
     """Delete MLflow runs without a version, and versions that were never in use; purge what was deleted long ago."""
     from notellm2.promotion.retention import expire, purge
 
     if days is None:
-        return {"did": "MLflow: nothing, as mlflow_days is empty"}
+        return Cleaned(summary="MLflow: nothing, as mlflow_days is empty")
     registry = tracking(job)
     gone = expire(registry, job.workspace, older_than_s=days * DAY, dry_run=dry_run)
     left = None if dry_run else purge(registry, older_than_days=deleted_days)
-    told = f"MLflow: {len(gone.runs)} run(s), {len(gone.versions)} version(s) never in use"
-    return {"did": told if left is None else f"{told}; {left}"}
+    text = f"MLflow: {len(gone.runs)} run(s), {len(gone.versions)} version(s) never in use"
+    return Cleaned(summary=text if left is None else f"{text}; {left}")
 
 
 @stage("staleness", timeout_s=10 * MINUTE, retries=2)
-def staleness(job: Job) -> Facts:
-    """Tell if the champion is older than the recipe's `alerts.stale_days`."""
+def check_staleness(job: Job) -> Cleaned:
+    """Emit an event if the champion is older than the recipe's `alerts.stale_days`."""
     from notellm2.registry import versions
 
     champion, limit = versions.champion(tracking(job)), job.recipe.alerts.stale_days
     if champion is None:
-        return {"did": "champion: none"}
+        return Cleaned(summary="champion: none")
     age = (datetime.now(UTC) - champion.created) / timedelta(days=1)
     if age > limit:
-        facts = {
+        payload = {
             "version": champion.version,
             "age_days": round(age, 1),
             "stale_days": limit,
             "data_md5": champion.data_md5,
             "mlflow_run": champion.run_id,
         }
-        events.tell(News.MODEL_STALE, "model", champion.name, facts)
-    return {"did": f"champion: version {champion.version}, {age:.1f} days old{', stale' if age > limit else ''}"}
+        events.emit(Event.MODEL_STALE, "model", champion.name, payload)
+    return Cleaned(
+        summary=f"champion: version {champion.version}, {age:.1f} days old{', stale' if age > limit else ''}"
+    )
 
 
 @stage("summary", timeout_s=MINUTE)
-def summary(_job: Job, done: list[Facts], dry_run: bool) -> Facts:
+def summarise(_job: Job, done: list[Cleaned], dry_run: bool) -> Outcome:
     """What to print at the end."""
-    text = "\n".join(["Would be removed:" if dry_run else "Removed:", *(f"  {one['did']}" for one in done)])
+    text = "\n".join(["Would be removed:" if dry_run else "Removed:", *(f"  {one.summary}" for one in done)])
     show.cleanup(text)
-    return {"text": text}
+    return Outcome(text=text)
 
 
 def _unfinished(runs: set[str]) -> set[str]:
@@ -126,14 +131,14 @@ def _unfinished(runs: set[str]) -> set[str]:
     )
     from prefect.client.schemas.objects import TERMINAL_STATES, StateType
 
-    found: set[str] = set()
+    unfinished: set[str] = set()
     going = FlowRunFilterState(type=FlowRunFilterStateType(any_=sorted(set(StateType) - TERMINAL_STATES)))
     with get_client(sync_client=True) as client:
         ids = sorted(uuid.UUID(run) for run in runs)
         for start in range(0, len(ids), _PAGE):
             named = FlowRunFilter(id=FlowRunFilterId(any_=ids[start : start + _PAGE]), state=going)
-            found |= {str(run.id) for run in client.read_flow_runs(flow_run_filter=named, limit=_PAGE)}
-    return found
+            unfinished |= {str(run.id) for run in client.read_flow_runs(flow_run_filter=named, limit=_PAGE)}
+    return unfinished
 
 
 def _bytes(folders: Iterable[Path]) -> int:

@@ -51,11 +51,13 @@ class Artifact:
         stage: name of the stage that made it.
         key: digest of what it was made from.
         path: its directory.
+        reused: whether it was there before; False from the call of `Store.build` that made it. No part of what it is.
     """
 
     stage: str
     key: str
     path: Path
+    reused: bool = field(default=True, compare=False)
 
     def file(self, name: str) -> Path:
         """Path of one of its files.
@@ -209,7 +211,7 @@ class Store:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(self.workspace(stage, key, create=False), ignore_errors=True)
-        return Artifact(stage, key, final)
+        return Artifact(stage, key, final, reused=False)
 
     def find(self, stage: str, key: str) -> Artifact | None:
         """The artifact at an address, or None; verified file by file, and moved aside if it is damaged."""

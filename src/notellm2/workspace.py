@@ -105,6 +105,14 @@ class Workspace:
         """Published indexes and the pointer ``current.json`` that readers follow: here, or where `PUBLISHED` names."""
         return os.environ.get(PUBLISHED) or self.root / "_published"
 
+    def of_flow(self, name: str) -> Workspace:
+        """A folder of a flow's own in here, with its own lock and Prefect home: it need not wait for a retraining.
+
+        Args:
+            name: of the flow, such as ``ingest``.
+        """
+        return Workspace(self.root / f"_{name}")
+
     @contextlib.contextmanager
     def exclusive(self, purpose: str, *, wait_s: float = 0) -> Iterator[None]:
         """Hold the workspace for one writer; the system frees it when the process ends, however it ends.

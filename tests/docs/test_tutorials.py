@@ -17,8 +17,10 @@ import pytest
 from tests.conftest import ROOT, Retrained
 from tests.docs.pages import blocks
 from tests.flows.running import RECIPE
+from tests.installed import metadata_folder
 
 TUTORIALS = ROOT / "docs" / "tutorials"
+PYTHON_PATH = os.pathsep.join(map(str, (metadata_folder(), ROOT / "src", ROOT)))
 SMALLER = {"notellm2 sample raw/sample": "notellm2 sample raw/sample --notes 150 --users 200"}
 """What a test need not wait for: the sample as the tiny recipe has it."""
 
@@ -35,10 +37,10 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     (folder / "recipes" / "sample.yaml").write_text(sample)
     (folder / "bin").mkdir()
-    program = folder / "bin" / "notellm2"
-    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m notellm2 "$@"\n')
-    program.chmod(0o755)
-    (folder / "bin" / "python").symlink_to(sys.executable)
+    for name, module in {"notellm2": "-m notellm2", "python": ""}.items():
+        program = folder / "bin" / name
+        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" {module} "$@"\n')
+        program.chmod(0o755)
     return folder
 
 
@@ -51,7 +53,7 @@ def run(folder: Path, code: str) -> str:
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", code],
             cwd=folder,
-            env={**kept, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"},
+            env={**kept, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": PYTHON_PATH},
             stdout=output,
             stderr=subprocess.STDOUT,
             timeout=540,
@@ -76,7 +78,7 @@ def test_the_first_retraining(reader: Path, retrained: Retrained) -> None:
     again = run(reader, second)
     assert "reused" in again
     answer = run(reader, ask)
-    assert "n000042" in answer
+    assert "n00042" in answer
     assert "champion" in answer
 
 
@@ -84,7 +86,7 @@ def test_your_own_data(reader: Path) -> None:
     write, import_, look, recipe = marked("your-own-data.md")
     run(reader, write)
     assert "unknown-note: 1: interactions.csv line 5" in run(reader, import_)
-    assert '"id": "a9"' in run(reader, look)
+    assert "no note 'a9' was kept" in run(reader, look)
     run(reader, recipe)
     assert (reader / "recipes" / "mine.yaml").read_text().startswith("# The whole flow")
 

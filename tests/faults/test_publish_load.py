@@ -12,6 +12,7 @@ import pytest
 
 from notellm2.artifacts import Artifact, Store
 from notellm2.publication.location import Location
+from notellm2.publication.opening import open_location
 from notellm2.publication.pointer import Publication
 from notellm2.publication.publish import point, prepare, retain, versions
 from tests.conftest import ROOT
@@ -62,8 +63,8 @@ def storm(place: Location, indexes: list[Artifact], moves: int) -> None:
 
 
 def test_a_hundred_publications_and_rollbacks_under_load(tmp_path: Path, indexes: list[Artifact]) -> None:
-    storm(Location.at(tmp_path / "published"), indexes, moves=100)
+    storm(open_location(tmp_path / "published"), indexes, moves=100)
 
 
 def test_publications_and_rollbacks_on_s3_under_load(s3_place: str, indexes: list[Artifact]) -> None:
-    storm(Location.at(s3_place), indexes, moves=10)
+    storm(open_location(s3_place), indexes, moves=10)

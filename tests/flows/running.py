@@ -11,10 +11,9 @@ from pathlib import Path
 
 from notellm2.artifacts import Artifact, Store
 from notellm2.workspace import Workspace
-from tests.conftest import ROOT
+from tests.conftest import PYTHONPATH
 
 RECIPE = Path(__file__).with_name("tiny.yaml")
-PLAIN = "import sys; from flows import command; sys.exit(command.main(sys.argv[1:]))"
 DYING = """
 import os, signal, sys
 from notellm2.registry.runs import Run
@@ -27,8 +26,8 @@ def last_words(self, step, values):
         os.kill(os.getpid(), signal.SIGKILL)
 
 Run.on_metrics = last_words
-from flows import command
-sys.exit(command.main(sys.argv[1:]))
+from notellm2.cli import main
+main()
 """
 
 
@@ -50,13 +49,10 @@ class Place:
         (found,) = [a for a in self.store.artifacts() if a.stage == stage]
         return found
 
-    def retrain(
-        self, *arguments: str, module: bool = False, die_at_step: int | None = None
-    ) -> subprocess.CompletedProcess[str]:
+    def retrain(self, *arguments: str, die_at_step: int | None = None) -> subprocess.CompletedProcess[str]:
         """Run the flow here; `die_at_step` kills the process (SIGKILL) when training logs that step."""
-        code = PLAIN if die_at_step is None else DYING.format(step=die_at_step)
-        start = ["-m", "flows.retrain"] if module else ["-c", code]
-        return self.run(*start, "--recipe", str(RECIPE), *arguments)
+        start = ["-m", "notellm2"] if die_at_step is None else ["-c", DYING.format(step=die_at_step)]
+        return self.run(*start, "retrain", "--recipe", str(RECIPE), *arguments)
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run Python here with the arguments."""
@@ -67,7 +63,7 @@ class Place:
             done = subprocess.run(
                 command,
                 cwd=self.root,
-                env={**environment, "PYTHONPATH": str(ROOT)},
+                env={**environment, "PYTHONPATH": PYTHONPATH},
                 stdout=output,
                 stderr=log,
                 timeout=540,

@@ -6,49 +6,54 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from flows import sweep
-from tests.conftest import ROOT, Retrained
+from flows.parameters import AblateSettings
+from notellm2.errors import InputError
+from notellm2.model.variants import find_variant
+from notellm2.recipe import load_recipe
+from tests.conftest import PYTHONPATH, Retrained
 from tests.flows.running import RECIPE, Place
 
-HELP = Path(__file__).with_name("help-ablate.txt")
 EARLIER = ("quality", "pairs", "backbones", "vision-features", "texts")
 
 
 def ablate(place: Place, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "MLFLOW"))}
     return subprocess.run(
-        [sys.executable, "-m", "flows.ablate", "--recipe", str(RECIPE), *arguments],
+        [sys.executable, "-m", "notellm2", "ablate", "--recipe", str(RECIPE), *arguments],
         cwd=place.root,
-        env={**environment, "PYTHONPATH": str(ROOT)},
+        env={**environment, "PYTHONPATH": PYTHONPATH},
         capture_output=True,
         text=True,
         timeout=500,
     )
 
 
-def test_help_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "100")
-    assert sweep.parser().format_help() == HELP.read_text()
-
-
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("settings", "message"),
     [
-        (["--variants", "text,none-such"], "variant 'none-such': there is none of that name; expected one of text,"),
-        (["--variants", "text,text"], "each once"),
-        (["--seeds", "0,one"], "--seeds 0,one: expected different whole numbers"),
-        (["--set", "training.lr=-1"], "training.lr"),
+        ({"variants": ["text", "none-such"]}, "variant 'none-such': there is none of that name; expected one of text,"),
+        ({"variants": ["text", "text"]}, "variants: Value error, each once"),
+        ({"seeds": ["0", "one"]}, "seeds.1: Input should be a valid integer.*, not 'one'"),
+        ({"overrides": ["training.lr=-1"]}, "training.lr"),
     ],
 )
-def test_what_is_wrong_is_said_before_anything_starts(
-    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert sweep.main(["--recipe", str(RECIPE), "--store", str(tmp_path / "store"), *arguments]) == 2
-    assert message in capsys.readouterr().err
-    assert not (tmp_path / "store").exists()
+def test_what_is_wrong_is_said_before_anything_starts(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        AblateSettings.check(recipe=str(RECIPE), **settings)
+
+
+def test_each_cell_is_the_recipe_with_the_variant_s_changes_and_the_seed() -> None:
+    settings = AblateSettings.check(recipe=str(RECIPE), variants=["text", "basic"], seeds=[0, 3])
+    cells = settings.cells()
+    assert [(variant, seed) for variant, seed, _ in cells] == [("text", 0), ("text", 3), ("basic", 0), ("basic", 3)]
+    for variant, seed, recipe in cells:
+        changes = (*find_variant(variant).overrides, f"training.seed={seed}")
+        assert recipe.model_copy(update={"name": "tiny"}) == load_recipe(RECIPE, changes), "as if written in the file"
+        assert recipe.name == f"tiny-{variant}-{seed}"
 
 
 def test_a_sweep_leaves_nested_runs_and_one_table(retrained: Retrained, tmp_path: Path) -> None:

@@ -7,36 +7,27 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-from flows import backtest_command
 from notellm2.evaluation.report.report_stage import read_json
-from tests.conftest import ROOT
+from tests.conftest import PYTHONPATH
 from tests.flows.running import RECIPE, Place
 
-HELP = Path(__file__).with_name("help-backtest.txt")
 SMALL = ("training.steps=4", "training.validate_every=4", "pairs.min_support=1", "evaluation.resamples=400")
 
 
 def backtest(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT", "MLFLOW"))}
-    command = [sys.executable, "-m", "flows.backtest", "--recipe", str(RECIPE), *arguments]
+    command = [sys.executable, "-m", "notellm2", "backtest", "--recipe", str(RECIPE), *arguments]
     for setting in SMALL:
         command += ["--set", setting]
     return subprocess.run(
         command,
         cwd=root,
-        env={**environment, "PYTHONPATH": str(ROOT)},
+        env={**environment, "PYTHONPATH": PYTHONPATH},
         capture_output=True,
         text=True,
         timeout=540,
         check=False,
     )
-
-
-def test_help_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "100")
-    assert backtest_command.parser().format_help() == HELP.read_text()
 
 
 def test_each_window_is_tested_by_a_fresh_model_and_by_the_first(tmp_path: Path) -> None:

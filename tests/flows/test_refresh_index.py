@@ -13,16 +13,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flows import refresh_command
+from flows import cli
 from notellm2.artifacts import Artifact
+from notellm2.errors import InputError
 from notellm2.notes.dataset import INFO
 from notellm2.notes.schema import INTERACTIONS, NOTES
 from notellm2.publication import Published
 from notellm2.publication.pointer import read_pointer
 from tests.conftest import Retrained
 from tests.flows.running import Place
-
-HELP = Path(__file__).with_name("refresh_help.txt")
 
 
 def changed(data: Path) -> tuple[str, str, str]:
@@ -42,7 +41,7 @@ def changed(data: Path) -> tuple[str, str, str]:
 
 
 def refresh(place: Place, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return place.run("-m", "flows.refresh_index", "--store", "store", *arguments)
+    return place.run("-m", "notellm2", "refresh-index", "--store", "store", *arguments)
 
 
 def vectors_by_id(artifact: Artifact) -> dict[str, Any]:
@@ -94,17 +93,10 @@ def test_new_notes_are_found_gone_ones_are_not_and_the_rest_stays_as_it_was(
     assert (Path(published) / "current.json").read_bytes() == pointer
 
 
-def test_help_is_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "100")
-    assert refresh_command.parser().format_help() == HELP.read_text()
-
-
-def test_without_a_store_or_a_publication_it_says_what_to_do(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert refresh_command.main(["--store", str(tmp_path / "none")]) == 2
-    assert "no such folder; a retraining makes it" in capsys.readouterr().err
+def test_without_a_store_or_a_publication_it_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such folder; a retraining makes it"):
+        cli.refresh_index(store=tmp_path / "none")
     (tmp_path / "store").mkdir()
-    assert refresh_command.main(["--store", str(tmp_path / "store")]) == 2
-    assert "nothing is published in" in capsys.readouterr().err
+    with pytest.raises(InputError, match="nothing is published in"):
+        cli.refresh_index(store=tmp_path / "store")
     assert list((tmp_path / "store").iterdir()) == []

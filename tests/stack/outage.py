@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from notellm2.artifacts import Store
-from tests.conftest import ROOT
+from tests.conftest import PYTHONPATH, ROOT
 
 if TYPE_CHECKING:
     from tests.stack.conftest import RunningStack
@@ -36,8 +36,8 @@ def on_metrics(self, step, values):
             time.sleep(0.05)
 
 Run.on_metrics = on_metrics
-from flows import command
-sys.exit(command.main(sys.argv[1:]))
+from notellm2.cli import main
+main()
 """
 EMPTY = f"""
 from pathlib import Path
@@ -69,7 +69,7 @@ class Retraining:
 
     def environment(self, user: str, *, promoting: bool = False) -> dict[str, str]:
         """A client's, its password in a file; with `promoting` the promoter's beside it."""
-        own = {**self.stack.env(user), "NOTELLM2_PUBLISHED": self.published, "PYTHONPATH": str(ROOT)}
+        own = {**self.stack.env(user), "NOTELLM2_PUBLISHED": self.published, "PYTHONPATH": PYTHONPATH}
         own |= {"NOTELLM2_CACHE": str(self.root / "cache"), "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1"}
         del own["MLFLOW_TRACKING_PASSWORD"]
         own["MLFLOW_TRACKING_PASSWORD_FILE"] = str(self._secret(user))

@@ -95,7 +95,7 @@ class Team:
     def deploy(self) -> str:
         environment = {**self.stack.env("trainer"), "NOTELLM2_ALERT_WEBHOOK_URL": self.hook}
         done = subprocess.run(
-            [sys.executable, "-m", "flows.deploy"],
+            [sys.executable, "-m", "notellm2", "deploy"],
             cwd=self.home, env=environment, capture_output=True, text=True, timeout=300, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-4000:]
@@ -162,7 +162,11 @@ def team(stack: RunningStack, tmp_path_factory: pytest.TempPathFactory) -> Itera
         made.deploy()
         yield made
     done = subprocess.run(
-        [sys.executable, "-m", "flows.deploy"], cwd=ROOT, env=stack.env("trainer"), capture_output=True, check=False
+        [sys.executable, "-m", "notellm2", "deploy"],
+        cwd=ROOT,
+        env=stack.env("trainer"),
+        capture_output=True,
+        check=False,
     )
     assert done.returncode == 0, "the deployments are as they were"
 
@@ -233,12 +237,13 @@ from notellm2.publication import Published
 from notellm2.registry import versions
 from notellm2.promotion.ledger import Ledger
 from notellm2.publication.location import Location
+from notellm2.publication.opening import open_location
 from notellm2.registry.tracking import Tracking
 from notellm2.workspace import Workspace
 
 champion = versions.champion(Tracking.at(Workspace.at(Path(os.environ["STORE"]))))
 place = os.environ["NOTELLM2_PUBLISHED"]
-entry = Ledger(Location.at(place)).entries()[-1]
+entry = Ledger(open_location(place)).entries()[-1]
 with Published(place) as published:
     found = published.current.publication
     similar = published.similar("n00004", k=5)

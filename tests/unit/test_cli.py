@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 from notellm2 import cli
 from notellm2.artifacts import Artifact, Store
 from notellm2.index.process import build_index_in_subprocess
-from notellm2.publication.location import Location
+from notellm2.publication.opening import open_location
 from notellm2.recipe import ImageLimits, IndexConfig, SampleConfig
 from notellm2.workspace import Workspace
 from tests.conftest import ROOT
@@ -269,7 +269,7 @@ def test_a_damaged_place_is_told_and_not_thrown(
 
 def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["notellm2", "status"])
-    monkeypatch.setattr(cli, "app", lambda: {}["nothing"])
+    monkeypatch.setattr(cli, "app", lambda **_: {}["nothing"])
     with pytest.raises(KeyError):
         cli.main()
 
@@ -344,7 +344,7 @@ def test_the_script_and_the_module_are_the_same_command() -> None:
 def test_similar_reads_a_place_on_s3_and_says_what_the_store_said(tmp_path: Path, s3_place: str) -> None:
     ids = published(tmp_path / "store")
     index = next(a for a in Store(tmp_path / "store").artifacts() if a.stage == "index")
-    publish(Location.at(s3_place), index, model_version="4", data_md5="0a.dir")
+    publish(open_location(s3_place), index, model_version="4", data_md5="0a.dir")
     told = ask("similar", "n7", "-k", "2", "--json", "--published", s3_place, cwd=tmp_path)
     assert told.returncode == 0, told.stderr
     assert {found["note_id"] for found in json.loads(told.stdout)["similar"]} == {"n6", "n8"} < set(ids)

@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from notellm2.recipe import load_recipe
-from tests.conftest import ROOT
+from tests.conftest import PYTHONPATH, ROOT
 
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 HEAVY = ("torch", "transformers", "mlflow", "great_expectations", "dvc", "faiss", "numba", "sklearn", "pandas")
@@ -71,7 +71,7 @@ def test_importing_the_flow_is_light_and_leaves_nothing_behind(tmp_path: Path) -
         check=True,
         timeout=60,
         cwd=ROOT,
-        env={**environment, "PYTHONDONTWRITEBYTECODE": "1"},
+        env={**environment, "PYTHONPATH": PYTHONPATH, "PYTHONDONTWRITEBYTECODE": "1"},
     )
     modules, variables = done.stdout.splitlines()
     assert set(modules.split()).isdisjoint(HEAVY)

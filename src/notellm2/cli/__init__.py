@@ -16,6 +16,7 @@ from notellm2.cli.artifacts import artifact_commands
 from notellm2.cli.data import data_commands, import_, sample
 from notellm2.cli.lineage import lineage
 from notellm2.cli.model import export
+from notellm2.cli.plugins import CommandGroup
 from notellm2.cli.promotion import history, promote, rollback
 from notellm2.cli.release import similar, status
 from notellm2.cli.review import evaluate, report
@@ -26,11 +27,11 @@ from notellm2.errors import InputError
 from notellm2.printable import printable, tolerate_any_text
 
 app = typer.Typer(
-    help="Multimodal item-to-item recommendation: sample data, imports, data versions, artifacts, similar notes, "
-    "promotion and rollback.\n\n"
-    "The retraining itself is `python -m flows.retrain --recipe recipes/sample.yaml`.",
+    cls=CommandGroup,
+    help="Multimodal item-to-item recommendation: retraining, sample data, imports, data versions, artifacts, similar "
+    "notes, promotion and rollback.\n\n"
+    "Start with `notellm2 retrain --recipe recipes/sample.yaml`.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -63,7 +64,7 @@ def main() -> None:
     # A person waits: some 12 s for a server that is away, not the ten minutes that a training has.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     try:
-        app()
+        app(prog_name="notellm2")
     except InputError as error:
         sys.stderr.write(f"error: {printable(str(error), lines=True)}\n")
         raise SystemExit(2) from None

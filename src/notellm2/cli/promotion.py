@@ -113,11 +113,11 @@ def history(store: StoreOption = STORE, as_json: JsonOption = False) -> None:
     """
     from notellm2.promotion.history import render
     from notellm2.promotion.ledger import Ledger
-    from notellm2.publication.location import Location
+    from notellm2.publication.opening import open_location
     from notellm2.workspace import Workspace
 
     open_store(store)
-    entries = Ledger(Location.at(Workspace.at(store).published)).entries()
+    entries = Ledger(open_location(Workspace.at(store).published)).entries()
     if as_json:
         print_json([entry.model_dump() for entry in entries])
     else:
@@ -126,7 +126,7 @@ def history(store: StoreOption = STORE, as_json: JsonOption = False) -> None:
 
 def _promoter(store: Path, model: str | None) -> Promoter:
     from notellm2.promotion.transaction import Promoter
-    from notellm2.publication.location import Location
+    from notellm2.publication.opening import open_location
     from notellm2.publication.pointer import NothingPublished, PublicationDamaged, read_pointer
     from notellm2.recipe import RegistryConfig
     from notellm2.registry.tracking import Tracking
@@ -134,7 +134,7 @@ def _promoter(store: Path, model: str | None) -> Promoter:
 
     open_store(store)
     workspace = Workspace.at(store)
-    location = Location.at(workspace.published)
+    location = open_location(workspace.published)
     if model is None:
         with contextlib.suppress(NothingPublished, PublicationDamaged):
             model = read_pointer(location).model_name

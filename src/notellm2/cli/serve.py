@@ -29,10 +29,10 @@ def serve(
     """
     # One query is searched by one thread; requests run side by side. Before FAISS is imported, which reads it then.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    from notellm2.publication.location import Location
+    from notellm2.publication.opening import open_location
     from notellm2.serving.server import serve as run
     from notellm2.workspace import Workspace
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    location = Location.at(published or Workspace.at(store).published)
+    location = open_location(published or Workspace.at(store).published)
     run(location, host, port, every_s=follow, on_start=lambda url: typer.echo(f"{url} serves {location}"))

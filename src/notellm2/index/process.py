@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 from notellm2.artifacts import Artifact, Store
 from notellm2.errors import InputError
@@ -63,7 +64,7 @@ def build_index_in_subprocess(
         answer = {}
     if code == 0 and "key" in answer:
         logger.debug("index process: %s", complaint.strip())
-        return Artifact.from_reference(answer)
+        return replace(Artifact.from_reference(answer), reused=False)  # it was not there when we looked
     if code == EXIT_INPUT and "message" in answer:
         raise (IndexInvalid if answer["error"] == IndexInvalid.__name__ else InputError)(answer["message"])
     raise RuntimeError(f"the index process ended with {code}:\n{complaint.strip()[-4000:] or '(it said nothing)'}")

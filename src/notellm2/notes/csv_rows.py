@@ -15,12 +15,11 @@ import itertools
 import re
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from notellm2.errors import InputError
 from notellm2.notes.compressed import opened
-from notellm2.notes.rows import MAX_LINE, Piece, Refusal, Refuse, SourceFile, lines_of
+from notellm2.notes.rows import MAX_LINE, Piece, Refusal, Refuse, SourceFile, read_line, without_mark
 
 BACKSLASH = 'quotes within quotes are written \\", and were read so'
 """Remark on a file whose quotes are escaped by backslashes."""
@@ -31,9 +30,8 @@ _CLOSING = re.compile(r'[^"]*"(,|\r?\n|\Z)')
 _CHUNK = 1024 * 1024
 
 
-@dataclass(frozen=True)
-class _Record:
-    """One record: its fields, or what is wrong with its form."""
+class _Record(NamedTuple):
+    """One record: its lines and its fields, or what is wrong with its form."""
 
     first: int
     last: int
@@ -80,6 +78,17 @@ def _header(source: SourceFile, records: Iterator[_Record]) -> list[str]:
     return header
 
 
+class _Text(NamedTuple):
+    """A line as the parser gets it; `dropped` as `Line` has it."""
+
+    text: str
+    dropped: int | None
+
+    @property
+    def quotes(self) -> int:
+        return self.text.count('"') + (self.dropped or 0)
+
+
 class _Lines:
     """Lines as text for the CSV parser, counted since the current record began.
 
@@ -87,56 +96,93 @@ class _Lines:
     """
 
     def __init__(self, handle: BinaryIO, escaped: bool) -> None:
-        self._lines = _texts(handle, escaped)
+        self._handle = handle
+        self._readline = handle.readline
+        self._escaped = escaped
         self._ahead: deque[_Text] = deque()
+        self._read: list[str] = []
+        self._dropped = 0
+        self._begun = b""
         self.number = 0
         self.begin()
 
     def begin(self) -> None:
         """Start a record with the next line."""
         self.first = self.number + 1
-        self.quotes = 0
+        self._read.clear()
+        self._dropped = 0
 
     def __iter__(self) -> Iterator[str]:
         return self
 
     def __next__(self) -> str:
+        if self.number and not self._ahead:  # the usual case, without a call a line
+            data = self._readline(MAX_LINE)
+            if data.endswith(b"\n"):
+                text = data.decode(errors="surrogateescape")
+                if self._escaped:
+                    text = _ESCAPED.sub(_unescaped, text)
+                self.number += 1
+                self._read.append(text)
+                return text
+            self._begun = data
         line = self._advance()
         if line is None:
             raise StopIteration
-        if line.dropped:
+        if line.dropped is not None:
             raise csv.Error(f"a line longer than {MAX_LINE} bytes")
         return line.text
 
     def _advance(self) -> _Text | None:
-        line = self._ahead.popleft() if self._ahead else next(self._lines, None)
+        line = self._ahead.popleft() if self._ahead else self._next_text()
         if line is not None:
             self.number += 1
-            self.quotes += line.quotes
+            self._read.append(line.text)
+            self._dropped += line.dropped or 0
         return line
+
+    def _next_text(self) -> _Text | None:
+        data, dropped = read_line(self._handle, self._begun)
+        self._begun = b""
+        if not data:
+            return None
+        if self.number == 0 and not self._ahead:
+            data = without_mark(data)
+        text = data.decode(errors="surrogateescape")
+        return _Text(_ESCAPED.sub(_unescaped, text) if self._escaped else text, dropped)
+
+    @property
+    def quotes(self) -> int:
+        """Double quotes since `begin`."""
+        return sum(text.count('"') for text in self._read) + self._dropped
 
     def skip_broken(self) -> None:
         """Read on to where the broken record must have ended: its quotes are balanced, and none of a text follows."""
+        quotes = self.quotes
         while True:
-            while self.quotes % 2:
-                if self._advance() is None:
+            while quotes % 2:
+                line = self._advance()
+                if line is None:
                     return
+                quotes += line.quotes
+                self._read.clear()  # the rest of a file may follow
             rest = self._lines_of_open_text()
             if not rest:
                 return
+            quotes += 1  # the quote that opened this text was lost in the broken record
             for _ in range(rest):
-                self._advance()
-            self.quotes += 1  # the quote that opened this text was lost in the broken record
+                line = self._advance()
+                quotes += line.quotes if line else 0
 
     def _lines_of_open_text(self) -> int:
         """How many lines on a text ends that is still open, by the next quote in reach; 0: no text is open."""
         length = 0
         for count in itertools.count():
             if count == len(self._ahead):
-                line = next(self._lines, None)
-                if line is None:
+                read = self._next_text()
+                if read is None:
                     return 0
-                self._ahead.append(line)
+                self._ahead.append(read)
             line = self._ahead[count]
             if line.quotes:
                 return count + 1 if _CLOSING.match(line.text) else 0
@@ -144,25 +190,6 @@ class _Lines:
             if length > csv.field_size_limit():
                 return 0
         raise AssertionError("unreachable")
-
-
-@dataclass(frozen=True)
-class _Text:
-    """A line as the parser gets it, its double quotes, and the bytes that were dropped of a line too long."""
-
-    text: str
-    quotes: int
-    dropped: int
-
-
-def _texts(handle: BinaryIO, escaped: bool) -> Iterator[_Text]:
-    for line in lines_of(handle):
-        text = line.data.decode(errors="surrogateescape")
-        if escaped:
-            text = _ESCAPED.sub(_unescaped, text)
-            yield _Text(text, text.count('"'), line.dropped)
-        else:
-            yield _Text(text, line.quotes, line.dropped)
 
 
 def _unescaped(match: re.Match[str]) -> str:

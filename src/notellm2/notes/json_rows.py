@@ -8,7 +8,7 @@ from typing import Any
 
 from notellm2.errors import InputError
 from notellm2.notes.compressed import opened
-from notellm2.notes.rows import MAX_LINE, Piece, Refusal, Refuse, SourceFile, Values, lines_of
+from notellm2.notes.rows import MAX_LINE, Piece, Refusal, Refuse, SourceFile, Values, read_line, without_mark
 
 _MOST_NAMES = 1000
 """Different fields remembered for the report; a file that uses ids as field names has millions."""
@@ -20,14 +20,16 @@ def read_jsonl(source: SourceFile, rows: int, refuse: Refuse) -> Iterator[Piece]
     positions: list[int] = []
     records: list[dict[str, Any]] = []
     with opened(source.path) as (handle, done):
-        for source.length, line in enumerate(lines_of(handle), 1):
-            if line.data.isspace() and not line.dropped:
-                continue
-            if line.dropped:
+        while (line := read_line(handle)).data:
+            source.length += 1
+            data = without_mark(line.data) if source.length == 1 else line.data
+            if line.dropped is not None:
                 detail = f"a line longer than {MAX_LINE} bytes"
                 refuse(Refusal(source.length, source.length, "broken-json", detail))
                 continue
-            record = _record(line.data, source.length, refuse)
+            if not data or data.isspace():
+                continue
+            record = _record(data, source.length, refuse)
             if record is None:
                 continue
             if len(seen) < _MOST_NAMES:

@@ -6,10 +6,10 @@ of fields, JSON, encoding); the values are judged by whoever reads the pieces. N
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 import pyarrow as pa
 
@@ -38,7 +38,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A row, or a span of lines in which rows cannot be told apart, whose form is wrong.
+    """A row, or a span of lines in which no row can be recognised, whose form is wrong.
 
     Attributes:
         first: its first row or line.
@@ -127,29 +127,35 @@ def is_time(kind: pa.DataType) -> bool:
     )
 
 
-@dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """A line of a text file.
 
     Attributes:
         data: its bytes with the line break; the beginning of a line that is longer than `MAX_LINE`.
-        dropped: the bytes of such a line that are not in `data`.
-        quotes: number of double quotes in all of it.
+        dropped: the double quotes in the rest of such a line, which is not in `data`; None: nothing was dropped.
     """
 
     data: bytes
-    dropped: int
-    quotes: int
+    dropped: int | None = None
 
 
-def lines_of(handle: BinaryIO) -> Iterator[Line]:
-    """Read lines in bounded memory, without the byte order mark at the beginning."""
-    first = True
-    while data := handle.readline(MAX_LINE):
-        rest, dropped, quotes = data, 0, data.count(b'"')
-        while len(rest) == MAX_LINE and not rest.endswith(b"\n"):
-            rest = handle.readline(MAX_LINE)
-            dropped += len(rest)
-            quotes += rest.count(b'"')
-        yield Line(data.removeprefix(b"\xef\xbb\xbf") if first else data, dropped, quotes)
-        first = False
+def read_line(handle: BinaryIO, begun: bytes = b"") -> Line:
+    """Read one line in bounded memory, or the rest of one; without bytes at the end of the file.
+
+    Args:
+        handle: of the file.
+        begun: what was read of the line, at most `MAX_LINE` bytes; empty: nothing.
+    """
+    data = begun or handle.readline(MAX_LINE)
+    if len(data) < MAX_LINE or data.endswith(b"\n"):
+        return Line(data)
+    rest, quotes = data, 0
+    while len(rest) == MAX_LINE and not rest.endswith(b"\n"):
+        rest = handle.readline(MAX_LINE)
+        quotes += rest.count(b'"')
+    return Line(data, quotes if rest or quotes else None)
+
+
+def without_mark(data: bytes) -> bytes:
+    """The first line of a file without its byte order mark."""
+    return data.removeprefix(b"\xef\xbb\xbf")

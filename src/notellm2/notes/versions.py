@@ -16,7 +16,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -113,7 +114,8 @@ def pin(directory: Path) -> str:
     """
     current = data_md5(directory)
     root = _root(directory) or _initialise(directory)
-    _dvc(root, "add", "--quiet", str(directory.absolute()))
+    with _unreadable_set_aside(_pointer(directory)):
+        _dvc(root, "add", str(directory.absolute()))  # not --quiet, which keeps the reason of a failure to itself
     pinned = pinned_md5(directory)
     if pinned != current:
         raise InputError(
@@ -121,6 +123,24 @@ def pin(directory: Path) -> str:
             "a .dvcignore leave some out? Pin again"
         )
     return current
+
+
+@contextmanager
+def _unreadable_set_aside(pointer: Path) -> Iterator[None]:
+    """Take a pointer that is none (a merge conflict, say) out of DVC's way; it comes back if pinning fails."""
+    try:
+        pinned_md5(pointer.with_suffix(""))
+    except InputError:
+        aside = pointer.with_name(f".{pointer.name}.unreadable")  # DVC reads every *.dvc
+        pointer.rename(aside)
+        try:
+            yield
+        except BaseException:
+            aside.rename(pointer)
+            raise
+        aside.unlink()
+    else:
+        yield
 
 
 def place(source: Path, directory: Path) -> None:
@@ -218,7 +238,7 @@ def _initialise(directory: Path) -> Path:
     absolute = directory.absolute()
     git = next((parent for parent in absolute.parents if (parent / ".git").exists()), None)
     root = git or absolute.parent
-    _dvc(root, "init", "--quiet", *(() if git else ("--no-scm",)))
+    _dvc(root, "init", *(() if git else ("--no-scm",)))
     # Written at once instead of by a command a setting: each DVC command costs a second.
     settings = {"analytics": "false", "check_update": "false"} | ({} if git else {"no_scm": "True"})
     lines = ["[core]", *(f"    {name} = {value}" for name, value in settings.items())]
@@ -263,4 +283,4 @@ def _explained(root: Path, command: str, said: str) -> str:
         return (
             f"{root}: `dvc {command}` would overwrite data that are pinned nowhere; pin them, or move them away\n{said}"
         )
-    return f"{root}: `dvc {command}` failed:\n{said}"
+    return f"{root}: `dvc {command}` failed:\n{said or 'it said nothing; run it by hand with --verbose'}"

@@ -14,7 +14,7 @@ _WIDTH = 60
 def render(entries: Sequence[Entry]) -> str:
     """A line an entry, the newest last; ``*`` marks the one whose pair is in use now."""
     if not entries:
-        return "nothing has been promoted yet; start with: python -m flows.retrain --recipe recipes/sample.yaml"
+        return "nothing has been promoted yet; start with: notellm2 retrain --recipe recipes/sample.yaml"
     pairs = pairs_in_use(entries)
     current = max((e.sequence for e in entries if pairs and e.to == pairs[-1]), default=0)
     table = [_HEAD, *(_cells(entry, entry.sequence == current) for entry in entries)]

@@ -16,14 +16,14 @@ from notellm2.errors import InputError
 from notellm2.evaluation.metrics import MODELS, SLICES
 from notellm2.promotion.journal import read_intent
 from notellm2.publication import publish
-from notellm2.publication.location import Location
+from notellm2.publication.opening import open_location
 from notellm2.publication.pointer import NothingPublished, Publication, PublicationDamaged, read_pointer
 from notellm2.recipe import RegistryConfig
 from notellm2.registry.tracking import Tracking
 from notellm2.registry.versions import Version, challenger, champion, get_version
 from notellm2.workspace import Workspace
 
-_START = "start with: python -m flows.retrain --recipe recipes/sample.yaml"
+_START = "start with: notellm2 retrain --recipe recipes/sample.yaml"
 
 
 class VersionFacts(BaseModel):
@@ -161,7 +161,7 @@ def _problems(
 ) -> Iterator[str]:
     intent = None
     try:
-        intent = read_intent(Location.at(workspace.published))
+        intent = read_intent(open_location(workspace.published))
     except InputError as error:
         yield str(error)
     if intent is not None:

@@ -3,8 +3,8 @@
     <location>/current.json              small objects, replaced by compare-and-swap
     <location>/versions/<name>/          immutable folders of files; complete once they have their record
 
-    Location.at("store/_published")
-    Location.at("s3://bucket/prefix")       needs the extra "s3" (boto3)
+    open_location("store/_published")
+    open_location("s3://bucket/prefix")       needs the extra "s3" (boto3)
 
 Two primitives carry everything: `swap` replaces a small object only if it is still the one the caller saw, and
 `put_folder` makes a folder that is complete or not there. Readers import this module, so it needs numpy and the
@@ -71,28 +71,6 @@ class Location(ABC):
     Every method raises OSError when the location does not answer or refuses (a full disk, no permission, no
     connection); what was there before is then still there, whole.
     """
-
-    @staticmethod
-    def at(where: str | os.PathLike[str] | Location, *, cache: Path | None = None) -> Location:
-        """Open the location that a path or an ``s3://bucket/prefix`` URL names; a location is returned as it is.
-
-        Args:
-            where: a folder, a URL or a location.
-            cache: folder for local copies of what lies on S3; see `notellm2.publication.s3`.
-
-        Raises:
-            InputError: a URL of another kind, or one without a bucket; boto3 is not installed.
-        """
-        if isinstance(where, Location):
-            return where
-        text = os.fspath(where)
-        if text.startswith("s3://"):
-            from notellm2.publication.s3 import S3Location
-
-            return S3Location(text, cache=cache)
-        if "://" in text:
-            raise InputError(f"{text}: expected a folder or an s3:// URL")
-        return LocalLocation(Path(text).absolute())
 
     @abstractmethod
     def __str__(self) -> str:

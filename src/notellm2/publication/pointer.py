@@ -20,6 +20,7 @@ from typing import Any
 from notellm2.errors import InputError
 from notellm2.index.layout import FILES, FileEntry
 from notellm2.publication.location import Location
+from notellm2.publication.opening import open_location
 
 POINTER = "current.json"
 VERSIONS = "versions"
@@ -99,12 +100,12 @@ def read_pointer(where: Location | str | os.PathLike[str]) -> Publication:
         PublicationDamaged: the pointer is not readable as one.
         OSError: the location does not answer.
     """
-    location = Location.at(where)
+    location = open_location(where)
     stored = location.read(POINTER)
     if stored is None:
         raise NothingPublished(
             f"nothing is published in {location}: a retraining whose gate passes publishes its index "
-            "(python -m flows.retrain --recipe recipes/sample.yaml)"
+            "(notellm2 retrain --recipe recipes/sample.yaml)"
         )
     return parse_publication(stored.data, f"{location}/{POINTER}")
 

@@ -29,6 +29,7 @@ from notellm2.artifacts import Artifact, digest_json
 from notellm2.errors import InputError
 from notellm2.index.layout import EXTRA_FILES, FILES, META, FileEntry
 from notellm2.publication.location import Location, Moved
+from notellm2.publication.opening import open_location
 from notellm2.publication.pointer import (
     POINTER,
     VERSIONS,
@@ -81,7 +82,7 @@ def prepare(
         InputError: no index artifact, a damaged one, or one of another data version or another model's vectors.
         PublishFailed: the disk or the store refused.
     """
-    location = Location.at(where)
+    location = open_location(where)
     candidate = _describe(index, model_name, model_version, data_md5)
     if bundle is not None and bundle != candidate.bundle:
         raise InputError(
@@ -121,7 +122,7 @@ def point(where: LocationLike, publication: Publication, *, expected: str | None
         PublicationDamaged: a file of the version is missing or damaged; nothing was changed.
         PublishFailed: the disk or the store refused; the pointer is the old one.
     """
-    location = Location.at(where)
+    location = open_location(where)
     try:
         stored = location.read(POINTER)
         current = None
@@ -160,7 +161,7 @@ def versions(where: LocationLike) -> dict[str, Publication]:
     Raises:
         OSError: the location does not answer.
     """
-    location = Location.at(where)
+    location = open_location(where)
     readable = {}
     for name, folder in sorted(location.folders(VERSIONS).items(), key=lambda item: item[1].written, reverse=True):
         with contextlib.suppress(PublicationDamaged):
@@ -180,7 +181,7 @@ def retain(where: LocationLike, keep_names: Collection[str], *, older_than_s: fl
     Returns:
         The versions removed. One that cannot be removed is logged: it does no harm, and the next call tries again.
     """
-    location = Location.at(where)
+    location = open_location(where)
     before = datetime.now(UTC) - timedelta(seconds=older_than_s)
     removed = []
     try:

@@ -24,6 +24,7 @@ from notellm2.errors import InputError
 from notellm2.index.layout import FILES, INDEX, TITLES, NoteIds, Titles, damage
 from notellm2.index.search import open_index, search_rows, similar_rows
 from notellm2.publication.location import Location
+from notellm2.publication.opening import open_location
 from notellm2.publication.pointer import Publication, PublicationDamaged, read_pointer
 
 logger = logging.getLogger(__name__)
@@ -171,7 +172,7 @@ class Published:
     def __init__(self, location: Location | Path | str, *, verify: bool = True, follow_s: float | None = None) -> None:
         if follow_s is not None and not follow_s > 0:
             raise InputError(f"follow_s {follow_s}: expected seconds above 0, or None")
-        self.location = Location.at(location)
+        self.location = open_location(location)
         self._verify = verify
         self._refreshing = threading.Lock()
         self._problem: Exception | None = None

@@ -7,7 +7,7 @@ a change of the index settings does not retrain the model. Unknown fields are er
 from __future__ import annotations
 
 from notellm2.recipe.data import DataConfig, ImageLimits, PairsConfig, QualityConfig, SampleConfig
-from notellm2.recipe.load import Recipe, load_recipe
+from notellm2.recipe.load import Recipe, change_recipe, load_recipe, parse_recipe
 from notellm2.recipe.model import (
     BackbonesConfig,
     ConnectorConfig,
@@ -45,5 +45,7 @@ __all__ = [
     "TinyVisionConfig",
     "TrainingConfig",
     "as_recorded",
+    "change_recipe",
     "load_recipe",
+    "parse_recipe",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,22 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
         raise InputError(f"recipe {path}: not valid YAML: {error}") from None
     if not isinstance(tree, dict):
         raise InputError(f"recipe {path}: expected a mapping of sections, found {type(tree).__name__}")
+    return parse_recipe(tree, overrides, source=f"recipe {path}", text=text)
+
+
+def parse_recipe(tree: dict[str, Any], overrides: tuple[str, ...] = (), *, source: str, text: str = "") -> Recipe:
+    """Validate a recipe that is read already.
+
+    Args:
+        tree: sections, as in a YAML file; not changed.
+        overrides: as for `load_recipe`.
+        source: where it is from, for messages: "recipe recipes/team.yaml".
+        text: its YAML, where messages are to name lines.
+
+    Raises:
+        InputError: a field is unknown or out of range; names every field.
+    """
+    tree = copy.deepcopy(tree)
     for assignment in overrides:
         _assign(tree, assignment)
     try:
@@ -85,7 +102,16 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
     except ValidationError as error:
         overridden = {tuple(assignment.partition("=")[0].split(".")) for assignment in overrides}
         lines = [_field_to_mend(text, entry["loc"], entry["msg"], overridden) for entry in error.errors()]
-        raise InputError(f"recipe {path}: {len(lines)} field(s) to mend\n" + "\n".join(lines)) from None
+        raise InputError(f"{source}: {len(lines)} field(s) to mend\n" + "\n".join(lines)) from None
+
+
+def change_recipe(recipe: Recipe, overrides: tuple[str, ...]) -> Recipe:
+    """A recipe with assignments on top, as `load_recipe` takes them.
+
+    Raises:
+        InputError: a field is unknown or out of range; names every field.
+    """
+    return parse_recipe(recipe.model_dump(mode="json"), overrides, source=f"recipe {recipe.name}")
 
 
 def _assign(tree: dict[str, Any], assignment: str) -> None:
@@ -110,5 +136,5 @@ def _assign(tree: dict[str, Any], assignment: str) -> None:
 def _field_to_mend(text: str, loc: tuple[int | str, ...], message: str, overridden: set[tuple[str, ...]]) -> str:
     """One line of the error: field, what is wrong, and the line of the file it stands in."""
     names = tuple(map(str, loc))
-    line = None if any(names[: len(name)] == name for name in overridden) else line_of(text, loc)
+    line = None if not text or any(names[: len(name)] == name for name in overridden) else line_of(text, loc)
     return f"  {'.'.join(names) or '(recipe)'}: {message}" + (f" (line {line})" if line else "")

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from notellm2.credentials import redacted
 from notellm2.errors import InputError
 from notellm2.recipe import RegistryConfig
-from notellm2.registry import identities
+from notellm2.registry import identities, relocation
 from notellm2.workspace import Workspace, file_lock
 
 if TYPE_CHECKING:
@@ -92,9 +92,12 @@ class Tracking:
 
     @property
     def client(self) -> MlflowClient:
-        """A client of this store; makes the SQLite file if there is none."""
+        """A client of this store; makes the SQLite file if there is none, and follows a store that was moved."""
         if self.uri.startswith("sqlite:////"):
-            Path(self.uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+            database = Path(self.uri.removeprefix("sqlite:///"))
+            database.parent.mkdir(parents=True, exist_ok=True)
+            if self.artifacts is not None:
+                relocation.follow_move(database, self.artifacts)
         return _client(self.uri)
 
     @property

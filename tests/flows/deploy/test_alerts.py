@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from flows.deploy import alerts, deployments
-from flows.runtime.events import News
+from flows.runtime.events import Event
 from notellm2.errors import InputError
 from tests.conftest import ROOT
 
@@ -59,7 +59,7 @@ def test_new_data_starts_a_retraining_once_a_day() -> None:
     made = built("new data, new model")
     (action,) = made.actions
     assert (action.type, action.deployment_id) == ("run-deployment", RETRAIN)
-    assert made.trigger.expect == {News.DATA_VERSION}
+    assert made.trigger.expect == {Event.DATA_VERSION}
     assert made.trigger.within.total_seconds() == 86400
 
 
@@ -77,7 +77,7 @@ def test_everything_that_goes_wrong_has_an_alert() -> None:
     expected = {event for one in SPECIFICATIONS for event in one["trigger"]["expect"]}
     flows = {name.partition("/")[0] for name in deployments.named_deployments(ROOT / "prefect.yaml")[0]}
     assert {f"notellm2.{flow}.failed" for flow in flows} <= expected
-    assert set(News) - {News.REFRESHED} <= expected, "an hourly refresh that went well is no news to a person"
+    assert set(Event) - {Event.REFRESHED} <= expected, "an hourly refresh that went well is no news to a person"
 
 
 def test_all_blocks_that_the_recipe_names_get_an_alert() -> None:
@@ -163,9 +163,10 @@ def test_check_reads_the_files_and_needs_no_server(
 ) -> None:
     monkeypatch.chdir(ROOT)
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    assert deployments.main(["--check"]) == 0
+    files = (Path("prefect.yaml"), Path("deploy/automations.yaml"))
+    assert deployments.deploy(*files, "process", check_only=True) == 0
     assert "retrain/retrain" in capsys.readouterr().out
-    assert deployments.main([]) == 2
-    assert "PREFECT_API_URL is not set" in capsys.readouterr().err
-    assert deployments.main(["--file", "nowhere.yaml"]) == 2
-    assert "nowhere.yaml: no such file" in capsys.readouterr().err
+    with pytest.raises(InputError, match="PREFECT_API_URL is not set"):
+        deployments.deploy(*files, "process")
+    with pytest.raises(InputError, match=r"nowhere\.yaml: no such file"):
+        deployments.deploy(Path("nowhere.yaml"), files[1], "process")

@@ -15,8 +15,9 @@ from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows.runtime import events
-from flows.runtime.events import News, tell, tell_changes, tell_failure, tell_once
+from flows.runtime.events import Event, emit, emit_changes, emit_failure, emit_once
 from flows.runtime.job import Job, open_job
+from notellm2.recipe import load_recipe
 from notellm2.registry.decisions import Entry, Pair
 from tests.flows.running import RECIPE
 
@@ -30,7 +31,7 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
-    return open_job(RECIPE, (), tmp_path / "store")
+    return open_job(load_recipe(RECIPE), tmp_path / "store")
 
 
 @pytest.fixture
@@ -60,10 +61,13 @@ def entry(number: int, action: Any, age: timedelta = timedelta(hours=1)) -> Entr
 
 def test_a_line_of_json_and_a_log_record(log: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="notellm2.events"):
-        tell(
-            News.GATE_REFUSED, "model", "notellm2", {"version": "3", "verdict": "refused — by 1 rule", "champion": None}
+        emit(
+            Event.GATE_REFUSED,
+            "model",
+            "notellm2",
+            {"version": "3", "verdict": "refused — by 1 rule", "champion": None},
         )
-        tell(News.PROMOTED, "model", "notellm2", {"version": "4"}, related={"data": "notellm2.data.posts"})
+        emit(Event.PROMOTED, "model", "notellm2", {"version": "4"}, related={"data": "notellm2.data.posts"})
     refused, promoted = lines(log)
     assert (refused["event"], refused["resource"]) == ("notellm2.gate.refused", "notellm2.model.notellm2")
     assert refused["verdict"] == "refused — by 1 rule"
@@ -75,14 +79,14 @@ def test_a_line_of_json_and_a_log_record(log: Path, caplog: pytest.LogCaptureFix
 
 def test_standard_output(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv(events.LOG_VARIABLE, "-")
-    tell(News.DATA_VERSION, "data", "posts", {"data_md5": "a.dir"})
+    emit(Event.DATA_VERSION, "data", "posts", {"data_md5": "a.dir"})
     assert json.loads(capsys.readouterr().out)["data_md5"] == "a.dir"
 
 
 def test_prefect_gets_the_same(sent: list[AssertingEventsClient], log: Path) -> None:
     number = uuid.uuid4()
-    tell(
-        News.DATA_VERSION, "data", "posts", {"data_md5": "a.dir"}, related={"model": "notellm2.model.m"}, number=number
+    emit(
+        Event.DATA_VERSION, "data", "posts", {"data_md5": "a.dir"}, related={"model": "notellm2.model.m"}, number=number
     )
     EventsWorker.instance().wait_until_empty()
     (event,) = [event for client in sent for event in client.events]
@@ -100,34 +104,34 @@ def test_the_embedded_server_is_not_asked(log: Path, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(prefect.events, "emit_event", refused)
     with temporary_settings(restore_defaults={PREFECT_API_URL}):
-        tell(News.MODEL_STALE, "model", "notellm2", {})
+        emit(Event.MODEL_STALE, "model", "notellm2", {})
     assert len(lines(log)) == 1
 
 
 def test_once_is_once_for_a_run_that_comes_back(job: Job, log: Path) -> None:
-    assert tell_once(job, ["approve-version-3", "run-1"], News.APPROVAL_WAITING, "model", "notellm2", {"version": "3"})
-    assert not tell_once(job, ["approve-version-3", "run-1"], News.APPROVAL_WAITING, "model", "notellm2", {})
-    assert tell_once(job, ["approve-version-3", "run-2"], News.APPROVAL_WAITING, "model", "notellm2", {})
+    assert emit_once(job, ["approve-version-3", "run-1"], Event.APPROVAL_WAITING, "model", "notellm2", {"version": "3"})
+    assert not emit_once(job, ["approve-version-3", "run-1"], Event.APPROVAL_WAITING, "model", "notellm2", {})
+    assert emit_once(job, ["approve-version-3", "run-2"], Event.APPROVAL_WAITING, "model", "notellm2", {})
     assert len(lines(log)) == 2
-    assert events.forget(job, 60, time.time(), dry_run=False) == []
-    assert len(events.forget(job, 60, time.time() + 120, dry_run=False)) == 2
-    assert tell_once(job, ["approve-version-3", "run-1"], News.APPROVAL_WAITING, "model", "notellm2", {})
+    assert events.remove_old_marks(job, 60, time.time(), dry_run=False) == []
+    assert len(events.remove_old_marks(job, 60, time.time() + 120, dry_run=False)) == 2
+    assert emit_once(job, ["approve-version-3", "run-1"], Event.APPROVAL_WAITING, "model", "notellm2", {})
 
 
 def test_what_could_not_be_told_is_told_by_the_next_try(job: Job, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as broken:
         broken.setenv(events.LOG_VARIABLE, str(log.parent / "no such folder" / "events.jsonl"))
         with pytest.raises(FileNotFoundError):
-            tell_once(job, ["data", "1"], News.DATA_VERSION, "data", "posts", {})
-    assert tell_once(job, ["data", "1"], News.DATA_VERSION, "data", "posts", {})
+            emit_once(job, ["data", "1"], Event.DATA_VERSION, "data", "posts", {})
+    assert emit_once(job, ["data", "1"], Event.DATA_VERSION, "data", "posts", {})
     assert len(lines(log)) == 1
 
 
 def test_changes_at_a_terminal_are_told_by_the_next_flow_that_looks(job: Job, log: Path) -> None:
     old = entry(1, "promote", age=timedelta(days=30))
     ledger = [old, entry(2, "promote"), entry(3, "rollback")]
-    tell_changes(job, ledger)
-    tell_changes(job, [*ledger, entry(4, "refresh"), entry(5, "mend")])
+    emit_changes(job, ledger)
+    emit_changes(job, [*ledger, entry(4, "refresh"), entry(5, "mend")])
     assert [(line["event"], line["version"]) for line in lines(log)] == [
         ("notellm2.model.promoted", "2"),
         ("notellm2.model.rolled-back", "3"),
@@ -144,7 +148,7 @@ def test_a_failed_flow_is_told_with_its_cause(log: Path) -> None:
     from flows.refresh_index import refresh_index
 
     run = FlowRun(flow_id=uuid.uuid4(), name="refresh", parameters={"settings": {"recipe": "recipes/team.yaml"}})
-    tell_failure(refresh_index, run, Failed(message="InputError: data/: no data set here " + "x" * 5000))
+    emit_failure(refresh_index, run, Failed(message="InputError: data/: no data set here " + "x" * 5000))
     (line,) = lines(log)
     assert (line["event"], line["resource"]) == ("notellm2.refresh-index.failed", "notellm2.flow.refresh-index")
     assert (line["recipe"], line["run_name"]) == ("recipes/team.yaml", "refresh")

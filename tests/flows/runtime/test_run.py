@@ -10,20 +10,22 @@ from typing import Any
 import pytest
 from prefect.exceptions import Pause
 
+from flows.handoffs import DataVersion
 from flows.runtime.job import open_job
-from flows.runtime.run import run_key, tracked_run
-from flows.tasks.stages import test_set as digest_of_test_set
+from flows.runtime.run import open_run, run_key
+from flows.tasks.registration import test_set as digest_of_test_set
 from notellm2.artifacts import Artifact, Store
+from notellm2.recipe import load_recipe
 from tests.flows.running import RECIPE
 
 
 def test_recipe_data_and_code_of_the_stages_make_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    job = open_job(RECIPE, (), tmp_path)
+    job = open_job(load_recipe(RECIPE), tmp_path)
     key = run_key(job, "md5")
-    assert run_key(open_job(RECIPE, (), tmp_path / "elsewhere"), "md5") == key
+    assert run_key(open_job(load_recipe(RECIPE), tmp_path / "elsewhere"), "md5") == key
     assert run_key(job.about(git_commit="0" * 40), "md5") == key, "where it comes from is no part of what it is"
     assert run_key(job, "other") != key
-    assert run_key(open_job(RECIPE, ("training.steps=13",), tmp_path), "md5") != key
+    assert run_key(open_job(load_recipe(RECIPE, ("training.steps=13",)), tmp_path), "md5") != key
     monkeypatch.setattr("notellm2.training.training_stage.VERSION", 99)
     assert run_key(job, "md5") != key, "its curves would be added to those of the old training"
 
@@ -51,16 +53,16 @@ def test_figures_compare_on_equal_pairs_of_equal_notes_measured_alike(
 
 
 @pytest.mark.parametrize(
-    ("ended_by", "told"), [(None, ["exit None"]), (ValueError, ["exit ValueError"]), (Pause, ["suspend"])]
+    ("ended_by", "calls"), [(None, ["exit None"]), (ValueError, ["exit ValueError"]), (Pause, ["suspend"])]
 )
 def test_a_run_that_is_suspended_until_a_person_decides_has_not_ended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended_by: type[BaseException] | None, told: list[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended_by: type[BaseException] | None, calls: list[str]
 ) -> None:
     from notellm2.registry import runs
 
-    calls: list[str] = []
+    seen: list[str] = []
 
-    class Told:
+    class FakeRun:
         """Writes down how it ends."""
 
         run_id = "r"
@@ -68,22 +70,22 @@ def test_a_run_that_is_suspended_until_a_person_decides_has_not_ended(
         def __getattr__(self, name: str) -> Any:
             return lambda *_, **__: None
 
-        def __enter__(self) -> Told:
+        def __enter__(self) -> FakeRun:
             return self
 
         def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
-            calls.append(f"exit {kind and kind.__name__}")
+            seen.append(f"exit {kind and kind.__name__}")
 
         def suspend(self) -> None:
-            calls.append("suspend")
+            seen.append("suspend")
 
     monkeypatch.setattr("flows.runtime.show.mlflow_run", lambda run: None)  # there is no flow run that could show it
-    monkeypatch.setattr(runs.Run, "open", lambda *_, **__: Told())
-    monkeypatch.setattr("flows.runtime.run.Dataset", types.SimpleNamespace(open=lambda path: path))
+    monkeypatch.setattr(runs.Run, "open", lambda *_, **__: FakeRun())
+    monkeypatch.setattr("flows.handoffs.Dataset", types.SimpleNamespace(open=lambda path: path))
     with contextlib.ExitStack() as stack:
         if ended_by is not None:
             stack.enter_context(pytest.raises(ended_by))
-        with tracked_run(open_job(RECIPE, (), tmp_path), {"md5": "0a.dir", "path": str(tmp_path)}):
+        with open_run(open_job(load_recipe(RECIPE), tmp_path), DataVersion(path=tmp_path, md5="0a.dir")):
             if ended_by is not None:
                 raise ended_by
-    assert calls == told
+    assert seen == calls

@@ -11,6 +11,7 @@ import pytest
 from flows.runtime import snapshots
 from flows.runtime.job import Job, open_job
 from notellm2.notes import versions
+from notellm2.recipe import load_recipe
 from tests.flows.running import RECIPE
 
 
@@ -21,7 +22,7 @@ def data(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
-    return open_job(RECIPE, (), tmp_path / "store").model_copy(update={"run": "run-1"})
+    return open_job(load_recipe(RECIPE), tmp_path / "store").model_copy(update={"flow_run": "run-1"})
 
 
 def written(folder: Path, text: str) -> Path:
@@ -34,23 +35,23 @@ def written(folder: Path, text: str) -> Path:
 
 
 def test_a_run_keeps_its_version_whatever_comes_in_its_place(data: Path, job: Job, tmp_path: Path) -> None:
-    assert snapshots.begun_with(job) is None
+    assert snapshots.data_of_run(job) is None
     first = versions.data_md5(data)
     kept, md5 = snapshots.keep(job, data)
     assert (md5, versions.data_md5(kept)) == (first, first)
     versions.place(written(tmp_path / "new", "second"), data)
     assert versions.data_md5(data) != first
-    assert snapshots.begun_with(job) == kept, "the same run, come back, goes on with what it began with"
+    assert snapshots.data_of_run(job) == kept, "the same run, come back, goes on with what it began with"
     assert versions.data_md5(kept) == first
-    other = job.model_copy(update={"run": "run-2"})
-    assert snapshots.begun_with(other) is None
+    other = job.model_copy(update={"flow_run": "run-2"})
+    assert snapshots.data_of_run(other) is None
     assert snapshots.keep(other, data)[1] != first
 
 
 def test_no_bytes_are_copied_and_a_second_run_shares_the_version(data: Path, job: Job) -> None:
     kept, _ = snapshots.keep(job, data)
     assert (kept / "dataset.json").stat().st_ino == (data / "dataset.json").stat().st_ino
-    again, _ = snapshots.keep(job.model_copy(update={"run": "run-2"}), data)
+    again, _ = snapshots.keep(job.model_copy(update={"flow_run": "run-2"}), data)
     assert again == kept
     assert snapshots.keep(job, kept) == (kept, kept.name), "what is kept already is not kept twice"
     assert [p for p in kept.parent.iterdir() if p.name.startswith(".")] == []
@@ -67,9 +68,9 @@ def test_where_links_cannot_be_the_files_are_copied(data: Path, job: Job, monkey
 
 
 def test_a_run_of_the_command_line_reads_the_data_set_where_it_is(data: Path, job: Job) -> None:
-    plain = job.model_copy(update={"run": None})
+    plain = job.model_copy(update={"flow_run": None})
     assert snapshots.keep(plain, data) == (data, versions.data_md5(data))
-    assert snapshots.begun_with(plain) is None
+    assert snapshots.data_of_run(plain) is None
     assert not (job.root / "_data").exists()
 
 
@@ -90,7 +91,7 @@ def test_a_version_is_never_a_mixture_of_two(data: Path, job: Job, tmp_path: Pat
         found = set()
         for number in range(15):
             try:
-                found.add(snapshots.keep(job.model_copy(update={"run": f"run-{number}"}), data)[1])
+                found.add(snapshots.keep(job.model_copy(update={"flow_run": f"run-{number}"}), data)[1])
             except OSError as error:
                 assert "replaced 3 times" in str(error)  # noqa: PT017
     finally:
@@ -102,38 +103,38 @@ def test_a_version_is_never_a_mixture_of_two(data: Path, job: Job, tmp_path: Pat
 def test_what_no_run_reads_any_more_is_forgotten(data: Path, job: Job, tmp_path: Path) -> None:
     kept, _ = snapshots.keep(job, data)
     now = time.time()
-    assert snapshots.forget(job, 3600, now, dry_run=False) == []
+    assert snapshots.remove_old(job, 3600, now, dry_run=False) == []
     (kept.parent / ".new-killed").mkdir()
     later = now + 7200
-    assert set(snapshots.forget(job, 3600, later, dry_run=True)) > {kept}
+    assert set(snapshots.remove_old(job, 3600, later, dry_run=True)) > {kept}
     assert kept.is_dir()
-    snapshots.forget(job, 3600, later, dry_run=False)
+    snapshots.remove_old(job, 3600, later, dry_run=False)
     assert list(kept.parent.iterdir()) == []
-    assert snapshots.begun_with(job) is None
+    assert snapshots.data_of_run(job) is None
     assert data.is_dir()
 
 
 def test_what_a_run_that_has_not_ended_began_with_stays_whatever_its_age(data: Path, job: Job) -> None:
     kept, md5 = snapshots.keep(job, data)
-    ended = job.model_copy(update={"run": "another-run"})
+    ended = job.model_copy(update={"flow_run": "another-run"})
     snapshots.keep(ended, data)
     later = time.time() + 7200
-    gone = snapshots.forget(job, 3600, later, dry_run=False, unfinished=lambda runs: runs & {str(job.run)})
+    gone = snapshots.remove_old(job, 3600, later, dry_run=False, unfinished=lambda runs: runs & {str(job.flow_run)})
     assert [path.stem for path in gone] == ["another-run"]
-    assert snapshots.begun_with(job) == kept
+    assert snapshots.data_of_run(job) == kept
     assert kept.name == md5
 
 
 def test_a_version_that_is_gone_is_read_anew(data: Path, job: Job) -> None:
     kept, _ = snapshots.keep(job, data)
     shutil.rmtree(kept)
-    assert snapshots.begun_with(job) is None
+    assert snapshots.data_of_run(job) is None
 
 
 def test_a_run_whose_data_was_refused_reads_it_anew_when_it_is_tried_again(data: Path, job: Job) -> None:
     kept, _ = snapshots.keep(job, data)
     snapshots.release(job)
-    assert snapshots.begun_with(job) is None
+    assert snapshots.data_of_run(job) is None
     assert kept.is_dir(), "another run may read it"
     snapshots.release(job)
-    snapshots.release(job.model_copy(update={"run": None}))
+    snapshots.release(job.model_copy(update={"flow_run": None}))

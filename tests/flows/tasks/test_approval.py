@@ -4,62 +4,72 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flows.runtime.job import Facts, Job
+from flows.handoffs import Decision, Judged, Registered, Report
+from flows.runtime.job import Job
+from notellm2.artifacts import Artifact
 from notellm2.recipe import load_recipe
+from notellm2.registry.decisions import Rule, Verdict
 from tests.flows.running import RECIPE
 
-JUDGED: Facts = {
-    "passed": True,
-    "sentence": "version 3 passes all required rules",
-    "rules": [
-        {"name": "canary", "passed": True, "required": True, "detail": "the canary: passed"},
-        {"name": "both-inputs-text", "passed": False, "required": False, "detail": "R@10 0.3 | 0.4"},
-    ],
-    "champion": "2",
-    "rolled_back": False,
-    "in_use": False,
-}
-Answer = Callable[[], Facts]
+JUDGED = Judged(
+    verdict=Verdict(
+        passed=True,
+        sentence="version 3 passes all required rules",
+        rules=(
+            Rule(name="canary", passed=True, detail="the canary: passed"),
+            Rule(name="both-inputs-text", passed=False, required=False, detail="R@10 0.3 | 0.4"),
+        ),
+    ),
+    champion="2",
+    rolled_back=False,
+    in_use=False,
+)
 
 
 def job(tmp_path: Path, *overrides: str) -> Job:
     return Job(recipe=load_recipe(RECIPE, overrides), root=tmp_path)
 
 
-def decided(tmp_path: Path, *overrides: str, **judged: Any) -> Facts:
+def decided(tmp_path: Path, *overrides: str, **judged: Any) -> Decision:
     from flows.tasks.approval import decide
 
-    return decide(job(tmp_path, *overrides), {"version": "3"}, JUDGED | judged, {"path": str(tmp_path)})
+    registered = Registered(model="notellm2", version="3")
+    report = Report(artifact=Artifact("report", "0" * 20, tmp_path))
+    return decide(job(tmp_path, *overrides), registered, JUDGED.model_copy(update=judged), report)
+
+
+def refused(sentence: str = "version 3 is refused by 1 of 15 rules") -> Verdict:
+    return JUDGED.verdict.model_copy(update={"passed": False, "sentence": sentence})
 
 
 def test_automatic_promotes_what_passed(tmp_path: Path) -> None:
-    assert decided(tmp_path)["promote"] is True
-    assert decided(tmp_path)["reason"] == JUDGED["sentence"]
-    refused = decided(tmp_path, passed=False, sentence="version 3 is refused by 1 of 15 rules")
-    assert (refused["promote"], refused["reason"]) == (False, "version 3 is refused by 1 of 15 rules")
+    assert decided(tmp_path).promote is True
+    assert decided(tmp_path).reason == JUDGED.verdict.sentence
+    decision = decided(tmp_path, verdict=refused())
+    assert (decision.promote, decision.reason) == (False, "version 3 is refused by 1 of 15 rules")
 
 
 def test_automatic_never_brings_back_what_a_person_took_out_of_use(tmp_path: Path) -> None:
-    kept_out = decided(tmp_path, rolled_back=True)
-    assert kept_out["promote"] is False
-    assert "version 3 was rolled back; if it is right now: notellm2 promote 3" in kept_out["reason"]
+    decision = decided(tmp_path, rolled_back=True)
+    assert decision.promote is False
+    assert "version 3 was rolled back; if it is right now: notellm2 promote 3" in decision.reason
 
 
 @pytest.mark.parametrize("mode", ["manual", "approval"])
 def test_what_is_in_use_already_asks_nobody_again(tmp_path: Path, mode: str) -> None:
-    assert decided(tmp_path, f"gate.mode={mode}", in_use=True)["promote"] is True
-    assert decided(tmp_path, f"gate.mode={mode}", passed=False)["promote"] is False
+    assert decided(tmp_path, f"gate.mode={mode}", in_use=True).promote is True
+    assert decided(tmp_path, f"gate.mode={mode}", verdict=refused()).promote is False
 
 
 def test_manual_leaves_it_to_a_person(tmp_path: Path) -> None:
     waiting = decided(tmp_path, "gate.mode=manual")
-    assert (waiting["promote"], waiting["reason"]) == (False, "it waits for a person: notellm2 promote 3")
+    assert (waiting.promote, waiting.reason) == (False, "it waits for a person: notellm2 promote 3")
 
 
 def test_a_run_that_comes_back_does_not_say_again_that_it_waits(
@@ -72,8 +82,8 @@ def test_a_run_that_comes_back_does_not_say_again_that_it_waits(
     monkeypatch.setattr(approval.deployment, "get_id", lambda: "deployment")
     answer = approval.Approval(decision="approve", name="kim")
     monkeypatch.setattr(approval, "suspend_flow_run", lambda **_: answer)
-    assert decided(tmp_path, "gate.mode=approval")["by"] == "kim"
-    assert decided(tmp_path, "gate.mode=approval")["by"] == "kim"
+    assert decided(tmp_path, "gate.mode=approval").by == "kim"
+    assert decided(tmp_path, "gate.mode=approval").by == "kim"
     assert said == ["3"]
 
 
@@ -87,15 +97,15 @@ def prefect() -> Iterator[None]:
             yield
 
 
-def in_a_flow(tmp_path: Path, *overrides: str) -> Facts:
+def in_a_flow(tmp_path: Path, *overrides: str) -> Decision:
     from prefect import flow
 
     @flow(persist_result=False)
-    def deciding() -> Facts:
+    def deciding() -> Decision:
         return decided(tmp_path, "gate.mode=approval", *overrides)
 
-    found: Facts = deciding()
-    return found
+    decision: Decision = deciding()
+    return decision
 
 
 def answering(given: dict[str, Any], seen: list[Any]) -> threading.Thread:
@@ -142,9 +152,9 @@ def test_a_person_decides_with_the_verdict_before_them(
     person.start()
     found = in_a_flow(tmp_path)
     person.join(timeout=60)
-    assert found == {"promote": promoted, "by": "Kim", "reason": reason}
+    assert found == Decision(promote=promoted, by="Kim", reason=reason)
     (question,) = seen
-    for told in ("Promote version 3 over version 2?", JUDGED["sentence"], r"R@10 0.3 \| 0.4", "report.html"):
+    for told in ("Promote version 3 over version 2?", JUDGED.verdict.sentence, r"R@10 0.3 \| 0.4", "report.html"):
         assert told in question
 
 
@@ -168,7 +178,7 @@ def test_a_run_of_a_deployment_is_suspended_and_comes_back_with_the_answer(
     begun: list[str] = []
 
     @flow(persist_result=False)
-    def deployed() -> Facts:
+    def deployed() -> Decision:
         begun.append("from the start")
         return decided(tmp_path, "gate.mode=approval", champion=champion)
 
@@ -186,5 +196,5 @@ def test_a_run_of_a_deployment_is_suspended_and_comes_back_with_the_answer(
         assert again.state is not None
         assert again.state.is_scheduled()
         found = run_flow(deployed, flow_run=again)
-    assert found == {"promote": True, "by": "Kim", "reason": "reads well"}
+    assert found == Decision(promote=True, by="Kim", reason="reads well")
     assert len(begun) == 2

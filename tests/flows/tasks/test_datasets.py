@@ -11,7 +11,7 @@ import pytest
 from flows.runtime.job import Job, open_job
 from flows.tasks.datasets import data_folder, previous_version, remember_version
 from notellm2.notes.dataset import Dataset, DatasetInfo
-from notellm2.recipe import SampleConfig
+from notellm2.recipe import SampleConfig, load_recipe
 from notellm2.sample.generate import write_sample
 from tests.flows.running import RECIPE
 
@@ -30,7 +30,7 @@ def export(sample: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
-    return open_job(RECIPE, (), tmp_path / "store")
+    return open_job(load_recipe(RECIPE), tmp_path / "store")
 
 
 def info(notes: int, name: str = "posts") -> DatasetInfo:
@@ -57,7 +57,7 @@ def test_an_export_given_by_data_is_imported_into_the_store_once(export: Path, j
 def test_other_bounds_on_images_import_again(export: Path, job: Job) -> None:
     folder, _ = data_folder(job, export)
     assert Dataset.open(folder).info.notes_with_image > 0
-    narrow = open_job(RECIPE, ("data.images.max_pixels=10",), job.root)
+    narrow = open_job(load_recipe(RECIPE, ("data.images.max_pixels=10",)), job.root)
     assert data_folder(narrow, export) == (folder, f"imported from {export}")
     assert Dataset.open(folder).info.notes_with_image == 0
 
@@ -72,7 +72,7 @@ def test_two_exports_of_one_name_are_two_data_sets(sample: Path, export: Path, j
 
 def test_a_data_set_made_of_something_else_is_not_taken_for_the_export(export: Path, job: Job, tmp_path: Path) -> None:
     settings = (f"data.export={export}", f"data.dir={tmp_path / 'data'}")
-    named = open_job(RECIPE, settings, job.root)
+    named = open_job(load_recipe(RECIPE, settings), job.root)
     folder, origin = data_folder(named, None)
     assert (folder, origin) == (tmp_path / "data", f"imported from {export}")
     assert data_folder(named, None)[1] == "imported before"

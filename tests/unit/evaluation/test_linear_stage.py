@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,24 +44,21 @@ def test_every_note_gets_an_embedding_once(run: SmallRun) -> None:
 
 def test_nothing_is_learnt_from_notes_that_are_held_out(run: SmallRun) -> None:
     """Other texts and images of held-out notes change no training note's features."""
-    changed = dataclasses.replace(run.mined, dataset=_Altered(run.dataset))
+    changed = dataclasses.replace(run.mined, dataset=_Altered(run.dataset.path, run.dataset.info))
     texts = [text_features(data, TextLimits(), NOTES)[NOTES] for data in (run.mined, changed)]
-    np.testing.assert_array_equal(*texts)
+    np.testing.assert_array_equal(texts[0], texts[1])
     tokens = np.load(run.features.file("features.npy"))
     tokens[: TRAINING[0]] *= 7
     altered = run.store.build("altered", 1, {}, {}, lambda into: np.save(into / "features.npy", tokens))
     images = [image_features(features, NOTES)[NOTES] for features in (run.features, altered)]
-    np.testing.assert_array_equal(*images)
+    np.testing.assert_array_equal(images[0], images[1])
 
 
-class _Altered:
+class _Altered(Dataset):
     """The data set with another content of every held-out note."""
 
-    def __init__(self, dataset: Dataset) -> None:
-        self._dataset = dataset
-
-    def notes(self, columns: tuple[str, ...]) -> pa.Table:
-        rows = self._dataset.notes(columns).to_pylist()
+    def notes(self, columns: Sequence[str] = ("note_id", "title", "topics", "content")) -> pa.Table:
+        rows = super().notes(columns).to_pylist()
         for row in rows[: TRAINING[0]]:
             row["content"] = "entirely other words, twice, twice"
         return pa.Table.from_pylist(rows)

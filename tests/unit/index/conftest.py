@@ -8,6 +8,7 @@ import pytest
 
 from notellm2.artifacts import Artifact, Store
 from notellm2.publication.location import Location
+from notellm2.publication.opening import open_location
 from tests.unit.index.examples import clustered, index_artifact
 
 
@@ -26,4 +27,4 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> list[Artifact]:
 @pytest.fixture(params=["local", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
     """An empty place of each kind."""
-    return Location.at(request.getfixturevalue("s3_place") if request.param == "s3" else tmp_path / "place")
+    return open_location(request.getfixturevalue("s3_place") if request.param == "s3" else tmp_path / "place")

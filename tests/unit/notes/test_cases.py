@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from notellm2.errors import InputError
+from notellm2.notes import versions
 from notellm2.notes.dataset import Dataset
 from notellm2.notes.import_export import ImportReport, import_export
 from notellm2.quality.quarantine import quarantine_counts
@@ -131,3 +133,13 @@ def test_07_the_text_of_a_list_is_read_as_a_list(cases: Path, tmp_path: Path) ->
     rows = Dataset.open(report.into).notes(["topics", "category"]).to_pylist()
     assert {(*row["topics"], row["category"]) for row in rows} == {("baking", "bread", "Drama")}
     assert "topics: the text of a list" in report.render()
+
+
+def test_14_after_a_merge_conflict_the_advice_to_pin_again_works(cases: Path, tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.json").write_text("{}")
+    shutil.copy(cases / "14-dvc-conflict" / "data.dvc", tmp_path / "data.dvc")
+    with pytest.raises(InputError, match="or pin the data again"):
+        versions.status(tmp_path / "data")
+    assert versions.pin(tmp_path / "data") == versions.pinned_md5(tmp_path / "data")

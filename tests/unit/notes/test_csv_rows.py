@@ -100,7 +100,8 @@ def test_a_field_beyond_the_limit_ends_where_its_quotes_do(tmp_path: Path) -> No
 
 
 def test_an_endless_line_is_one_problem_and_its_quotes_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("notellm2.notes.rows.MAX_LINE", 50)
+    for module in ("rows", "csv_rows"):
+        monkeypatch.setattr(f"notellm2.notes.{module}.MAX_LINE", 50)
     reading = read_text(tmp_path, HEADER + 'a,t,"' + "x" * 200 + '"\nb,t,c\n')
     assert [row[0] for row in reading.rows] == ["b"]
     assert [(refusal.first, refusal.last) for refusal in reading.refused] == [(2, 2)]

@@ -179,6 +179,61 @@ def test_another_failure_is_not_tried_again_and_says_what_dvc_said(
     assert pauses == []
 
 
+CONFLICT = """outs:
+<<<<<<< HEAD
+- md5: 7d37934a1a69abd8fc88fe2adeb764ab.dir
+=======
+- md5: 00000000000000000000000000000000.dir
+>>>>>>> other
+  hash: md5
+  path: data
+"""
+
+
+def test_after_a_merge_conflict_pinning_again_works_as_advised(repository: Path) -> None:
+    data = _data(repository)
+    pin(data)
+    (repository / "data.dvc").write_text(CONFLICT)
+    with pytest.raises(InputError, match="restore it from git, or pin the data again"):
+        status(data)
+    assert pin(data) == pinned_md5(data) == data_md5(data)
+    assert not list(repository.glob(".*.unreadable"))
+
+
+def test_a_conflict_stays_as_it_was_where_dvc_refuses_and_dvc_says_why(repository: Path) -> None:
+    data = _data(repository)
+    pin(data)
+    (repository / "data.dvc").write_text(CONFLICT)
+    (repository / "other.dvc").write_text(CONFLICT)
+    with pytest.raises(InputError, match=r"other\.dvc' is invalid"):
+        pin(data)
+    assert (repository / "data.dvc").read_text() == CONFLICT
+
+
+def test_data_that_git_tracks_are_refused_with_dvcs_advice_which_works(repository: Path) -> None:
+    data = _data(repository)
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", "-C", str(repository)]
+    subprocess.run([*git, "add", "data"], check=True)
+    subprocess.run([*git, "commit", "--quiet", "-m", "data"], check=True)
+    with pytest.raises(InputError) as caught:
+        pin(data)
+    assert "output 'data' is already tracked by SCM" in str(caught.value)
+    assert "git rm -r --cached 'data'" in str(caught.value)
+    subprocess.run([*git, "rm", "-r", "--quiet", "--cached", "data"], check=True)
+    subprocess.run([*git, "commit", "--quiet", "-m", "stop tracking data"], check=True)
+    assert pin(data) == data_md5(data)
+
+
+def test_a_second_pointer_to_the_same_data_is_named(repository: Path) -> None:
+    data = _data(repository)
+    pin(data)
+    (repository / "other.dvc").write_text((repository / "data.dvc").read_text())
+    with pytest.raises(InputError) as caught:
+        pin(data)
+    assert "is specified in" in str(caught.value)
+    assert "other.dvc" in str(caught.value)
+
+
 def test_the_projects_own_settings_are_quiet_and_keep_the_cache_out_of_git() -> None:
     settings = (ROOT / ".dvc" / "config").read_text()
     for line in ("analytics = false", "check_update = false", "autostage = false"):

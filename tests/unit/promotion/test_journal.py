@@ -13,12 +13,13 @@ from notellm2.errors import InputError
 from notellm2.processes import process_tag
 from notellm2.promotion.journal import JOURNAL, LeaseLost, LeaseTaken, hold, read_intent
 from notellm2.publication.location import Location
+from notellm2.publication.opening import open_location
 from tests.unit.promotion.test_ledger import entry
 
 
 @pytest.fixture
 def location(tmp_path: Path) -> Location:
-    return Location.at(tmp_path)
+    return open_location(tmp_path)
 
 
 def lease_of(location: Location) -> dict[str, Any] | None:

@@ -10,7 +10,7 @@ import pytest
 from notellm2.promotion.history import render
 from notellm2.promotion.index_retention import names_to_keep
 from notellm2.promotion.ledger import LEDGER, Ledger, LedgerDamaged, pairs_in_use, rolled_back
-from notellm2.publication.location import Location
+from notellm2.publication.opening import open_location
 from notellm2.publication.pointer import Publication
 from notellm2.registry.decisions import Action, Entry, Pair
 
@@ -55,7 +55,7 @@ def publication(version: str, name: str) -> Publication:
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(Location.at(tmp_path))
+    return Ledger(open_location(tmp_path))
 
 
 def test_lines_are_appended_numbered_and_linked(ledger: Ledger, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from notellm2.artifacts import Artifact
 from notellm2.index.layout import FILES, FileEntry
 from notellm2.promotion.journal import JOURNAL, hold
 from notellm2.promotion.status import Status, collect_status, render
-from notellm2.publication.location import Location
+from notellm2.publication.opening import open_location
 from notellm2.publication.pointer import POINTER, Publication
 from notellm2.recipe import RegistryConfig
 from notellm2.registry import names, versions
@@ -45,7 +45,7 @@ def test_nothing_yet_says_what_to_do_and_makes_nothing(tmp_path: Path, monkeypat
     assert (status.champion, status.challenger, status.published) == (None, None, None)
     text = render(status)
     assert "Champion    none" in text
-    assert "python -m flows.retrain" in text
+    assert "notellm2 retrain" in text
     assert list(tmp_path.iterdir()) == []
 
 
@@ -99,7 +99,7 @@ def test_a_damaged_pointer_is_told_not_raised(tracking: Tracking, workspace: Wor
 
 def test_what_is_pending_or_damaged_beside_the_pointer_is_told(tracking: Tracking, workspace: Workspace) -> None:
     config = RegistryConfig(model_name=tracking.model_name)
-    with hold(Location.at(workspace.published), "promoting", lease_s=60, wait_s=0) as held:
+    with hold(open_location(workspace.published), "promoting", lease_s=60, wait_s=0) as held:
         held.record(entry("promote", "2", "1"))
         assert "a change to version 2 (promote) began at 2026" in collect_status(workspace, config).problems[0]
         held.record(None)

@@ -12,6 +12,7 @@ import pytest
 from notellm2.errors import InputError
 from notellm2.index.layout import FileEntry, damage
 from notellm2.publication.location import Location, Moved
+from notellm2.publication.opening import open_location
 from notellm2.publication.s3 import S3Location, StoreRefused
 from tests.unit.publication import s3_server
 
@@ -47,7 +48,7 @@ def test_an_object_changes_only_from_what_was_seen(place: Location) -> None:
 
 def test_of_many_swaps_from_one_state_exactly_one_wins(place: Location) -> None:
     tag = place.swap("lease.json", b"start", None)
-    writers = [Location.at(str(place)) for _ in range(4)]
+    writers = [open_location(str(place)) for _ in range(4)]
     for round_ in range(4):
         outcomes: list[str | None] = []
         start = threading.Barrier(4)
@@ -109,25 +110,25 @@ def test_what_is_removed_is_gone_and_the_rest_stays(place: Location, tmp_path: P
 
 
 def test_names_stay_inside() -> None:
-    location = Location.at("nowhere")
+    location = open_location("nowhere")
     for name in ("../x", "/etc/passwd", ".hidden", "a//b", "a/../b", ""):
         with pytest.raises(ValueError, match="plain names"):
             location.read(name)
 
 
 def test_a_place_is_a_folder_or_an_s3_url(tmp_path: Path) -> None:
-    assert str(Location.at(tmp_path)) == str(tmp_path)
-    location = Location.at(tmp_path)
-    assert Location.at(location) is location
+    assert str(open_location(tmp_path)) == str(tmp_path)
+    location = open_location(tmp_path)
+    assert open_location(location) is location
     for url, message in (("gs://bucket/x", r"expected a folder or an s3:// URL"), ("s3://", "names no bucket")):
         with pytest.raises(InputError, match=message):
-            Location.at(url)
-    assert str(Location.at("s3://bucket/a/b/")) == "s3://bucket/a/b"
-    assert str(Location.at("s3://bucket")) == "s3://bucket"
+            open_location(url)
+    assert str(open_location("s3://bucket/a/b/")) == "s3://bucket/a/b"
+    assert str(open_location("s3://bucket")) == "s3://bucket"
 
 
 def test_on_s3_harm_shows_and_a_sound_copy_is_fetched_once(s3_place: Location, tmp_path: Path) -> None:
-    place = Location.at(s3_place)
+    place = open_location(s3_place)
     files = sources(tmp_path / "a", one="1", two="22")
     place.put_folder("versions/v1", files, b"record")
     fetched = place.fetch("versions/v1", entries(files))
@@ -147,7 +148,7 @@ def test_on_s3_harm_shows_and_a_sound_copy_is_fetched_once(s3_place: Location, t
 
 
 def test_on_s3_only_the_last_versions_are_cached(s3_place: Location, tmp_path: Path) -> None:
-    place = Location.at(s3_place)
+    place = open_location(s3_place)
     files = sources(tmp_path / "a", one="1")
     for version in range(5):
         place.put_folder(f"versions/v{version}", files, b"")
@@ -156,7 +157,7 @@ def test_on_s3_only_the_last_versions_are_cached(s3_place: Location, tmp_path: P
 
 
 def test_on_s3_an_unfinished_folder_is_no_folder_and_is_cleared_away(s3_place: Location, tmp_path: Path) -> None:
-    place = Location.at(s3_place)
+    place = open_location(s3_place)
     prefix = s3_place.removeprefix(f"s3://{s3_server.BUCKET}/")
     client = s3_server.client()
     client.put_object(Bucket=s3_server.BUCKET, Key=f"{prefix}/versions/v1/one", Body=b"1")
@@ -168,7 +169,7 @@ def test_on_s3_an_unfinished_folder_is_no_folder_and_is_cleared_away(s3_place: L
 
 
 def test_on_s3_a_write_whose_answer_was_lost_counts_as_ours(s3_place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    location = Location.at(s3_place)
+    location = open_location(s3_place)
     assert isinstance(location, S3Location)
     put = location._client.put_object
 
@@ -192,11 +193,11 @@ def test_on_s3_a_write_whose_answer_was_lost_counts_as_ours(s3_place: str, monke
 
 def test_on_s3_a_store_that_refuses_is_an_oserror(s3_place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     del s3_place
-    missing = Location.at("s3://no-such-bucket-here/x")
+    missing = open_location("s3://no-such-bucket-here/x")
     for ask in (lambda: missing.read("a"), lambda: missing.swap("a", b"", None), lambda: missing.folders("versions")):
         with pytest.raises(StoreRefused, match=r"no-such-bucket-here.*NoSuchBucket"):
             ask()
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with pytest.raises(OSError, match=r"127\.0\.0\.1:9"):
-        Location.at("s3://bucket/x").read("a")
+        open_location("s3://bucket/x").read("a")

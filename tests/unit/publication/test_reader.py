@@ -16,6 +16,7 @@ from notellm2.artifacts import Artifact, Store
 from notellm2.errors import InputError
 from notellm2.publication import Neighbour, Published
 from notellm2.publication.location import Location
+from notellm2.publication.opening import open_location
 from notellm2.publication.pointer import NothingPublished, PublicationDamaged, read_pointer
 from notellm2.publication.reader import OpenVersion, UnknownNote
 from notellm2.recipe import IndexConfig
@@ -106,7 +107,7 @@ def test_titles_are_read_where_the_publication_has_them(place: Location, built: 
 
 
 def test_nothing_published_says_how_to_publish(tmp_path: Path) -> None:
-    with pytest.raises(NothingPublished, match=r"nothing is published in .*flows\.retrain"):
+    with pytest.raises(NothingPublished, match=r"nothing is published in .*notellm2 retrain"):
         Published(tmp_path / "nowhere")
 
 
@@ -196,7 +197,7 @@ def test_counts_that_disagree_with_the_pointer_are_refused_even_unverified(
     pointer = put(tmp_path, built[0]).as_json()
     (tmp_path / "current.json").write_text(json.dumps({**pointer, "count": 119}))
     with pytest.raises(PublicationDamaged, match=r"\(120, 120, 16\), the pointer says \(119, 119, 16\)"):
-        OpenVersion(Location.at(tmp_path), read_pointer(tmp_path), verify=False)
+        OpenVersion(open_location(tmp_path), read_pointer(tmp_path), verify=False)
 
 
 def test_an_embedded_reader_imports_numpy_and_faiss_and_nothing_else_that_is_heavy(

@@ -14,6 +14,7 @@ from notellm2.index.index_stage import build_index
 from notellm2.promotion.ledger import Ledger
 from notellm2.promotion.transaction import Promoter, Why
 from notellm2.publication.location import Location
+from notellm2.publication.opening import open_location
 from notellm2.publication.pointer import NothingPublished, read_pointer
 from notellm2.recipe import IndexConfig
 from notellm2.registry import names, versions
@@ -35,7 +36,7 @@ class World:
 
     @property
     def location(self) -> Location:
-        return Location.at(self.published)
+        return open_location(self.published)
 
     def promoter(self, **settings: Any) -> Promoter:
         return Promoter(self.tracking, self.location, **{"wait_s": 0.0, **settings})

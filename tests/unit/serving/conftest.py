@@ -10,7 +10,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from notellm2.artifacts import Artifact, Store
-from notellm2.publication.location import Location
+from notellm2.publication.opening import open_location
 from notellm2.serving.api import application
 from notellm2.serving.pointer_follower import Follower
 from tests.unit.index.examples import clustered, index_artifact
@@ -50,7 +50,7 @@ def open_service(published: Path) -> Iterator[Callable[..., Service]]:
     with ExitStack() as stack:
 
         def service(*, every_s: float = 3600.0) -> Service:
-            follower = Follower(Location.at(published), every_s=every_s)
+            follower = Follower(open_location(published), every_s=every_s)
             client = stack.enter_context(Service(follower))
             first_look = follower.first_look.wait(timeout=60)
             assert first_look

@@ -19,7 +19,7 @@ import pytest
 
 from notellm2.artifacts import Artifact
 from notellm2.errors import InputError
-from notellm2.publication.location import Location
+from notellm2.publication.opening import open_location
 from notellm2.serving.pointer_follower import Follower
 from notellm2.serving.server import _listen, serve
 from tests.unit.index.examples import publish
@@ -139,10 +139,11 @@ def test_the_service_loads_neither_torch_nor_the_registry(published: Path, index
 import sys
 from starlette.testclient import TestClient
 from notellm2.publication.location import Location
+from notellm2.publication.opening import open_location
 from notellm2.serving.api import application
 from notellm2.serving.pointer_follower import Follower
 import notellm2.serving.server, uvicorn
-follower = Follower(Location.at({str(published)!r}), every_s=60)
+follower = Follower(open_location({str(published)!r}), every_s=60)
 with TestClient(application(follower)) as client:
     follower.first_look.wait(60)
     assert client.get("/similar/asked").status_code == 200
@@ -159,7 +160,7 @@ def test_an_address_in_use_is_told(published: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(InputError, match=rf"cannot listen on 127\.0\.0\.1 port {port}: .*--port"):
-            serve(Location.at(published), "127.0.0.1", port)
+            serve(open_location(published), "127.0.0.1", port)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
@@ -173,4 +174,4 @@ def test_answers_are_not_held_back_by_nagle(host: str) -> None:
 
 def test_a_pace_is_above_zero(published: Path) -> None:
     with pytest.raises(InputError, match="0 seconds between two looks"):
-        Follower(Location.at(published), every_s=0)
+        Follower(open_location(published), every_s=0)

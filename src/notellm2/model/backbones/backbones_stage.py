@@ -13,12 +13,16 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from notellm2.artifacts import Artifact, Store
+from notellm2.errors import InputError
 from notellm2.notes.dataset import Dataset
 from notellm2.notes.images import ImageProblem, decode_image
 from notellm2.notes.schema import Note
 from notellm2.recipe import BackbonesConfig, ImageLimits, ModelConfig, TextLimits, TinyLLMConfig, TinyVisionConfig
 
 STAGE, VERSION = "backbones", 1
+
+_FEWEST_PICTURES = 2
+"""Images a tiny vision encoder needs: it learns to tell one from another."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,9 @@ def build_backbones(
         config: names or sizes.
         model: for the prompt's wording, which the tiny LLM learns from.
         report: called after each step of what is built.
+
+    Raises:
+        InputError: a named one is missing, or too few training notes have an image to build a vision encoder from.
     """
     from notellm2.model.backbones.load import backbone_digest, left_out_tokens
 
@@ -189,6 +196,13 @@ def _build_tiny(
 
     side = config.vision.image_px if isinstance(config.vision, TinyVisionConfig) else 0
     notes = _TrainingNotes.read(corpus, model.language, side)
+    if side and len(notes.pictures) < _FEWEST_PICTURES:
+        # Known here, and said before the LLM is trained.
+        raise InputError(
+            f"backbones.vision: {len(notes.pictures)} of the {len(notes.texts)} training notes have an image, and a "
+            f"tiny vision encoder learns from {_FEWEST_PICTURES} at least; name a pretrained encoder (a folder or hub "
+            "name), for a model of texts alone too, or bring notes with images"
+        )
     summary: dict[str, object] = {"notes": len(notes.texts)}
     llm_folder = str(folder / "llm") if isinstance(config.llm, TinyLLMConfig) else str(config.llm)
     if isinstance(config.llm, TinyLLMConfig):

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _TASK_HEADS = re.compile(r"^(lm_head|classifier|score|cls|decoder|text_model|logit_scale|text_projection)\b")
 # Poolers are not read here, and many checkpoints come without a trained one.
 _POOLERS = re.compile(r"(^|\.)pooler\.")
+_LFS = b"version https://git-lfs.github.com/spec/"
+_LFS_CHARS = len(_LFS)
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")
 
 Weights = Literal["fp32", "bf16", "nf4"]
@@ -103,25 +105,25 @@ def load_language_model(
         InputError: the folder is missing or not a causal LLM, a weight is missing or unexpected (each is named), or
             4-bit weights are asked for without bitsandbytes; or the tokenizer knows words that the LLM does not.
     """
-    from transformers import AutoTokenizer
-
     model, digest = _load(name, revision, **_held_in(weights))
     if is_multimodal(model.config):
         model = language_part(model)
     if not _is_causal(model):
         raise InputError(f"LLM {name!r}: a {type(model).__name__} is no causal language model; name one that is")
     source, commit = _located(tokenizer or name, revision)
-    words = AutoTokenizer.from_pretrained(source, revision=commit)
+    words = _tokenizer(source, commit)
     _check_words(name, words, model)
     return LanguageModel(model, words, digest)
 
 
 def load_tokenizer(name: str, digest: str, revision: str | None = None) -> LanguageModel:
-    """The tokenizer alone, for what has no LLM (the vision encoder by itself); `digest` is that of the LLM it is of."""
-    from transformers import AutoTokenizer
+    """Load the tokenizer alone, for what has no LLM (the vision encoder by itself); `digest` is that of its LLM.
 
+    Raises:
+        InputError: it cannot be loaded.
+    """
     source, commit = _located(name, revision)
-    return LanguageModel(None, AutoTokenizer.from_pretrained(source, revision=commit), digest)
+    return LanguageModel(None, _tokenizer(source, commit), digest)
 
 
 def load_language_head(name: str, revision: str | None = None) -> Tensor:
@@ -148,10 +150,49 @@ def load_vision_encoder(name: str, revision: str | None = None) -> VisionEncoder
 
     model, digest = _load(name, revision, dtype=torch.float32)
     source, commit = _located(name, revision)
-    processor = AutoImageProcessor.from_pretrained(source, revision=commit)
+    with _part_of(source, "image processor", "preprocessor_config.json"):
+        processor = AutoImageProcessor.from_pretrained(source, revision=commit)
     if is_multimodal(model.config):
         return VisionEncoder(MultimodalVision(model), processor, digest)
     return VisionEncoder(getattr(model, "vision_model", model), processor, digest)
+
+
+def _tokenizer(source: str, commit: str | None) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    with _part_of(source, "tokenizer", "tokenizer.json", "tokenizer_config.json"):
+        words: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, revision=commit)
+        if len(words.get_vocab()) <= len(set(words.all_special_ids)):
+            raise ValueError("it knows no words")  # transformers makes an empty one where its files are missing
+        return words
+
+
+@contextlib.contextmanager
+def _part_of(source: str, part: str, *files: str) -> Iterator[None]:
+    """Turn what transformers raises on a damaged or missing part of a backbone into an error that names its folder."""
+    try:
+        yield
+    except Exception as error:
+        # JSONDecodeError, ValueError, OSError, KeyError, tokenizers' own: which one depends on the file that is wrong.
+        said = (str(error) or type(error).__name__).splitlines()[0]
+        cause = _lfs_pointers(source) or f"{said} (its files: {', '.join(files)})"
+        raise InputError(f"backbone {source!r}: its {part} cannot be loaded: {cause}") from error
+
+
+def _lfs_pointers(source: str) -> str:
+    """What to do where files of a folder are Git LFS pointers, as a clone without git-lfs leaves them; else nothing."""
+    folder = Path(source)
+    pointers = sorted(path.name for path in folder.iterdir() if _is_lfs_pointer(path)) if folder.is_dir() else []
+    verb = "is a Git LFS pointer" if len(pointers) == 1 else "are Git LFS pointers"
+    return f"{', '.join(pointers)} {verb}; run `git lfs pull` in the folder" if pointers else ""
+
+
+def _is_lfs_pointer(path: Path) -> bool:
+    try:
+        with path.open("rb") as handle:
+            return handle.read(_LFS_CHARS) == _LFS
+    except OSError:
+        return False
 
 
 def left_out_tokens(name: str, revision: str | None = None) -> int:
@@ -237,7 +278,7 @@ def _load(name: str, revision: str | None, *, head: bool = False, **options: Any
         with quiet():
             model, report = auto.from_pretrained(source, revision=commit, output_loading_info=True, **options)
     except (OSError, ValueError, SafetensorError) as error:
-        raise InputError(f"backbone {name!r}: cannot be loaded: {error}") from error
+        raise InputError(f"backbone {name!r}: cannot be loaded: {_lfs_pointers(source) or error}") from error
     missing = sorted(k for k in report["missing_keys"] if not _POOLERS.search(k))
     unexpected = sorted(k for k in report["unexpected_keys"] if not _TASK_HEADS.match(k) and not _POOLERS.search(k))
     unexpected = [] if head else unexpected  # the layers, which are not wanted

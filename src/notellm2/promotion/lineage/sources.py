@@ -19,6 +19,7 @@ from notellm2.promotion.ledger import Ledger
 from notellm2.promotion.lineage.graph import Graph, Name
 from notellm2.publication import publish
 from notellm2.publication.location import Location
+from notellm2.publication.opening import open_location
 from notellm2.publication.pointer import NothingPublished, Publication, read_pointer
 from notellm2.publication.stored import stored_ids
 from notellm2.recipe import RegistryConfig
@@ -69,7 +70,7 @@ def _problem_noted(graph: Graph, what: str) -> Iterator[None]:
 
 def _published(graph: Graph, workspace: Workspace, note: str | None) -> Publication | None:
     pointer = None
-    location = Location.at(workspace.published)
+    location = open_location(workspace.published)
     with _problem_noted(graph, f"the pointer of {location}"):
         try:
             pointer = read_pointer(location)

@@ -24,6 +24,7 @@ from notellm2.errors import InputError
 from notellm2.promotion.journal import JOURNAL
 from notellm2.promotion.ledger import LEDGER
 from notellm2.publication.location import Location
+from notellm2.publication.opening import open_location
 from notellm2.publication.pointer import POINTER
 from notellm2.stack import postgres
 from notellm2.stack.backup.databases import Server
@@ -111,7 +112,7 @@ def read_scope(environment: Mapping[str, str]) -> Scope:
         ),
         storages=storages,
         workspace=workspace,
-        published=Location.at(url),
+        published=open_location(url),
         versions=versions,
         left_out=(*_LEFT_OUT, *left_out),
     )

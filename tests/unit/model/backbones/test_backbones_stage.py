@@ -1,17 +1,23 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from notellm2.artifacts import Artifact, digest_tree
+from notellm2.artifacts import Artifact, Store, digest_tree
 from notellm2.embedding.vectors_stage import vision_features
 from notellm2.errors import InputError
 from notellm2.model.backbones import backbones_stage
 from notellm2.model.backbones.backbones_stage import Backbones, Corpus, build_backbones
 from notellm2.model.backbones.load import load_language_model, load_vision_encoder
+from notellm2.notes.dataset import Dataset
+from notellm2.notes.import_export import import_export
 from notellm2.recipe import BackbonesConfig, ImageLimits, ModelConfig
 from tests.unit.conftest import Backbone
+from tests.unit.notes.exports import NOTES, write_export
 from tests.unit.training.small_run import BACKBONES, COUNT, MD5, MODEL, Stages
 
 
@@ -69,3 +75,40 @@ def test_one_may_be_named_and_the_other_built(stages: Stages, backbone: Backbone
 def test_a_folder_that_is_not_there_is_an_input_error(stages: Stages) -> None:
     with pytest.raises(InputError, match="no such folder"):
         build(stages, BACKBONES.model_copy(update={"llm": "./nowhere"}))
+
+
+def _without_images(export: Path, store: Store, folder: Path) -> Corpus:
+    """An import of notes without any image, all of them training notes."""
+    import_export(export, folder / "data", limits=ImageLimits(), progress=False)
+    dataset = Dataset.open(folder / "data")
+    ids = dataset.notes(["note_id"])["note_id"].to_pylist()
+    split = pa.table({"note_id": ids, "split": ["train"] * len(ids)})
+    pairs = store.build("pairs", 1, {}, {}, lambda into: (pq.write_table(split, into / "notes.parquet"), {})[1])
+    return Corpus(dataset, MD5, pairs, ImageLimits())
+
+
+def _is_refused_before_anything_is_built(corpus: Corpus, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("notellm2.model.backbones.tiny_llm.build_tiny_llm", lambda *_: pytest.fail("built first"))
+    for model in (MODEL, MODEL.model_copy(update={"prompt": "text", "late_fusion": False})):
+        with pytest.raises(InputError, match=r"^backbones\.vision: 0 of the \d+ training notes have an image"):
+            build_backbones(store, corpus, BACKBONES, model)
+
+
+def test_notes_without_images_are_refused_before_the_llm_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = [{name: value for name, value in note.items() if name != "image_path"} for note in NOTES]
+    store = Store(tmp_path / "store")
+    corpus = _without_images(write_export(tmp_path / "export", notes), store, tmp_path)
+    _is_refused_before_anything_is_built(corpus, store, monkeypatch)
+
+
+@pytest.mark.shared
+def test_25_the_collected_notes_without_images_are_refused(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export = shared / "cases" / "25-no-images" / "export"
+    if not export.is_dir():
+        pytest.skip(f"needs the collected case {export}")
+    store = Store(tmp_path / "store")
+    _is_refused_before_anything_is_built(_without_images(export, store, tmp_path), store, monkeypatch)

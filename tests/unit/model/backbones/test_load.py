@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,50 @@ def test_a_damaged_weight_file_is_an_input_error(backbone: Backbone, tmp_path: P
     (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match=r"gpt2.*cannot be loaded"):
         load_language_model(str(folder))
+
+
+LFS_POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 1000\n"
+
+
+def refusal(load_backbone: Callable[[str], object], folder: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        load_backbone(str(folder))
+    assert repr(str(folder)) in str(caught.value)
+    return str(caught.value)
+
+
+def test_git_lfs_pointers_are_named_with_what_to_do(backbone: Backbone, tmp_path: Path) -> None:
+    for name in ("model.safetensors", "tokenizer.json"):
+        folder = copy(backbone("qwen2"), tmp_path / name)
+        (folder / name).write_text(LFS_POINTER)
+        assert f"{name} is a Git LFS pointer; run `git lfs pull`" in refusal(load_language_model, folder)
+
+
+def test_a_missing_or_damaged_tokenizer_is_named_with_its_folder(backbone: Backbone, tmp_path: Path) -> None:
+    missing = copy(backbone("qwen2"), tmp_path / "missing")
+    (missing / "tokenizer.json").unlink()
+    assert "its tokenizer cannot be loaded: " in refusal(load_language_model, missing)
+    damaged = copy(backbone("qwen2"), tmp_path / "damaged")
+    (damaged / "tokenizer.json").write_text('{"model": ')
+    assert "its tokenizer cannot be loaded: " in refusal(load_language_model, damaged)
+
+
+def test_a_missing_image_processor_is_named_with_its_folder(backbone: Backbone, tmp_path: Path) -> None:
+    folder = copy(backbone("vit"), tmp_path / "vit")
+    (folder / "preprocessor_config.json").unlink()
+    message = refusal(load_vision_encoder, folder)
+    assert "its image processor cannot be loaded: " in message
+    assert "preprocessor_config.json" in message
+
+
+@pytest.mark.shared
+def test_16_the_collected_lfs_pointer_is_recognised(shared: Path, backbone: Backbone, tmp_path: Path) -> None:
+    pointer = shared / "cases" / "16-lfs-weights" / "model.safetensors"
+    if not pointer.is_file():
+        pytest.skip(f"needs the collected case {pointer}")
+    folder = copy(backbone("qwen2"), tmp_path / "llm")
+    shutil.copy(pointer, folder / "model.safetensors")
+    assert "model.safetensors is a Git LFS pointer" in refusal(load_language_model, folder)
 
 
 def test_a_tokenizer_with_words_that_the_llm_lacks_is_refused(backbone: Backbone, tmp_path: Path) -> None:

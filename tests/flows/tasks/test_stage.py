@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from prefect.states import Failed
 
-from flows.runtime import job
+from flows.tasks import stage
 from notellm2.errors import InputError
 from notellm2.promotion.journal import LeaseTaken
 from notellm2.promotion.transaction import ChampionMoved
@@ -23,4 +23,4 @@ from notellm2.promotion.transaction import ChampionMoved
 )
 def test_only_what_may_end_otherwise_is_tried_again(error: Exception, again: bool) -> None:
     nothing: Any = None
-    assert job._worth_retrying(nothing, nothing, Failed(data=error)) is again
+    assert stage._worth_retrying(nothing, nothing, Failed(data=error)) is again
