@@ -6,7 +6,17 @@ import pytest
 from pydantic import BaseModel
 
 from notellm2.errors import InputError
-from notellm2.recipe import ConnectorConfig, ModelConfig, PairsConfig, Recipe, TinyLLMConfig, as_recorded, load_recipe
+from notellm2.recipe import (
+    ConnectorConfig,
+    ModelConfig,
+    PairsConfig,
+    Recipe,
+    TinyLLMConfig,
+    TrainingConfig,
+    as_recorded,
+    load_recipe,
+)
+from tests.conftest import ROOT
 
 NOTHING_TRAINED = ("model.tuning=frozen", "model.head=none", "model.start=random", "model.log_scale=3.0")
 
@@ -162,3 +172,23 @@ def test_connectors_of_the_first_release_keep_their_part_of_the_key() -> None:
     }  # fmt: skip
     assert ConnectorConfig(kind="qformer").keyed(used=False) == {"kind": "qformer", **first}
     assert "query_std" in ConnectorConfig(kind="perceiver").keyed(used=True)
+
+
+def test_the_papers_recipe_is_its_setting_to_the_last_field() -> None:
+    paper = load_recipe(ROOT / "recipes" / "paper.yaml")
+    training, model = paper.training, paper.model
+    assert {training.lr, training.head_lr, training.image_lr, training.scale_lr} == {3e-6}
+    assert (training.betas, training.decay, training.warmup_share) == ((0.9, 0.999), "linear", 0.1)
+    assert (training.weight_decay, training.clip_norm, training.select) == (1e-3, 1.0, "loss")
+    assert (training.pairs_per_batch, training.epochs, training.steps) == (128, 1.0, None)
+    assert (training.weight_multimodal, training.weight_visual, training.mask_positives) == (9.0, 1.0, False)
+    assert (model.centre, model.start, model.log_scale, model.tuning, model.dim) == (False, "random", 3.0, "full", 64)
+    assert (model.connector.kind, model.connector.queries, model.connector.layers) == ("qformer", 16, 6)
+    assert model.limit_covers_prompt
+    assert (paper.pairs.min_support, paper.pairs.lower, paper.pairs.upper) == (1, 0.01, 30)
+
+
+def test_training_fields_of_later_versions_count_in_the_key_where_they_are_set() -> None:
+    assert {"decay", "betas", "sharding"}.isdisjoint(TrainingConfig().keyed())
+    assert TrainingConfig(decay="linear", betas=(0.9, 0.999)).keyed().items() >= {"decay": "linear"}.items()
+    assert TrainingConfig(betas=(0.9, 0.999)).keyed()["betas"] == [0.9, 0.999]

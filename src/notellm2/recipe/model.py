@@ -186,6 +186,9 @@ class ModelConfig(Section):
     late_fusion: bool = Field(True, description="gate the vision encoder's summary into the embeddings")
     language: Literal["en", "zh"] = Field("en", description="language of the prompt")
     text: TextLimits = TextLimits()
+    limit_covers_prompt: bool = Field(
+        False, description="text.max_tokens counts the prompt's own tokens too, visual tokens apart (the paper)"
+    )
     connector: ConnectorConfig = ConnectorConfig()
     dim: int = Field(64, ge=2, description="width of the embedding, numbers; without head that of the LLM")
     matryoshka: tuple[int, ...] = Field(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -52,6 +52,14 @@ class TrainingConfig(Section):
     scale_lr: float = Field(1e-2, gt=0, description="peak learning rate of the logit scale")
     weight_decay: float = Field(1e-3, ge=0, description="decoupled weight decay")
     warmup_share: float = Field(0.1, ge=0, le=1, description="share of the steps with a rising learning rate")
+    decay: Literal["cosine", "linear"] = Field(
+        "cosine",
+        description="learning rate after the warm-up: cosine down to 5 % of the peak; linear: from 0 up and down to 0 "
+        "again, as transformers' linear schedule has it (the paper)",
+    )
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
+        (0.9, 0.98), description="AdamW's betas (0.9 and 0.999 in the paper)"
+    )
     clip_norm: float = Field(1.0, gt=0, description="largest norm of the whole gradient")
     weight_multimodal: float = Field(9.0, ge=0, description="w_m, weight of the multimodal loss")
     weight_visual: float = Field(1.0, ge=0, description="w_v, weight of the visual loss (mICL only)")
@@ -85,12 +93,26 @@ class TrainingConfig(Section):
     launch_args: tuple[str, ...] = Field(
         (), description="further arguments of accelerate launch: several machines, ports (docs/guides/train-larger.md)"
     )
-    select: Literal["best", "last"] = Field("best", description="weights kept: best validation MRR, or the last")
+    select: Literal["best", "loss", "last"] = Field(
+        "best",
+        description="weights kept: best validation MRR; least validation loss, of batches as in training (the paper); "
+        "or the last",
+    )
     checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
     validate_every: int = Field(100, ge=1, description="steps between validations")
     log_every: int = Field(10, ge=1, description="steps between logged metrics")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the device has it")
     seed: int = Field(0, ge=0, description="seed of initialisation and order")
+
+    def keyed(self) -> dict[str, Any]:
+        """This section as the key of a training covers it: a field of later versions counts where it is set."""
+        section = self.model_dump(mode="json")
+        for name in ("sharding", "decay", "betas"):
+            if getattr(self, name) == type(self).model_fields[name].default:
+                del section[name]
+        if not self.refit.epochs:
+            del section["refit"]
+        return section
 
     @model_validator(mode="after")
     def _weighed(self) -> TrainingConfig:

@@ -122,7 +122,7 @@ def fit(
         mine=_mining(assignment, data),
     )
     figures = loop.train(run, on_metrics)
-    best = assignment.work / loop.BEST if training.select == "best" and data.validation is not None else None
+    best = assignment.work / loop.BEST if training.select != "last" and data.validation is not None else None
     last = trained_weights(network, keep=team.leads) if best is None and is_sharded(network) else {}
     if not team.leads:
         return {}

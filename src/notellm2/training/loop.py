@@ -33,7 +33,7 @@ from notellm2.training.hard_negatives import HardNegatives
 from notellm2.training.process_group import ALONE, Team
 from notellm2.training.sharding import held_bytes, is_sharded
 from notellm2.training.step import StepContext, take_step
-from notellm2.training.validation import Validation, rank_visual_tokens, recentre, validate
+from notellm2.training.validation import Validation, rank_visual_tokens, recentre, validate, validation_loss
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +52,7 @@ class Progress:
 
     step: int = 0
     best_mrr: float = -1.0
+    best_loss: float = math.inf
     best_step: int = 0
     last_loss: float = math.nan
     last_chance: float = math.nan
@@ -83,6 +84,7 @@ class Progress:
             "train_seconds": round(self.seconds, 1),
             "best_step": self.best_step or self.step,
             "best_validation_mrr": None if self.best_mrr < 0 else self.best_mrr,
+            **({"best_validation_loss": self.best_loss} if math.isfinite(self.best_loss) else {}),
         }
 
 
@@ -93,9 +95,15 @@ def total_steps(config: TrainingConfig, pairs: int) -> int:
     )
 
 
-def learning_rate_share(step: int, steps: int, warmup_share: float) -> float:
-    """Share of the peak learning rate at step `step` (from 0): linear warm-up, then cosine down to 5 %."""
-    warmup = max(1, round(warmup_share * steps))
+def learning_rate_share(step: int, steps: int, config: TrainingConfig) -> float:
+    """Compute the share of the peak learning rate at step `step` (from 0): linear warm-up, then the recipe's decay.
+
+    `cosine` ends at 5 %. `linear` is transformers' ``get_linear_schedule_with_warmup``, whose first step has rate 0.
+    """
+    if config.decay == "linear":
+        warmup = math.ceil(config.warmup_share * steps)
+        return step / warmup if step < warmup else max(0.0, (steps - step) / max(1, steps - warmup))
+    warmup = max(1, round(config.warmup_share * steps))
     if step < warmup:
         return (step + 1) / warmup
     done = (step - warmup) / max(1, steps - warmup)
@@ -113,7 +121,7 @@ def build_optimiser(network: NoteLLM2, config: TrainingConfig) -> torch.optim.Ad
             decay = config.weight_decay if parameter.ndim > 1 else 0.0
             groups.setdefault((lr, decay), []).append(parameter)
     settings = [{"params": p, "lr": lr, "peak": lr, "weight_decay": decay} for (lr, decay), p in groups.items()]
-    return torch.optim.AdamW(settings, betas=(0.9, 0.98))
+    return torch.optim.AdamW(settings, betas=config.betas)
 
 
 @dataclass(frozen=True)
@@ -207,7 +215,7 @@ def train(run: TrainingRun, on_metrics: OnMetrics = lambda step, values: None, *
 def _timed_step(context: StepContext, state: Progress, steps: int) -> dict[str, float]:
     """Take the next step at its learning rate, count it, and return its figures with rate and speed."""
     config, begun = context.config, time.monotonic()
-    share = learning_rate_share(state.step, steps, config.warmup_share)
+    share = learning_rate_share(state.step, steps, config)
     for group in context.optimiser.param_groups:
         group["lr"] = group["peak"] * share
     figures = take_step(context, state.step)
@@ -242,8 +250,13 @@ def _validate_and_keep(run: TrainingRun, validation: Validation, state: Progress
     """Centre the head, measure on held-out pairs, and keep the weights if none were better."""
     recentre(run.network, run.source, run.pairs, run.config, run.team)
     figures = validate(run.network, run.source, validation, run.config, run.team)
-    if figures["validation_mrr"] > state.best_mrr:
+    better = figures["validation_mrr"] > state.best_mrr
+    if run.config.select == "loss":
+        figures["validation_loss"] = validation_loss(run.network, run.source, validation, run.config)
+        better = figures["validation_loss"] < state.best_loss
+    if better:
         state.best_mrr, state.best_step = figures["validation_mrr"], state.step
+        state.best_loss = figures.get("validation_loss", math.inf)
         _keep_best(run.folder, run.network, run.team)
     return figures
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from notellm2.artifacts import Store
-from notellm2.model.network.prompt import EncodedTexts, encode_texts
+from notellm2.model.network.prompt import EncodedTexts, encode_texts, text_limit
 from notellm2.notes.dataset import Dataset
 from notellm2.recipe import ModelConfig
 
@@ -42,7 +42,8 @@ def token_texts(store: Store, dataset: Dataset, data_md5: str, tokenizer: Any, m
     digest = tokenizer_digest(tokenizer)
     if digest is None:
         return encode_texts(tokenizer, dataset.texts(), model)
-    config = {"language": model.language, "text": model.text.model_dump(mode="json")}
+    limits = model.text.model_copy(update={"max_tokens": text_limit(tokenizer, model)})
+    config = {"language": model.language, "text": limits.model_dump(mode="json")}
     made = store.build(STAGE, VERSION, config, {"data": data_md5, "tokenizer": digest}, write)
     return EncodedTexts(
         np.load(made.file("tokens.npy"), mmap_mode="r"),

@@ -62,7 +62,8 @@ def train(
     loss, loss_multimodal, loss_visual, loss_generation (nats), chance (the loss of embeddings that
     tell nothing apart: ln(2B - 1), less what is masked), lr, pairs_per_s, mean_cosine, effective_rank, log_scale,
     gradient norms by part, padding_share, visual_token_rank (effective rank of
-    an image's visual tokens), and validation_mrr, validation_recall_at_10, _at_100 where measured.
+    an image's visual tokens), and validation_mrr, validation_recall_at_10, _at_100 (and
+    validation_loss where `training.select` is loss) where measured.
 
     Args:
         store: where the artifact goes; its workspace holds the checkpoints.
@@ -114,14 +115,12 @@ def _keyed_sections(model: ModelConfig, training: TrainingConfig) -> dict[str, A
 
     So models that were trained before such a field existed keep their key.
     """
-    settings, described = training.model_dump(mode="json"), model.model_dump(mode="json")
-    if training.sharding == "none":
-        del settings["sharding"]
-    if not training.refit.epochs:
-        del settings["refit"]
+    described = model.model_dump(mode="json")
     if not model.shortcuts.on:
         del described["shortcuts"]
+    if not model.limit_covers_prompt:
+        del described["limit_covers_prompt"]
     if not model.centre or model.head == "none":
         del described["centre"]
     described["connector"] = model.connector.keyed(used=model.has_connector)
-    return {"model": described, "training": settings}
+    return {"model": described, "training": training.keyed()}

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from notellm2.model.network.connector import visual_token_rank
-from notellm2.model.network.note_source import NoteSource, Rows, embed_rows
-from notellm2.model.network.notellm2 import NoteLLM2
+from notellm2.model.network.loss import matryoshka_loss, spread
+from notellm2.model.network.note_source import NoteSource, Rows, embed_rows, hidden_rows
+from notellm2.model.network.notellm2 import Hidden, NoteLLM2
 from notellm2.recipe import TrainingConfig
+from notellm2.training.batches import PairOrder, pictured_pairs
 from notellm2.training.process_group import ALONE, Team
 from notellm2.training.sharding import is_sharded, laid_out, whole
 
@@ -77,6 +80,38 @@ def validate(
         "validation_recall_at_10": float((rank <= 10).mean()),
         "validation_recall_at_100": float((rank <= 100).mean()),
     }
+
+
+def validation_loss(network: NoteLLM2, source: NoteSource, validation: Validation, config: TrainingConfig) -> float:
+    """Compute the training loss of the held-out pairs, without dropout, nats a pair.
+
+    The pairs are taken in file order, ``pairs_per_batch`` at a time, each batch compared within itself as in training;
+    a last batch of a single pair, which has nothing to be compared with, is left out. All processes compute all of it.
+    """
+    rows = np.unique(validation.pairs)
+    hidden = hidden_rows(network, source, rows, size=2 * config.chunk_notes)
+    device, order = network.head.weight.device, PairOrder(validation.pairs, config.pairs_per_batch, config.seed)
+
+    def loss(hidden_BH: Tensor, batch: Rows) -> float:
+        outputs = network.embed(Hidden(hidden_BH[np.searchsorted(rows, batch)].to(device), None), bare=True)
+        mask = torch.from_numpy(order.not_negatives(batch, known_positives=config.mask_positives)).to(device)
+        x_BD = spread(outputs.multimodal_BD, centre=network.centred)
+        return float(matryoshka_loss(x_BD, network.log_scale, network.matryoshka, mask))
+
+    losses, weights = [], []
+    with torch.no_grad():
+        for first in range(0, len(validation.pairs), config.pairs_per_batch):
+            batch = validation.pairs[first : first + config.pairs_per_batch].reshape(-1)
+            if len(batch) == 2:
+                continue
+            value = loss(hidden.multimodal_BH, batch)
+            seen = batch[pictured_pairs(batch, source.has_image, None)]
+            if hidden.visual_BH is not None and config.weight_visual and len(seen) > 2:
+                both = config.weight_multimodal + config.weight_visual
+                value = (config.weight_multimodal * value + config.weight_visual * loss(hidden.visual_BH, seen)) / both
+            losses.append(value)
+            weights.append(len(batch))
+    return float(np.average(losses, weights=weights)) if losses else 0.0
 
 
 def rank_visual_tokens(network: NoteLLM2, source: NoteSource, rows: Rows) -> float | None:

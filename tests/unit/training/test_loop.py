@@ -144,14 +144,56 @@ def test_the_language_model_head_is_never_computed(llm: str, backbone: Backbone,
 
 
 def test_learning_rate_rises_then_falls() -> None:
-    shares = [learning_rate_share(step, 100, 0.1) for step in range(100)]
+    config = training_config(warmup_share=0.1)
+    shares = [learning_rate_share(step, 100, config) for step in range(100)]
     assert shares[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
     assert max(shares) == 1.0
     assert all(a >= b for a, b in itertools.pairwise(shares[10:]))
     assert shares[55] == pytest.approx(0.05 + 0.95 * 0.5)
     assert 0.05 < shares[-1] < 0.052
     for steps in (1, 2, 3):
-        assert all(0 < learning_rate_share(step, steps, share) <= 1 for step in range(steps) for share in (0, 0.1, 1))
+        for warmup in (0, 0.1, 1):
+            config = training_config(warmup_share=warmup)
+            assert all(0 < learning_rate_share(step, steps, config) <= 1 for step in range(steps))
+
+
+@pytest.mark.parametrize("steps", [7, 100])
+@pytest.mark.parametrize("warmup", [0.0, 0.1])
+def test_linear_decay_is_transformers(steps: int, warmup: float) -> None:
+    from transformers import get_linear_schedule_with_warmup
+
+    optimiser = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    theirs = get_linear_schedule_with_warmup(optimiser, math.ceil(warmup * steps), steps)
+    config = training_config(decay="linear", warmup_share=warmup)
+    for step in range(steps):
+        assert learning_rate_share(step, steps, config) == pytest.approx(theirs.get_last_lr()[0])
+        optimiser.step()
+        theirs.step()
+
+
+def test_the_recipes_betas_are_the_optimisers(backbone: Backbone) -> None:
+    network, _, _ = network_for(backbone("llama"), model_config(connector=CONNECTOR))
+    assert build_optimiser(network, training_config()).defaults["betas"] == (0.9, 0.98)
+    assert build_optimiser(network, training_config(betas=(0.9, 0.999))).defaults["betas"] == (0.9, 0.999)
+
+
+def test_the_least_validation_loss_chooses_the_weights(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([0.5, 0.2, 0.4])
+    heads: list[torch.Tensor] = []
+
+    def measure(network: NoteLLM2, *_: object) -> float:
+        heads.append(network.head.weight.detach().clone())
+        return next(losses)
+
+    from safetensors.torch import load_file
+
+    monkeypatch.setattr(loop, "validation_loss", measure)
+    figures, _ = run(tmp_path, backbone("llama"), select="loss")
+    assert (figures["best_step"], figures["best_validation_loss"]) == (4, 0.2)
+    assert load_file(tmp_path / loop.BEST)["head.weight"].equal(heads[1])
+    assert [row.get("validation_loss") for row in history(tmp_path)] == [None, 0.5, None, 0.2, None, 0.4]
 
 
 def test_total_steps_counts_passes_over_the_pairs() -> None:

@@ -10,7 +10,7 @@ from notellm2.model.network.note_source import NoteSource, Rows, embed_rows
 from notellm2.model.network.notellm2 import NoteLLM2
 from notellm2.training import validation
 from notellm2.training.loop import TrainingRun, train
-from notellm2.training.validation import Validation, recentre, validate
+from notellm2.training.validation import Validation, recentre, validate, validation_loss
 from tests.unit.conftest import Backbone
 from tests.unit.model.tiny import model_config
 from tests.unit.training.small_task import CONNECTOR, NOTES, network_for, training_config
@@ -113,3 +113,22 @@ def test_nearly_parallel_hidden_states_are_left_within_dozens_of_steps(
     schedule = training_config(steps=60, pairs_per_batch=16, validate_every=1000, checkpoint_every=1000, lr=1e-3)
     figures = train(TrainingRun(network, source, pairs, None, schedule, tmp_path))
     assert figures["left_chance"] == centre
+
+
+def test_the_validation_loss_is_the_trainings_by_the_batch(backbone: Backbone) -> None:
+    """Written out: three pairs of images and texts in batches of two; the third pair is alone and left out."""
+    network, source, _ = network_for(backbone("llama"), model_config(connector=CONNECTOR, centre=False))
+    network.eval()
+    config = training_config(pairs_per_batch=2, mask_positives=False)
+    pairs = np.array([[0, 20], [1, 21], [2, 42]])
+    found = validation_loss(network, source, Validation(pairs, np.arange(60)), config)
+    with torch.no_grad():
+        made = network(source.batch(pairs[:2].reshape(-1)))
+    assert made.visual_BD is not None
+    expected = 0.0
+    for weight, x in ((0.9, made.multimodal_BD), (0.1, made.visual_BD)):
+        logits = (x @ x.T * network.log_scale.exp()).detach()
+        for row in range(4):
+            others = [column for column in range(4) if column != row]
+            expected += weight * float(torch.logsumexp(logits[row, others], 0) - logits[row, row ^ 1]) / 4
+    assert found == pytest.approx(expected, rel=1e-4)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from notellm2.errors import InputError
-from notellm2.model.network.prompt import WORDINGS, EncodedTexts, encode_strings, token_ids
+from notellm2.model.network.prompt import WORDINGS, EncodedTexts, encode_strings, text_limit, token_ids
 
 if TYPE_CHECKING:
     from notellm2.notes.schema import Note
@@ -93,7 +93,7 @@ class Exercises:
         return cls(
             opening=np.array(bos + token_ids(tokenizer, words.opening), np.int32),
             guidance=guidance,
-            texts={"topics": encode_strings(tokenizer, bare, limits.max_tokens), "category": texts},
+            texts={"topics": encode_strings(tokenizer, bare, text_limit(tokenizer, config)), "category": texts},
             answers={
                 "topics": encode_strings(tokenizer, strings["topics"], ANSWER_TOKENS, end),
                 "category": encode_strings(tokenizer, strings["category"], ANSWER_TOKENS, end),

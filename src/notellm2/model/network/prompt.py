@@ -167,10 +167,21 @@ def layout(tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> Layout:
     return Layout(np.array(head, np.int32), np.array(tail, np.int32), visual_position)
 
 
+def text_limit(tokenizer: PreTrainedTokenizerBase, config: ModelConfig) -> int:
+    """Return the most tokens of a note's own text: ``config.text.max_tokens``, less the prompt's where it counts them.
+
+    Visual tokens are not counted: they take the place of one word after the cut.
+    """
+    if not config.limit_covers_prompt:
+        return config.text.max_tokens
+    fixed = layout(tokenizer, config)
+    return max(0, config.text.max_tokens - len(fixed.head) + len(fixed.visual_slots) - len(fixed.tail))
+
+
 def encode_texts(
     tokenizer: PreTrainedTokenizerBase, notes: Sequence[Note], config: ModelConfig, *, block: int = 4096
 ) -> EncodedTexts:
-    """Tokenise the notes' own texts, cut at ``config.text.max_tokens`` tokens.
+    """Tokenise the notes' own texts, cut at `text_limit` tokens.
 
     Args:
         tokenizer: a fast tokenizer.
@@ -180,7 +191,7 @@ def encode_texts(
     """
     words = WORDINGS[config.language]
     texts = (words.note_text(note, config.text) for note in notes)
-    return encode_strings(tokenizer, texts, config.text.max_tokens, block=block)
+    return encode_strings(tokenizer, texts, text_limit(tokenizer, config), block=block)
 
 
 def encode_strings(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from notellm2.model.network.prompt import IMAGE_WORD, VISUAL_SLOT, WORDINGS, encode_texts, layout
+from notellm2.model.network.prompt import IMAGE_WORD, VISUAL_SLOT, WORDINGS, encode_texts, layout, text_limit
 from notellm2.notes.schema import Note
 from notellm2.recipe import TextLimits
 from tests.unit.model.tiny import model_config, tokenizer
@@ -126,3 +126,16 @@ def test_a_long_text_raises_no_alarm(words: Any, caplog: pytest.LogCaptureFixtur
     with caplog.at_level(logging.WARNING):
         encode_texts(words, [Note("n", content="walk " * 5000)], model_config(text=TextLimits(content_chars=30_000)))
     assert not caplog.records
+
+
+@pytest.mark.parametrize("prompt", ["micl", "basic"])
+def test_a_limit_that_covers_the_prompt_counts_its_words_and_no_visual_tokens(prompt: Any) -> None:
+    words, limits = tokenizer(), TextLimits(content_chars=500, max_tokens=90)
+    config = model_config(prompt=prompt, text=limits, limit_covers_prompt=True)
+    fixed = layout(words, config)
+    note = Note("long", content="we walked all day and the river ran low " * 12)
+    (length,) = encode_texts(words, [note], config).lengths.tolist()
+    assert length == text_limit(words, config) > 8
+    shown = len([token for token in [*fixed.head, *fixed.tail] if token != VISUAL_SLOT])
+    assert length + shown == 90
+    assert text_limit(words, model_config(prompt=prompt, text=limits)) == 90
