@@ -14,7 +14,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 QUIET := DO_NOT_TRACK=true MLFLOW_DISABLE_TELEMETRY=true DVC_NO_ANALYTICS=1 GX_ANALYTICS_ENABLED=false
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-stack lint ui secrets lock clean
+.PHONY: help install demo test test-fast test-stack coverage lint format docs docs-serve ui secrets lock clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -31,8 +31,14 @@ $(VENV)/.installed-stack: $(VENV)/.installed
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
-	$(PIP) -e '.[dev,serve,stack,quantized,onnx]'
+	$(PIP) -e '.[dev,docs,serve,stack,quantized,onnx]'
 	@touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(PIP) -e '.[docs,serve]'
+	@touch $@
+
+install: $(VENV)/.installed-dev ## everything a contributor needs, into .venv
 
 # The sample is the same byte for byte wherever constraints.txt is installed, so data.dvc can pin it.
 data/dataset.json: | $(VENV)/.installed
@@ -48,6 +54,12 @@ demo: $(VENV)/.installed data/dataset.json ## install, make the sample data, tra
 test: $(VENV)/.installed-dev ## the tests, but for those on real servers
 	$(BIN)/python -m pytest tests/unit tests/flows tests/faults $(PYTEST_ARGS)
 
+test-fast: $(VENV)/.installed-dev ## the unit tests that need no torch: under 90 seconds
+	$(BIN)/python -m pytest tests/unit -m "not torch" $(PYTEST_ARGS)
+
+coverage: $(VENV)/.installed-dev ## `make test` with the share of lines and branches it runs
+	$(BIN)/python -m pytest tests/unit tests/flows tests/faults --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
+
 test-stack: $(VENV)/.installed-dev ## the tests on real servers: PostgreSQL, MLflow, Prefect, an S3 API, a worker
 	$(BIN)/python -m pytest tests/stack $(PYTEST_ARGS)
 
@@ -58,6 +70,17 @@ lint: $(VENV)/.installed-dev ## style, types, import contracts, the compose file
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec docker-compose.yml
 	$(BIN)/hadolint Dockerfile mlflow/Dockerfile
+
+format: $(VENV)/.installed-dev ## rewrite the code in the project's style, and mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(VENV)/.installed-docs ## the documentation site into site/, strictly: a broken link fails; needs no network
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+
+docs-serve: $(VENV)/.installed-docs ## the site at http://127.0.0.1:8000, made again at every change
+	$(BIN)/python -m mkdocs serve
 
 # One worker, no job execution: seven processes fewer, and nothing here needs them.
 ui: $(VENV)/.installed ## MLflow's pages on the demo's store, http://127.0.0.1:5000
@@ -71,7 +94,7 @@ secrets: $(VENV)/.installed-stack ## what the team's servers need: packages, and
 lock: ## refresh constraints.txt from the newest versions that pyproject.toml allows
 	$(PYTHON) -m venv --clear $(VENV)-lock
 	$(VENV)-lock/bin/python -m pip install --quiet --upgrade $(PIP_ARGS) '$(TORCH)'
-	$(VENV)-lock/bin/python -m pip install --quiet --upgrade $(PIP_ARGS) '$(TORCH)' -e '.[dev,serve,stack,quantized,onnx]'
+	$(VENV)-lock/bin/python -m pip install --quiet --upgrade $(PIP_ARGS) '$(TORCH)' -e '.[dev,docs,serve,stack,quantized,onnx]'
 	$(VENV)-lock/bin/python -m pip check
 	grep '^#' constraints.txt > constraints.txt.new
 	$(VENV)-lock/bin/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools \
@@ -80,5 +103,5 @@ lock: ## refresh constraints.txt from the newest versions that pyproject.toml al
 	rm -rf $(VENV)-lock
 
 clean: ## remove what runs leave behind (store, sample, caches); keeps the environment
-	rm -rf $(STORE) raw data build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(STORE) raw data site build dist .coverage .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +

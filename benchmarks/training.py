@@ -43,7 +43,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from notellm2.artifacts import Store
 from notellm2.embedding.vectors_stage import vision_features
 from notellm2.model.backbones.adapters import tune
-from notellm2.model.backbones.backbones_stage import Backbones, build_backbones
+from notellm2.model.backbones.backbones_stage import Backbones, Corpus, build_backbones
 from notellm2.model.backbones.encode_images import encode_images
 from notellm2.model.backbones.load import load_language_model, load_vision_encoder
 from notellm2.model.network.attention import attend_fast
@@ -60,7 +60,7 @@ from notellm2.recipe import Recipe, load_recipe
 from notellm2.training.batches import PairOrder
 from notellm2.training.fit import pair_rows
 from notellm2.training.loop import build_optimiser
-from notellm2.training.step import take_step
+from notellm2.training.step import StepContext, take_step
 from notellm2.training.texts_stage import token_texts
 
 MEMORY_PAIRS = (64, 256, 1024)
@@ -98,7 +98,7 @@ class Material:
         dataset, store = Dataset.open(given.data), Store(given.store)
         md5 = versions.data_md5(given.data)
         mined = mine(store, dataset, md5, recipe.pairs)
-        halves = build_backbones(store, dataset, md5, mined, recipe.backbones, recipe.model, recipe.data.images)
+        halves = build_backbones(store, Corpus(dataset, md5, mined, recipe.data.images), recipe.backbones, recipe.model)
         features = vision_features(store, dataset, md5, halves, recipe.data.images)
         notes = dataset.texts()
         rows = {note.note_id: row for row, note in enumerate(notes)}
@@ -126,7 +126,8 @@ def ours(material: Material, variant: str, **changed: Any) -> Callable[[int], di
     network, source, _ = material.network(variant, fast=True)
     config = material.recipe.training.model_copy(update=changed)
     order, optimiser = PairOrder(material.pairs, config.pairs_per_batch, 0), build_optimiser(network, config)
-    return lambda step: take_step(network, source, order, optimiser, step, config)
+    context = StepContext(network, source, order, optimiser, config)
+    return lambda step: take_step(context, step)
 
 
 def plain(material: Material, *, cached: bool) -> Callable[[int], None]:
@@ -209,7 +210,7 @@ def arithmetic(material: Material) -> float:
     config = material.recipe.training
     order, optimiser = PairOrder(material.pairs, config.pairs_per_batch, 0), build_optimiser(network, config)
     with FlopCounterMode(display=False) as counter:
-        take_step(network, source, order, optimiser, 0, config)
+        take_step(StepContext(network, source, order, optimiser, config), 0)
     found = counter.get_flop_counts()["Global"]
     return float(sum(flops / (2 if "bmm" in str(operation) else 1) for operation, flops in found.items()))
 

@@ -4,7 +4,7 @@ The line is logged by ``notellm2.events``, so it is in the run's log too; `NOTEL
 appended to, or ``-`` for standard output. Where Prefect's server is the embedded one only the line is written: that
 server ends with the flow, and nobody listens to it.
 
-Names, and what an alert means: docs/deployments.md.
+Names, and what an alert means: docs/reference/events.md.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from flows.runtime.job import Job
 from notellm2.artifacts import digest_file, digest_json, write_atomic
 from notellm2.errors import InputError
 from notellm2.notes.dataset import INFO, Dataset, DatasetInfo
-from notellm2.notes.rows import KINDS
+from notellm2.notes.tables import is_export
 from notellm2.recipe import ImageLimits, SampleConfig
 
 VERSIONS = "versions.json"
@@ -89,10 +89,10 @@ def _passed(job: Job) -> list[dict[str, Any]]:
 
 
 def _require_export(folder: Path, named: str) -> None:
-    if not any((folder / f"notes.{kind}").is_file() for kind in KINDS):
+    if not is_export(folder):
         raise InputError(
             f"{named} {folder}: neither a data set (with {INFO}) nor a plain export (with notes.parquet, .csv or "
-            ".jsonl); docs/export.md describes the columns"
+            ".jsonl); docs/reference/export-format.md describes the columns"
         )
 
 

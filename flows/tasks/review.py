@@ -34,25 +34,25 @@ def trained_vectors(
 ) -> Artifact:
     """The vectors of a model that is trained to be looked at, not to be registered: it has no run of its own."""
     from notellm2.embedding.vectors_stage import embed
-    from notellm2.training.training_stage import train
+    from notellm2.training.training_stage import TrainingInputs, train
 
     recipe, dataset = job.recipe, Dataset.open(Path(data["path"]))
-    given = (artifact(mined), artifact(halves), artifact(features))
-    trained = train(job.store, dataset, data["md5"], *given, model, recipe.training, recipe.data.images)
+    inputs = TrainingInputs(dataset, data["md5"], artifact(mined), artifact(halves), artifact(features))
+    trained = train(job.store, inputs, model, recipe.training, recipe.data.images)
     return embed(job.store, dataset, data["md5"], trained, artifact(features))
 
 
 @stage("saliency", timeout_s=HOUR)
 def saliency(job: Job, data: Facts, mined: Facts, features: Facts, trained: Facts) -> Artifact | Facts:
     """Measure what the embeddings listen to, layer by layer; without a key where the recipe asks for no pairs."""
-    from notellm2.embedding.saliency_stage import measure_saliency
+    from notellm2.embedding.saliency_stage import SaliencyInputs, measure_saliency
 
     count = job.recipe.evaluation.saliency_pairs
     if count == 0:
         return {"layers": 0}
     dataset = Dataset.open(Path(data["path"]))
-    given = (artifact(mined), artifact(trained), artifact(features))
-    return measure_saliency(job.store, dataset, data["md5"], *given, count=count)
+    inputs = SaliencyInputs(dataset, data["md5"], artifact(mined), artifact(trained), artifact(features))
+    return measure_saliency(job.store, inputs, count=count)
 
 
 @stage("report", timeout_s=HOUR)

@@ -90,17 +90,14 @@ def pairs(job: Job, data: Facts) -> Artifact:
 @stage("backbones", timeout_s=6 * HOUR)
 def backbones(job: Job, data: Facts, mined: Facts) -> Artifact:
     """Fetch the language model and the vision encoder, or train the tiny ones the recipe describes."""
-    from notellm2.model.backbones.backbones_stage import build_backbones
+    from notellm2.model.backbones.backbones_stage import Corpus, build_backbones
 
     recipe = job.recipe
     return build_backbones(
         job.store,
-        _dataset(data),
-        data["md5"],
-        artifact(mined),
+        Corpus(_dataset(data), data["md5"], artifact(mined), recipe.data.images),
         recipe.backbones,
         recipe.model,
-        recipe.data.images,
         show.Progress(every_s=10),
     )
 
@@ -124,22 +121,25 @@ def vision_features(job: Job, data: Facts, halves: Facts) -> Artifact:
 @stage("training", timeout_s=7 * 24 * HOUR)
 def training(job: Job, data: Facts, mined: Facts, halves: Facts, features: Facts, run_id: str) -> Artifact:
     """Tune the model on the pairs; a killed run resumes at its last checkpoint."""
-    from notellm2.training.training_stage import train
+    from notellm2.training.training_stage import TrainingInputs, train
 
     recipe = job.recipe
     run = attach(job, run_id)
+    inputs = TrainingInputs(
+        dataset=_dataset(data),
+        data_md5=data["md5"],
+        pairs=artifact(mined),
+        backbones=artifact(halves),
+        features=artifact(features),
+        published=_published_vectors(job) if recipe.training.hard_negatives else None,
+    )
     trained = train(
         job.store,
-        _dataset(data),
-        data["md5"],
-        artifact(mined),
-        artifact(halves),
-        artifact(features),
+        inputs,
         recipe.model,
         recipe.training,
         recipe.data.images,
         on_metrics=run.on_metrics,
-        published=_published_vectors(job) if recipe.training.hard_negatives else None,
     )
     run.log_history(trained)
     show.training(trained)

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from notellm2 import cli
 from notellm2.artifacts import Artifact, Store
+from notellm2.cli import promotion
 from notellm2.errors import InputError
 from notellm2.promotion.journal import hold
 from notellm2.publication.pointer import POINTER
@@ -82,13 +83,13 @@ def test_promote_roll_back_and_read_what_happened(run: Run, world: World) -> Non
     assert told["compared_with"] is None, "the gate saw no champion, and the ledger says so"
     assert "@" in told["by"]
     assert world.pair().version == "2"
-    back = run("rollback", "--reason", "clicks fell")
+    back = run("rollback", "--yes", "--reason", "clicks fell")
     assert back.exit_code == 0, back.output
     assert "version 1 is in use with index v1-" in back.output
     assert "in the place of version 2" in back.output
     assert world.pair().version == "1"
-    there = run("rollback", "--to", 2, "--json")
-    assert json.loads(there.output)["to"]["version"] == "2"
+    there = run("rollback", "--to", 2, "--yes", "--json")
+    assert json.loads(there.stdout)["to"]["version"] == "2"
     rows = json.loads(run("history", "--json").output)
     assert [(row["action"], row["to"]["version"]) for row in rows] == [
         ("promote", "1"),
@@ -103,6 +104,29 @@ def test_promote_roll_back_and_read_what_happened(run: Run, world: World) -> Non
     status = run("status")
     assert "Champion    version 2" in status.output
     assert "Note: version 3 passed" not in status.output, "nothing carries the alias challenger"
+
+
+def test_a_rollback_says_what_it_will_do_and_asks(run: Run, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("promote", 1)
+    run("promote", 2, "--expect-champion", 1)
+    refreshed = world.promote("2", index_of(Store(world.published.parent), B, seed=7), "2").publication.version
+    with pytest.raises(InputError, match="--yes"):
+        CliRunner().invoke(cli.app, ["rollback"], catch_exceptions=False)
+    monkeypatch.setattr(promotion, "_at_terminal", lambda: True)
+    answered_no = CliRunner().invoke(cli.app, ["rollback"], input="n\n")
+    assert answered_no.exit_code == 1
+    assert f"in use now:   version 2 with index {refreshed}" in answered_no.stderr
+    assert "goes back to: version 1 with index v1-" in answered_no.stderr
+    assert "nothing was changed" in answered_no.stderr
+    assert world.pair().version == "2"
+    with pytest.raises(InputError, match="one of them"):
+        CliRunner().invoke(cli.app, ["rollback", "--to", "1", "--index"], catch_exceptions=False)
+    same_model = CliRunner().invoke(cli.app, ["rollback", "--index"], input="y\n")
+    assert "the model stays the same" in same_model.stderr
+    assert world.pair().version == "2"
+    assert world.pair().publication != refreshed
+    assert CliRunner().invoke(cli.app, ["rollback"], input="y\n").exit_code == 0
+    assert world.pair().version == "1"
 
 
 def test_promoting_what_is_in_use_does_not_undo_a_refresh_of_its_index(run: Run, world: World) -> None:
@@ -131,9 +155,11 @@ def test_a_promotion_under_way_is_a_refusal_with_status_1(
 ) -> None:
     from notellm2.promotion import release
 
+    run("promote", 1)
+    run("promote", 2, "--expect-champion", 1)
     monkeypatch.setattr(release, "hold", lambda *a, **k: hold(*a, **{**k, "wait_s": 0}))
     with hold(world.location, "promoting version 3", lease_s=60, wait_s=0):
-        for arguments in (("promote", 1), ("rollback",)):
+        for arguments in (("promote", 3), ("rollback", "--yes")):
             refused = run(*arguments)
             assert refused.exit_code == 1
             assert "promoting version 3" in refused.stderr
@@ -222,5 +248,5 @@ def test_a_damaged_pointer_is_written_anew_by_a_rollback(run: Run, world: World)
     (world.published / POINTER).write_text("{")
     with pytest.raises(InputError, match="rollback --to"):
         CliRunner().invoke(cli.app, ["promote", "2", "--expect-champion", "1"], catch_exceptions=False)
-    assert run("rollback").exit_code == 0, "the pair that the ledger says was in use"
+    assert run("rollback", "--yes").exit_code == 0, "the pair that the ledger says was in use"
     assert world.pair().version == "1"

@@ -6,6 +6,7 @@ Status 0: done. 1: refused, or another promotion was under way; nothing was chan
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,7 +17,7 @@ from notellm2.cli.options import STORE, JsonOption, StoreOption, open_store, pri
 from notellm2.errors import InputError
 
 if TYPE_CHECKING:
-    from notellm2.promotion.transaction import Promoter
+    from notellm2.promotion.transaction import Promoter, RollbackPlan
     from notellm2.registry.decisions import Entry
     from notellm2.registry.versions import Version
 
@@ -73,23 +74,34 @@ def promote(
 
 def rollback(
     to: Annotated[
-        str | None, typer.Option(help="Version, or name of a published index; the pair before when not given.")
+        str | None, typer.Option(help="Version, or name of a published index; the version before when not given.")
     ] = None,
+    index: Annotated[
+        bool, typer.Option("--index", help="Go to the index before instead, of the same version too.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")] = False,
     reason: ReasonOption = "",
     model: ModelOption = None,
     store: StoreOption = STORE,
     as_json: JsonOption = False,
 ) -> None:
-    """Put model and index back to the pair before, together, in seconds; again, one further back.
+    """Go back to the version before, with its newest index, in seconds; again, one further back.
+
+    Says what it will do and asks; nothing is trained, embedded or copied.
 
     Example: notellm2 rollback --reason "clicks fell"
     """
     from notellm2.promotion.transaction import Why, this_actor
 
     promoter = _promoter(store, model)
-    why = Why(by=this_actor(), reason=reason or "rolled back by hand", mode="manual")
+    if to is not None and index:
+        raise InputError("--index goes one index back, --to names where to go: give one of them")
     with _outcomes():
-        done = promoter.rollback(why, to=to)
+        plan = promoter.plan_rollback(to=to, index=index)
+        _confirm(_rollback_text(plan), yes)
+        why = Why(by=this_actor(), reason=reason or "rolled back by hand", mode="manual")
+        # What was shown is what is done: that very index, over that very pair.
+        done = promoter.rollback(why, to=plan.publication.version, over=plan.over)
     _tell(done.entry, "nothing to do", as_json)
 
 
@@ -144,6 +156,42 @@ def _has_another_index(promoter: Promoter, version: Version, index_key: str) -> 
     here = (pointer.model_version, pointer.bundle) == (version.version, version.bundle)
     alias = versions.alias_version(promoter.tracking, names.CHAMPION)
     return here and alias == version.version and pointer.index_key != index_key
+
+
+def _rollback_text(plan: RollbackPlan) -> str:
+    """What a rollback would do, for a person who is to say yes."""
+    target, now = plan.publication, plan.pointer
+    before = f"version {plan.over.version or 'none'} with index {plan.over.publication or 'none'}"
+    lines = [
+        f"in use now:   {before}" + (f", {now.count:,} notes, published {now.published}" if now else ""),
+        f"goes back to: version {target.model_version} with index {target.version}, {target.count:,} notes",
+        f"              published {target.published}",
+    ]
+    if target.model_version == plan.over.version:
+        lines.append("the model stays the same, only its index changes")
+    if now is not None and now.count > target.count:
+        lines.append(f"{now.count - target.count:,} notes fewer are served then, until the next refresh adds them")
+    return "\n".join(lines)
+
+
+def _confirm(text: str, yes: bool) -> None:
+    """Show what will be done and do it after a yes.
+
+    Raises:
+        InputError: there is nobody to ask.
+    """
+    typer.echo(text, err=True)
+    if yes:
+        return
+    if not _at_terminal():
+        raise InputError("nothing was changed: nobody is at a terminal to say yes; do it with --yes")
+    if not typer.confirm("Go back?", err=True):
+        typer.echo("nothing was changed", err=True)
+        raise typer.Exit(1)
+
+
+def _at_terminal() -> bool:
+    return sys.stdin.isatty()
 
 
 @contextlib.contextmanager

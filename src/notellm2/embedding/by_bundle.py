@@ -19,7 +19,7 @@ STAGE, VERSION = "bundle", 1
 
 
 def embed_bundle(store: Store, dataset: Dataset, data_md5: str, bundle: Path) -> Artifact:
-    """The vectors of all notes by a bundle; those that a run left in the store are used again.
+    """Embed all notes by a bundle; vectors that a run left in the store are used again.
 
     Args:
         store: where vectors, vision features and a copy of the bundle go.
@@ -28,12 +28,12 @@ def embed_bundle(store: Store, dataset: Dataset, data_md5: str, bundle: Path) ->
         bundle: the folder (`notellm2.model.bundle.bundle`).
 
     Raises:
-        InputError: the folder is no bundle, or its vision encoder is not to be found.
+        InputError: the folder is no bundle, or its vision encoder is missing.
         BundleError: the bundle is damaged.
     """
-    found = _embedded(store, data_md5, _digest(bundle))
-    if found is not None:
-        return found
+    made = _find_vectors(store, data_md5, _digest(bundle))
+    if made is not None:
+        return made
     adopted = adopt(store, bundle)
     images = ImageLimits.model_validate(_config(adopted.file("bundle"))["images"])
     # What a recipe allows the cache is not known here: nothing is removed, the next run keeps it to its budget.
@@ -42,7 +42,7 @@ def embed_bundle(store: Store, dataset: Dataset, data_md5: str, bundle: Path) ->
 
 
 def adopt(store: Store, bundle: Path) -> Artifact:
-    """A bundle as an artifact: ``bundle/``, and ``backbones.json`` that names its vision encoder.
+    """Copy a bundle into the store as an artifact: ``bundle/``, and ``backbones.json`` that names its vision encoder.
 
     Raises:
         InputError: the folder is no bundle.
@@ -53,7 +53,7 @@ def adopt(store: Store, bundle: Path) -> Artifact:
         shutil.copytree(bundle, folder / "bundle", copy_function=shutil.copyfile)
         encoder = folder / "bundle" / "base" / "vision"
         if not encoder.is_dir() and config["vision_digest"] == config["llm_digest"]:
-            encoder = encoder.with_name("llm")  # a multimodal LLM is both halves, and is kept once
+            encoder = encoder.with_name("llm")  # a multimodal LLM is both backbones, and is kept once
         if encoder.is_dir():
             # The same files under the name that the stage "vision-features" knows; no second copy on disk.
             shutil.copytree(encoder, folder / "vision", copy_function=os.link)
@@ -69,13 +69,13 @@ def adopt(store: Store, bundle: Path) -> Artifact:
     return store.build(STAGE, VERSION, {}, {"bundle": _digest(bundle)}, write)
 
 
-def _embedded(store: Store, data_md5: str, digest: str) -> Artifact | None:
-    for found in store.artifacts():
-        if found.stage == VECTORS_STAGE:
-            manifest = found.manifest
+def _find_vectors(store: Store, data_md5: str, digest: str) -> Artifact | None:
+    for artifact in store.artifacts():
+        if artifact.stage == VECTORS_STAGE:
+            manifest = artifact.manifest
             made_from = (manifest["version"], manifest["inputs"].get("data"), manifest["summary"].get("bundle"))
-            if made_from == (VECTORS_VERSION, data_md5, digest) and not store.problems(found):
-                return found
+            if made_from == (VECTORS_VERSION, data_md5, digest) and not store.problems(artifact):
+                return artifact
     return None
 
 

@@ -38,7 +38,7 @@ _MAPPED = 32
 
 
 class FeatureCache:
-    """Features of one encoder, for as long as the ``with`` block lasts; everything found stays until its end.
+    """Features of one encoder, for the length of a ``with`` block; what was there at its start stays until its end.
 
     Args:
         root: the cache's folder; made on the first write.
@@ -68,7 +68,7 @@ class FeatureCache:
             except FileNotFoundError:  # its own writer removed it
                 continue
             except (ValueError, EOFError) as error:
-                _tell_damaged(path, error)
+                _warn_damaged(path, error)
                 continue
             for row, key in enumerate(keys):
                 self._place.setdefault(key.tobytes(), (len(self._segments), row))
@@ -105,7 +105,7 @@ class FeatureCache:
         try:
             features: NDArray[np.float16] = self._features(segment)[row]
         except (OSError, ValueError, EOFError, IndexError) as error:
-            _tell_damaged(self._segments[segment], error)
+            _warn_damaged(self._segments[segment], error)
             self._place = {known: at for known, at in self._place.items() if at[0] != segment}
             return self._fresh.get(key)
         self._used.add(segment)
@@ -183,7 +183,7 @@ def _exclusive(folder: Path) -> Iterator[bool]:
         os.close(lock)
 
 
-def _tell_damaged(path: Path, error: Exception) -> None:
+def _warn_damaged(path: Path, error: Exception) -> None:
     logger.warning("%s: damaged (%s); its images are encoded again", path, error)
 
 

@@ -1,4 +1,4 @@
-"""Vectors of a data set from those of an earlier one: only notes that are new or changed are embedded.
+"""Make the vectors of a data set from those of an earlier one: only new or changed notes are embedded.
 
 Whether a note changed is seen by the digest of what the model reads of it, its text and its image. A data set's digests
 are an artifact of their own ("note-digests"), made by every retraining beside its vectors, so that the first refresh
@@ -124,7 +124,7 @@ def refresh_vectors(
     bundle_digest: str,
     previous: Artifact | None,
 ) -> Artifact:
-    """Vectors of a data set: of unchanged notes those of an earlier data version, the others embedded now.
+    """Embed the new and changed notes of a data set, and take the vectors of the others from an earlier version.
 
     Files: ``both.npy`` float32[N, D] (rows of length 1, in data set order), ``note_ids.json`` and ``titles.json``, as
     the index reads them. The summary counts what was embedded, reused and dropped, and names the bundle.
@@ -150,12 +150,7 @@ def refresh_vectors(
     changes = compare_refresh(store, dataset, data_md5, previous)
 
     def write(folder: Path) -> dict[str, Any]:
-        from notellm2.model.bundle.bundle import Bundle
-
-        found = digest_tree(bundle)[:KEY_LENGTH]
-        if found != bundle_digest:
-            raise InputError(f"{bundle}: holds bundle {found}, expected {bundle_digest}; register the model again")
-        model = Bundle.load(bundle)
+        model = _load_bundle(bundle, bundle_digest)
         vectors = np.lib.format.open_memmap(folder / "both.npy", "w+", np.float32, (len(changes.source), model.dim))
         kept = np.flatnonzero(changes.source >= 0)
         if previous is not None and len(kept):
@@ -179,6 +174,16 @@ def refresh_vectors(
     origin = "none" if previous is None else f"{previous.stage}/{previous.key}"
     inputs: dict[str, Artifact | str] = {"data": data_md5, "bundle": bundle_digest, "previous": origin}
     return store.build(REFRESH_STAGE, REFRESH_VERSION, {}, inputs, write)
+
+
+def _load_bundle(folder: Path, digest: str) -> Bundle:
+    """Load the bundle in a folder if it is the one that the registry knows by this digest."""
+    from notellm2.model.bundle.bundle import Bundle
+
+    actual = digest_tree(folder)[:KEY_LENGTH]
+    if actual != digest:
+        raise InputError(f"{folder}: holds bundle {actual}, expected {digest}; register the model again")
+    return Bundle.load(folder)
 
 
 def _embed_others(
@@ -208,10 +213,10 @@ def _digests_of(store: Store, vectors: Artifact | None) -> Artifact | None:
     """The note digests of the data that vectors are of, if they tell of the same notes in the same rows."""
     if vectors is None:
         return None
-    found = find_note_digests(store, str(vectors.manifest["inputs"]["data"]))
-    if found is None or found.file("note_ids.json").read_bytes() != vectors.file("note_ids.json").read_bytes():
+    digests = find_note_digests(store, str(vectors.manifest["inputs"]["data"]))
+    if digests is None or digests.file("note_ids.json").read_bytes() != vectors.file("note_ids.json").read_bytes():
         return None
-    return found
+    return digests
 
 
 def _read(digests: Artifact) -> tuple[list[str], NDArray[np.uint8]]:

@@ -1,8 +1,9 @@
-"""The stage "saliency": what the trained model's embeddings listen to, layer by layer."""
+"""Stage "saliency": which tokens the trained model's embeddings depend on, layer by layer."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +18,26 @@ STAGE, VERSION = "saliency", 1
 _GROUPS = ("visual", "text", "rest")
 
 
-def measure_saliency(
-    store: Store,
-    dataset: Dataset,
-    data_md5: str,
-    pairs: Artifact,
-    training: Artifact,
-    features: Artifact,
-    *,
-    count: int,
-    seed: int = 0,
-) -> Artifact:
+@dataclass(frozen=True)
+class SaliencyInputs:
+    """What saliency is measured on.
+
+    Attributes:
+        dataset: the notes.
+        data_md5: their version.
+        pairs: test pairs.
+        training: the model bundle.
+        features: frozen vision features of the notes.
+    """
+
+    dataset: Dataset
+    data_md5: str
+    pairs: Artifact
+    training: Artifact
+    features: Artifact
+
+
+def measure_saliency(store: Store, inputs: SaliencyInputs, *, count: int, seed: int = 0) -> Artifact:
     """Measure the flow into the compression position on some test pairs (NoteLLM-2, section 2.5).
 
     File: ``saliency.json``, {"pairs": n, "layers": [{"visual", "text", "rest", "visual_flow", "text_flow",
@@ -36,11 +46,7 @@ def measure_saliency(
 
     Args:
         store: where the artifact goes.
-        dataset: the notes.
-        data_md5: its version.
-        pairs: test pairs.
-        training: the model bundle.
-        features: frozen vision features of the notes.
+        inputs: notes, test pairs and model.
         count: pairs looked at, drawn by `seed`; all if there are fewer.
         seed: of the draw.
 
@@ -54,22 +60,31 @@ def measure_saliency(
         from notellm2.model.network.saliency import saliency
         from notellm2.training.texts_stage import token_texts
 
-        ids = {note.note_id: row for row, note in enumerate(dataset.texts())}
-        test = pq.read_table(pairs.file("test.parquet"), columns=["query_id", "target_id"]).to_pylist()
+        ids = {note.note_id: row for row, note in enumerate(inputs.dataset.texts())}
+        test = pq.read_table(inputs.pairs.file("test.parquet"), columns=["query_id", "target_id"]).to_pylist()
         if len(test) < 2:
-            raise InputError(f"{pairs.file('test.parquet')}: {len(test)} test pairs; saliency needs at least two")
+            raise InputError(
+                f"{inputs.pairs.file('test.parquet')}: {len(test)} test pairs; saliency needs at least two"
+            )
         chosen = np.random.default_rng(seed).permutation(len(test))[:count]
         rows = np.array([[ids[test[i]["query_id"]], ids[test[i]["target_id"]]] for i in sorted(chosen)], np.int64)
-        bundle = Bundle.load(training.file("bundle"), device="cpu")
-        texts = token_texts(store, dataset, data_md5, bundle.tokenizer, bundle.config.model)
-        vision = np.load(features.file("features.npy"), mmap_mode="r") if bundle.config.model.reads_images else None
+        bundle = Bundle.load(inputs.training.file("bundle"), device="cpu")
+        texts = token_texts(store, inputs.dataset, inputs.data_md5, bundle.tokenizer, bundle.config.model)
+        vision = (
+            np.load(inputs.features.file("features.npy"), mmap_mode="r") if bundle.config.model.reads_images else None
+        )
         source = NoteSource(bundle.network.layout, texts, vision)
         layers = [_layer([getattr(flow, name) for name in _GROUPS]) for flow in saliency(bundle.network, source, rows)]
         (folder / "saliency.json").write_text(json.dumps({"pairs": len(rows), "layers": layers}, indent=1) + "\n")
         return {"pairs": len(rows), "layers": len(layers)}
 
-    inputs: dict[str, Artifact | str] = {"data": data_md5, "pairs": pairs, "training": training, "features": features}
-    return store.build(STAGE, VERSION, {"count": count, "seed": seed}, inputs, write)
+    keyed: dict[str, Artifact | str] = {
+        "data": inputs.data_md5,
+        "pairs": inputs.pairs,
+        "training": inputs.training,
+        "features": inputs.features,
+    }
+    return store.build(STAGE, VERSION, {"count": count, "seed": seed}, keyed, write)
 
 
 def _layer(flows: list[float]) -> dict[str, float]:

@@ -112,11 +112,11 @@ def _features(folder: Path, dataset: Dataset, encoder: _Encoder, cache: FeatureC
     with Progress(console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("vision features", total=len(has_image))
         for notes in dataset.batches(_BATCH):
-            found = _batch_features(notes, encoder, cache)
-            if found and features is None:
-                shape = (len(has_image), *next(iter(found.values())).shape)
+            read = _batch_features(notes, encoder, cache)
+            if read and features is None:
+                shape = (len(has_image), *next(iter(read.values())).shape)
                 features = np.lib.format.open_memmap(folder / "features.npy", "w+", np.float16, shape)
-            for at, one in found.items():
+            for at, one in read.items():
                 features[row + at] = one  # type: ignore[index]
                 has_image[row + at] = one[0].any()
             row += len(notes)
@@ -181,8 +181,8 @@ def embed(store: Store, dataset: Dataset, data_md5: str, training: Artifact, fea
             ("image", source, "image"),
             ("shuffled", shuffled, "both"),
         )
-        for name, given, modality in passes:
-            np.save(folder / f"{name}.npy", embed_rows(bundle.network, given, rows, size=_BATCH, modality=modality))
+        for name, shown, modality in passes:
+            np.save(folder / f"{name}.npy", embed_rows(bundle.network, shown, rows, size=_BATCH, modality=modality))
         summary = vision[:, 0].astype(np.float32)
         summary /= np.maximum(np.linalg.norm(summary, axis=1, keepdims=True), 1e-12)
         np.save(folder / "vision.npy", summary)

@@ -50,7 +50,7 @@ def evaluate(
         Stage "evaluation": metrics.json and intervals.json (see `metrics.py`), space.json (see `space.py`),
         protocol.json, queries.parquet (a row a test pair, with <model>_above, <model>_ties and <model>_rank, and a
         column a slice), examples.json. Its summary has the headline recall of every model and `visual_reliance`.
-        All names: docs/metrics.md.
+        All names: docs/reference/metrics.md.
 
     Raises:
         InputError: no test pairs, or a pool smaller than every cut-off.

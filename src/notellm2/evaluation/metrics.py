@@ -1,7 +1,7 @@
 """Turn ranks into figures with intervals: recall@k, NDCG@k, MRR and visual reliance by model and slice.
 
-Names and meanings are an interface, listed in docs/metrics.md. Metrics are a tree model -> slice -> metric -> number,
-intervals the same tree with {"low", "high"} at its leaves (95 %, bootstrap over queries).
+Names and meanings are an interface, listed in docs/reference/metrics.md. Metrics are a tree model -> slice -> metric ->
+number, intervals the same tree with {"low", "high"} at its leaves (95 %, bootstrap over queries).
 
 Every model has the slices of `SLICES`. The finer ones (`slices.py`: image, age, popularity, category) are kept for
 `FINE_MODELS` and the headline cut-off only: a figure nobody compares is noise in MLflow, and a version's tag must hold

@@ -1,6 +1,6 @@
 """Which queries a figure is of: by text, by image, by age, by popularity and by category.
 
-Names are stable (docs/metrics.md) and plain ASCII, as they become parts of MLflow's metric names.
+Names are stable (docs/reference/metrics.md) and plain ASCII, as they become parts of MLflow's metric names.
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class Space:
 
 
 def describe_space(space: Space) -> dict[str, Any]:
-    """The figures of `space.json`, as docs/metrics.md explains them.
+    """The figures of `space.json`, as docs/reference/metrics.md explains them.
 
     `alignment` and `uniformity` are Wang and Isola's (ICML 2020, section 4.1.2, alpha 2, t 2); `effective_rank` is Roy
     and Vetterli's (EUSIPCO 2007): the exponential of the entropy of the normalised singular values, at most `dim`.

@@ -6,7 +6,7 @@ Light to import: no torch.
 A zero-shot variant is the same network before any training. Its embedding is the LLM's own hidden state at the
 compression position, normalised: no head, because a random one says nothing and a fitted one has read the training
 pairs. What no pretraining has seen (connector, <IMG_EMB>, the gate and its W_p) stays at its random start: that a
-naive assembly of two pretrained halves does badly is one of the paper's points.
+naive assembly of two pretrained backbones does badly is one of the paper's points.
 """
 
 from __future__ import annotations
@@ -66,12 +66,12 @@ def variants() -> dict[str, Variant]:
 
 
 def find_variant(name: str) -> Variant:
-    """A variant by name.
+    """Find a variant by name.
 
     Raises:
         InputError: there is none of that name; says which there are.
     """
-    found = variants()
-    if name not in found:
-        raise InputError(f"variant {name!r}: there is none of that name; expected one of {', '.join(found)}")
-    return found[name]
+    known = variants()
+    if name not in known:
+        raise InputError(f"variant {name!r}: there is none of that name; expected one of {', '.join(known)}")
+    return known[name]

@@ -33,7 +33,7 @@ _DAY = 86_400
 
 
 @dataclass(frozen=True)
-class Problem:
+class RowProblem:
     """A row that cannot be used.
 
     Attributes:
@@ -47,7 +47,7 @@ class Problem:
     detail: str
 
 
-def read_interactions(piece: Piece, known: pa.Array) -> tuple[pa.Table, list[Problem]]:
+def read_interactions(piece: Piece, known: pa.Array) -> tuple[pa.Table, list[RowProblem]]:
     """The usable rows of a piece, in order, and what is wrong with the others.
 
     Args:
@@ -62,7 +62,7 @@ def read_interactions(piece: Piece, known: pa.Array) -> tuple[pa.Table, list[Pro
     if "event" not in piece.columns:
         columns["event"] = [DEFAULT_EVENT] * rows
     table, sound = _vectorised(columns, rows)
-    problems: list[Problem] = []
+    problems: list[RowProblem] = []
     if not sound.all():
         table, problems = _row_by_row(columns, piece.positions, table, sound)
     return _drop_unknown(table, piece.positions, problems, known)
@@ -176,7 +176,7 @@ def _row_by_row(
     positions: Sequence[int],
     table: pa.Table,
     sound: npt.NDArray[np.bool_],
-) -> tuple[pa.Table, list[Problem]]:
+) -> tuple[pa.Table, list[RowProblem]]:
     """Settle the doubtful rows; the result keeps one row for each, with null ids where the row is a problem."""
     doubtful = np.flatnonzero(~sound).tolist()
     nothing: list[Any] = [None] * len(doubtful)
@@ -191,7 +191,7 @@ def _row_by_row(
         try:
             fields: dict[str, Any] = _typed(values_of_row)
         except FieldProblem as problem:
-            problems.append(Problem(positions[row], problem.reason, _who(values_of_row), problem.detail))
+            problems.append(RowProblem(positions[row], problem.reason, _who(values_of_row), problem.detail))
             fields = dict.fromkeys(INTERACTIONS.names)
         for name, value in fields.items():
             settled[name].append(value)
@@ -232,8 +232,8 @@ def _who(row: dict[str, Any]) -> str | None:
 
 
 def _drop_unknown(
-    table: pa.Table, positions: Sequence[int], problems: list[Problem], known: pa.Array
-) -> tuple[pa.Table, list[Problem]]:
+    table: pa.Table, positions: Sequence[int], problems: list[RowProblem], known: pa.Array
+) -> tuple[pa.Table, list[RowProblem]]:
     ids = table.column("note_id")
     kept = pc.is_in(ids, value_set=known)
     strangers = pc.and_(pc.is_valid(ids), pc.invert(kept))
@@ -241,7 +241,7 @@ def _drop_unknown(
     for row in np.flatnonzero(strangers.to_numpy()).tolist():
         user, note = table.column("user_id")[row].as_py(), ids[row].as_py()
         all_problems.append(
-            Problem(
+            RowProblem(
                 positions[row], "unknown-note", f"user_id {user}, note_id {note}", f"note_id: no note {note!r} was kept"
             )
         )

@@ -37,9 +37,10 @@ from notellm2.notes.archive import Images, find_images, open_images
 from notellm2.notes.dataset import INFO, DatasetInfo
 from notellm2.notes.fields import FieldProblem
 from notellm2.notes.images import ImageProblem, decode_image
-from notellm2.notes.quarantine import QUARANTINE, Quarantine
-from notellm2.notes.rows import Column, ExportTable, Piece, find_table
+from notellm2.notes.quarantine import QUARANTINE, Kind, Problem, Quarantine
+from notellm2.notes.rows import Column, Piece, Refusal
 from notellm2.notes.shards import InteractionShards, NoteShards
+from notellm2.notes.tables import ExportTable, find_table
 from notellm2.recipe import ImageLimits
 
 COLUMNS = {
@@ -68,14 +69,20 @@ class ImportReport:
         into: the data set.
         info: its description: counts, time span, quarantined by reason.
         locations: reason to its first places, at most ten.
+        unshown: reason to number of rows, images or members at further places.
+        details: reason to what is wrong with its first row, image or member.
         ignored: file to its columns that were not read.
+        remarks: file to what a person should know of how it was read.
         seconds: wall time.
     """
 
     into: Path
     info: DatasetInfo
     locations: dict[str, list[str]] = field(default_factory=dict)
+    unshown: dict[str, int] = field(default_factory=dict)
+    details: dict[str, str] = field(default_factory=dict)
     ignored: dict[str, list[str]] = field(default_factory=dict)
+    remarks: dict[str, list[str]] = field(default_factory=dict)
     seconds: float = 0.0
 
     @property
@@ -92,6 +99,7 @@ class ImportReport:
             f"  {info.notes:,} notes, {info.notes_with_image:,} with an image",
             f"  {info.interactions:,} interactions{span}",
         ]
+        lines += [f"  {file}: {remark}" for file, remarks in self.remarks.items() for remark in remarks]
         lines += [f"  {file}: not read: {', '.join(names)}" for file, names in self.ignored.items() if names]
         if self.quarantined:
             lines.append(
@@ -100,8 +108,10 @@ class ImportReport:
             )
             for reason, count in self.quarantined.items():
                 places = self.locations.get(reason, [])
-                more = f" and {count - len(places):,} more" if count > len(places) else ""
+                more = f" and {self.unshown[reason]:,} more" if self.unshown.get(reason) else ""
                 lines.append(f"    {reason}: {count:,}: {'; '.join(places)}{more}")
+                if reason in self.details:
+                    lines.append(f"      the first: {self.details[reason]}")
         else:
             lines.append("  nothing set aside")
         return "\n".join(lines)
@@ -152,8 +162,16 @@ def import_export(
         )
         write_atomic(directory / INFO, info.model_dump_json(indent=2) + "\n")
         replace.publish(directory, target)
-    ignored = {table.path.name: table.ignored for table in (notes, interactions)}
-    return ImportReport(into, info, quarantine.locations, ignored, time.monotonic() - started)
+    return ImportReport(
+        into,
+        info,
+        quarantine.locations,
+        unshown=dict(quarantine.unshown),
+        details={problem.reason: problem.detail for problem in reversed(quarantine.reasons())},
+        ignored={table.path.name: table.ignored for table in (notes, interactions)},
+        remarks={table.path.name: table.remarks for table in (notes, interactions)},
+        seconds=time.monotonic() - started,
+    )
 
 
 def _target(export: Path, into: Path) -> Path:
@@ -175,9 +193,7 @@ def _import_notes(
 ) -> tuple[int, pa.Array]:
     """Write the notes' shards; the number of notes with an image, and the ids."""
 
-    def refuse(position: int, reason: str, detail: str) -> None:
-        quarantine.add("note", reason, table.place(position), None, detail)
-
+    refuse = _refusing("note", table, quarantine)
     seen: dict[str, int] = {}
     with_image = 0
     with _images(images, limits, directory.parent) as source, NoteShards(directory / "notes") as shards:
@@ -186,12 +202,13 @@ def _import_notes(
                 try:
                     note = _note(raw)
                 except FieldProblem as problem:
-                    quarantine.add("note", problem.reason, table.place(position), _id(raw), problem.detail)
+                    place = table.place(position)
+                    quarantine.add(Problem("note", problem.reason, place, problem.detail, _id(raw)))
                     continue
                 path, identifier = note.pop("image_path"), note["note_id"]
                 if identifier in seen:
                     first = f"first at {table.place(seen[identifier])}, which stays"
-                    quarantine.add("note", "duplicate-id", table.place(position), identifier, first)
+                    quarantine.add(Problem("note", "duplicate-id", table.place(position), first, identifier))
                     continue
                 seen[identifier] = position
                 note["image"] = None
@@ -207,9 +224,9 @@ def _import_notes(
                 shards.add(note)
             done(piece.done)
         for location, reason, detail in source.remaining() if source else ():
-            quarantine.add("archive", reason, location, None, detail)
+            quarantine.add(Problem("archive", reason, location, detail))
     if not seen:
-        raise InputError(f"{table.path}: no usable note{_reasons(quarantine)}")
+        raise InputError(f"{table.path}: no usable note{_reasons(quarantine, 'note')}")
     return with_image, pa.array(list(seen), pa.string())
 
 
@@ -218,19 +235,16 @@ def _import_interactions(
 ) -> tuple[int, tuple[int | None, int | None]]:
     """Write the interactions' shards; their number, and the first and last time in microseconds."""
 
-    def refuse(position: int, reason: str, detail: str) -> None:
-        quarantine.add("interaction", reason, table.place(position), None, detail)
-
+    refuse = _refusing("interaction", table, quarantine)
     count = 0
     first: int | None = None
     last: int | None = None
-    before = quarantine.counts.copy()
     with InteractionShards(directory / "interactions") as shards:
         for piece in table.pieces(_INTERACTIONS_AT_ONCE, refuse):
             rows, problems = behaviour.read_interactions(piece, known)
             for problem in problems:
                 place = table.place(problem.position)
-                quarantine.add("interaction", problem.reason, place, problem.identifier, problem.detail)
+                quarantine.add(Problem("interaction", problem.reason, place, problem.detail, problem.identifier))
             if rows.num_rows:
                 shards.add(rows)
                 count += rows.num_rows
@@ -239,7 +253,7 @@ def _import_interactions(
                 last = times["max"] if last is None else max(last, times["max"])
             done(piece.done)
     if not count:
-        raise InputError(f"{table.path}: no usable interaction{_reasons(quarantine, before)}")
+        raise InputError(f"{table.path}: no usable interaction{_reasons(quarantine, 'interaction')}")
     return count, (first, last)
 
 
@@ -260,7 +274,8 @@ def _image(
         data = source.read(path)
         decode_image(data, limits)
     except ImageProblem as problem:
-        quarantine.add("image", problem.reason, f"{place}, {source.name}: {path}", identifier, problem.detail)
+        location = f"{place}, {source.name}: {path}"
+        quarantine.add(Problem("image", problem.reason, location, problem.detail, identifier))
         return None
     return {"bytes": data, "path": path}
 
@@ -294,15 +309,20 @@ def _id(raw: dict[str, Any]) -> str | None:
         return None
 
 
-def _reasons(quarantine: Quarantine, before: dict[str, int] | None = None) -> str:
-    """Why nothing was left, for a message: the reasons with a place each."""
-    grown = {reason: count - (before or {}).get(reason, 0) for reason, count in quarantine.counts.items()}
-    parts = [
-        f"{reason} {count} ({quarantine.locations[reason][-1 if before else 0]})"
-        for reason, count in grown.items()
-        if count
-    ]
-    return f" ({'; '.join(parts)})" if parts else "; the table has no rows"
+def _reasons(quarantine: Quarantine, kind: Kind) -> str:
+    """Why nothing of a table was left, for a message: each reason with its count, first place and first detail."""
+    parts = [f"\n  {p.reason} {p.lines:,}: {p.location}: {p.detail}" for p in quarantine.reasons(kind)]
+    return "".join([", set aside were:", *parts]) if parts else "; the table has no rows"
+
+
+def _refusing(kind: Kind, table: ExportTable, quarantine: Quarantine) -> Callable[[Refusal], None]:
+    """A function that sets aside what a reader refuses."""
+
+    def refuse(refusal: Refusal) -> None:
+        place = table.place(refusal.first, refusal.last)
+        quarantine.add(Problem(kind, refusal.reason, place, refusal.detail, lines=refusal.lines))
+
+    return refuse
 
 
 def _iso(micros: int | None) -> str | None:

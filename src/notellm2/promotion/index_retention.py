@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 from notellm2.errors import InputError
 from notellm2.promotion.ledger import pairs_in_use
@@ -43,28 +44,56 @@ def names_to_keep(
     return names | set(list(recent)[:keep]) | set(list(of_version.values())[:keep])
 
 
+@dataclass(frozen=True)
+class Destination:
+    """Where a rollback is to go.
+
+    Attributes:
+        to: a version number or a publication's name; None: back by one.
+        index: whether back by one means the pair before, be it another index of the same version. Else the version
+            before, with its newest index: what helps against a bad model, however often its index was refreshed.
+    """
+
+    to: str | None = None
+    index: bool = False
+
+
 def earlier_pair(
-    tracking: Tracking, entries: Sequence[Entry], stored: Mapping[str, Publication], present: Pair, to: str | None
+    tracking: Tracking,
+    entries: Sequence[Entry],
+    stored: Mapping[str, Publication],
+    present: Pair,
+    destination: Destination,
 ) -> Publication:
-    """The publication that a rollback goes to.
+    """Find the publication that a rollback goes to.
 
     Args:
         tracking: the registry.
         entries: the ledger.
         stored: the publications there are, the last stored first.
         present: what is in use.
-        to: a version number or a publication's name; None: the pair before the present one.
+        destination: where it is to go.
 
     Raises:
         InputError: there is none, or its version was never champion or is another model now; lists what is kept.
     """
     names = [p.publication for p in pairs_in_use(entries) if p != present]
     before = [stored[name] for name in names if name is not None and name in stored]
+    to = destination.to
     if to is None:
+        # Where nothing readable is published, the pair that was in use last is the one to put back.
+        any_version = destination.index or present.publication is None
         for publication in reversed(before):
+            if not any_version and publication.model_version == present.version:
+                continue
             if with_bundle(tracking, publication.model_version, publication.bundle):
                 return publication
-        raise InputError(f"there is no earlier pair to go back to; {_kept(stored)}")
+        if destination.index:
+            raise InputError(f"there is no earlier index to go back to; {_kept(stored)}")
+        raise InputError(
+            "there is no earlier version to go back to (--index goes to the index before, of the same version too); "
+            + _kept(stored)
+        )
     # By its name; of a version the one in use last, else the one stored last.
     matches = [stored[to]] if to in stored else []
     matches += [publication for publication in (*reversed(before), *stored.values()) if publication.model_version == to]

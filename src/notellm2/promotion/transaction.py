@@ -12,22 +12,38 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from notellm2.artifacts import Artifact
 from notellm2.errors import InputError
 from notellm2.promotion.execution import execute
-from notellm2.promotion.index_retention import earlier_pair, names_to_keep
+from notellm2.promotion.index_retention import Destination, earlier_pair, names_to_keep
 from notellm2.promotion.journal import Held
 from notellm2.promotion.ledger import Ledger
 from notellm2.promotion.recovery import recover, settle
 from notellm2.promotion.release import ChampionMoved, Outcome, Refused, Release, Step, Why, this_actor
 from notellm2.publication import publish
+from notellm2.publication.pointer import Publication
 from notellm2.registry import names, versions
 from notellm2.registry.decisions import Action, Pair
 
-__all__ = ["ChampionMoved", "Outcome", "Promoter", "Refused", "Release", "Step", "Why", "this_actor"]
+__all__ = ["ChampionMoved", "Outcome", "Promoter", "Refused", "Release", "RollbackPlan", "Step", "Why", "this_actor"]
 
 logger = logging.getLogger(__name__)
+
+
+class RollbackPlan(NamedTuple):
+    """What a rollback would do.
+
+    Attributes:
+        publication: what readers would get.
+        over: the pair in use now.
+        pointer: what readers get now; None: nothing that is readable.
+    """
+
+    publication: Publication
+    over: Pair
+    pointer: Publication | None
 
 
 @dataclass(frozen=True)
@@ -96,28 +112,39 @@ class Promoter(Release):
             self.on_step(Step.RELEASE)
         return moved
 
-    def rollback(self, why: Why, *, to: str | None = None) -> Outcome:
+    def plan_rollback(self, *, to: str | None = None, index: bool = False) -> RollbackPlan:
+        """Say what `rollback` would do now; changes nothing and holds nothing.
+
+        Raises:
+            InputError: as `rollback`.
+        """
+        pointer, present = self.present(damaged_is_none=True)
+        return RollbackPlan(self._destination(pointer, present, Destination(to, index)), present, pointer)
+
+    def rollback(self, why: Why, *, to: str | None = None, index: bool = False, over: Pair | None = None) -> Outcome:
         """Put alias and pointer back to an earlier pair; nothing is trained, embedded or copied.
 
         Args:
             why: for the record.
-            to: a version number, or the name of a published index; None: the pair before the present one. Doing it
-                again goes one further back.
+            to: a version number, or the name of a published index; None: the version before the present one, with its
+                newest index. Doing it again goes one further back.
+            index: without `to`: go to the index before, be it one of the same version.
+            over: what must be in use, as a plan showed it; None: whatever is.
 
         Raises:
             InputError: there is nothing to go back to, or no such pair is kept; lists those that are.
+            Refused: something else than `over` is in use; nothing was changed.
             LeaseTaken, LeaseLost, PublishFailed, Forbidden: as `promote`.
         """
         with self.held("rolling back") as held:
             settle(self, held, self.pointer(damaged_is_none=True))
             pointer, present = self.present(damaged_is_none=True)
-            entries, stored = Ledger(self.location).entries(), publish.versions(self.location)
-            publication = earlier_pair(self.tracking, entries, stored, present, to)
-            if pointer is not None and pointer.version == publication.version:
-                raise InputError(
-                    f"version {publication.model_version} with index {publication.version} is in use already; see "
-                    "`notellm2 history`"
+            if over is not None and present != over:
+                raise ChampionMoved(
+                    f"by now version {present.version or 'none'} with index {present.publication or 'none'} is in use; "
+                    "nothing was changed: look at `notellm2 status`, and decide again"
                 )
+            publication = self._destination(pointer, present, Destination(to, index))
             moved = execute(self, held, self.entry("rollback", publication, present, why), publication, present.version)
             self.on_step(Step.RELEASE)
         return moved
@@ -125,6 +152,16 @@ class Promoter(Release):
     def recover(self) -> None:
         """Finish or undo what a killed promotion left. See `recovery.recover`."""
         recover(self)
+
+    def _destination(self, pointer: Publication | None, present: Pair, destination: Destination) -> Publication:
+        entries, stored = Ledger(self.location).entries(), publish.versions(self.location)
+        publication = earlier_pair(self.tracking, entries, stored, present, destination)
+        if pointer is not None and pointer.version == publication.version:
+            raise InputError(
+                f"version {publication.model_version} with index {publication.version} is in use already; see "
+                "`notellm2 history`"
+            )
+        return publication
 
     def _retain(self, held: Held) -> None:
         """Remove what no rollback can reach; the promotion is done, so an index too many is a warning."""

@@ -75,7 +75,7 @@ def _quarantined(config: QualityConfig, info: DatasetInfo) -> list[Check]:
                 upper=config.max_share_quarantined,
                 failed=aside,
                 bad=which,
-                show=("kind", "reason", "rows", "first_location"),
+                show=("kind", "reason", "rows", "first_location", "first_detail"),
             )
         )
     return checks

@@ -28,7 +28,7 @@ class EvaluationConfig(Section):
 
 
 class GateConfig(Section):
-    """When a challenger may become champion, and who decides; see docs/promotion.md."""
+    """When a challenger may become champion, and who decides; see docs/reference/gate.md."""
 
     mode: Literal["automatic", "approval", "manual"] = Field(
         "automatic", description="who promotes what passed: the flow, a person in Prefect, or `notellm2 promote`"
@@ -55,7 +55,7 @@ class IndexConfig(Section):
     """The published FAISS index."""
 
     kind: Literal["auto", "flat", "ivf-fp16", "ivf-sq8", "hnsw"] = Field(
-        "auto", description="auto: by the number of notes, see docs/index.md"
+        "auto", description="auto: by the number of notes, see docs/explanation/published-index.md"
     )
     nprobe: int = Field(128, ge=1, description="IVF lists searched a query")
     min_recall: float = Field(0.95, ge=0, le=1, description="least recall@100 against exact search at validation")
@@ -76,7 +76,7 @@ class RegistryConfig(Section):
 
 
 class AlertsConfig(Section):
-    """Who hears what goes wrong, and when a model counts as old; see docs/deployments.md. No flow's result."""
+    """Who hears what goes wrong, and when a model counts as old (docs/reference/events.md). No flow's result."""
 
     notify: tuple[Annotated[str, Field(pattern=r"^[a-z0-9-]+/[a-z0-9-]+$")], ...] = Field(
         (), description="Prefect blocks that get every alert, such as webhook/notellm2, slack-webhook/notellm2"

@@ -10,7 +10,7 @@ from notellm2.recipe.section import Section
 
 
 class GenerationConfig(Section):
-    """NoteLLM's companion task (arXiv 2403.01744): the LLM also writes topics or the category. Off by default."""
+    """NoteLLM's generative task (arXiv 2403.01744): the LLM also writes topics or the category. Off by default."""
 
     weight: float = Field(0.0, ge=0, description="α, weight of its loss beside the contrastive one; 0: off")
     topic_share: float = Field(
@@ -62,7 +62,7 @@ class TrainingConfig(Section):
         ge=0,
         le=32,
         description="for each pair, training notes that the published model thinks near its query, as more negatives; "
-        "0: none (docs/training.md)",
+        "0: none (docs/guides/train-larger.md)",
     )
     image_dropout: float = Field(
         0.0, ge=0, lt=1, description="share of a step's notes whose image is withheld, so that the text is learnt too"
@@ -83,7 +83,7 @@ class TrainingConfig(Section):
         "device holds whole; needs several processes; none: each keeps all of them",
     )
     launch_args: tuple[str, ...] = Field(
-        (), description="further arguments of accelerate launch: several machines, ports (docs/training.md)"
+        (), description="further arguments of accelerate launch: several machines, ports (docs/guides/train-larger.md)"
     )
     select: Literal["best", "last"] = Field("best", description="weights kept: best validation MRR, or the last")
     checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")

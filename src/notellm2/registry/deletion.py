@@ -120,5 +120,5 @@ def _permitted() -> Iterator[None]:
             raise
         raise InputError(
             "MLflow does not let this user delete runs and versions: give the cleanup one that may "
-            "(MLFLOW_TRACKING_USERNAME, docs/access.md), or leave mlflow_days empty"
+            "(MLFLOW_TRACKING_USERNAME, docs/guides/access-and-secrets.md), or leave mlflow_days empty"
         ) from None

@@ -1,4 +1,4 @@
-"""Every number of a stage's output under its MLflow name (docs/metrics.md)."""
+"""Every number of a stage's output under its MLflow name (docs/reference/metrics.md)."""
 
 from __future__ import annotations
 

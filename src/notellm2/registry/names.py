@@ -8,7 +8,7 @@ Metrics:
     and ``@`` written ``_at_`` (``test.both.all.recall_at_10``, ``test.tfidf.short_query.mrr``). Rows are both,
     text_only, image_only, shuffled (modalities of the model) and vision, tfidf, tfidf_full, popular (baselines).
     ``interval.``, ``space.``, ``comparison.`` and ``saliency.`` begin the names of what goes with them:
-    docs/metrics.md lists all.
+    docs/reference/metrics.md lists all.
 
 Tags of runs and versions begin with ``notellm2.``; the constants below say what each holds.
 """

@@ -88,7 +88,7 @@ def prepare_data(data: Path, binaries: Path, user: str, password: str) -> bool:
         if there != str(_major(binaries)):
             raise InputError(
                 f"{data} was made by PostgreSQL {there}, and {binaries} holds {_major(binaries)}: install {there}, or "
-                "back up with it, remove the folder and restore (docs/operations.md)"
+                "back up with it, remove the folder and restore (docs/guides/back-up-and-restore.md)"
             )
         return False
     if data.exists() and any(data.iterdir()):

@@ -1,8 +1,8 @@
 """`python -m notellm2.training ASSIGNMENT`: one process of a training that ``accelerate launch`` shares among several.
 
-`notellm2.training.launch` starts it on one machine; for several, see docs/training.md. The leading process leaves
-``outcome.json`` beside the assignment: ``{"figures": …}``, or ``{"input_error": message}``. Exit code 2: the input is
-wrong.
+`notellm2.training.launch` starts it on one machine; for several, see docs/guides/train-larger.md. The leading process
+leaves ``outcome.json`` beside the assignment: ``{"figures": …}``, or ``{"input_error": message}``. Exit code 2: the
+input is wrong.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ def main(arguments: list[str] | None = None) -> int:
         level=logging.INFO if team.leads else logging.WARNING,
         format=f"%(asctime)s process {team.rank}: %(message)s",
     )
-    given = Assignment.model_validate_json(options.assignment.read_text())
+    assignment = Assignment.model_validate_json(options.assignment.read_text())
     try:
-        outcome: dict[str, object] = {"figures": fit(given, team)}
+        outcome: dict[str, object] = {"figures": fit(assignment, team)}
     except InputError as error:
         outcome = {"input_error": str(error)}
     if team.leads:
-        write_atomic(given.work / OUTCOME, json.dumps(outcome))
+        write_atomic(assignment.work / OUTCOME, json.dumps(outcome))
     # Whoever leaves first would be reported as lost by the others.
     team.wait()
     return 0 if "figures" in outcome else EXIT_INPUT

@@ -1,4 +1,4 @@
-"""Which pairs a step sees, which of their images, and which entries of its similarity matrix are no negatives.
+"""Choose the pairs of a step, the images it withholds, and the entries of its similarity matrix that are no negatives.
 
 Everything is a function of (seed, step): a resumed run needs no state but its step.
 """
@@ -43,7 +43,7 @@ class PairOrder:
         return self.pairs[chosen].reshape(-1)
 
     def excluded(self, rows: Rows, *, known_positives: bool) -> NotNegatives:
-        """Which entries of the similarity matrix of `rows`, int64[C], are no negatives.
+        """Find the entries of the similarity matrix of `rows`, int64[C], that are no negatives.
 
         They are the same note drawn twice and, if asked, known partners of the row's note.
         """
@@ -55,9 +55,9 @@ class PairOrder:
         ends = np.cumsum(counts)
         each = np.repeat(np.arange(len(distinct)), counts)
         partners = self._known[np.arange(ends[-1]) + np.repeat(first - ends + counts, counts)] % self._base
-        found = np.searchsorted(distinct, partners).clip(max=len(distinct) - 1)
-        here = distinct[found] == partners
-        return NotNegatives(back, len(distinct), each[here], found[here])
+        nearest = np.searchsorted(distinct, partners).clip(max=len(distinct) - 1)
+        here = distinct[nearest] == partners
+        return NotNegatives(back, len(distinct), each[here], nearest[here])
 
     def related(self, rows: Rows, columns: Rows) -> Flags:
         """bool[R, C]: the same note, or known partners."""
@@ -100,7 +100,7 @@ class NotNegatives:
         return by_note[:, self._back]
 
     def chance(self, judged: int | None = None) -> float:
-        """Nats of the pair loss where all embeddings are alike: the mean log of what a row is compared with.
+        """Compute the pair loss of embeddings that are all alike, nats: the mean log of the columns a row meets.
 
         Args:
             judged: the first rows, those of pairs; None: all.
@@ -117,10 +117,10 @@ class NotNegatives:
 
 
 def withheld_images(notes: int, share: float, seed: int, step: int) -> Flags | None:
-    """bool[notes]: those of a step's distinct notes whose image it does not show; None: every image is shown.
+    """Draw the notes whose image a step withholds: bool[notes] of its distinct notes; None: every image is shown.
 
-    A network that sees every image with its text learns the training images by heart where the text would have told
-    more; one that must do without some of them learns both.
+    A network that sees every image with its text learns the training images by heart where the text would have
+    said more; one that must do without some of them learns both.
     """
     if not share:
         return None

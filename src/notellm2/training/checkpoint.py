@@ -1,4 +1,4 @@
-"""Checkpoints: what a run needs to continue bit for bit, as safetensors; written beside, flushed, renamed."""
+"""Save and restore what a run needs to continue bit for bit: safetensors, written beside, flushed, renamed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _STATE, _FACTS = "state.safetensors", "facts.json"
 
 
 def trained_weights(network: nn.Module, *, keep: bool = True) -> dict[str, Tensor]:
-    """Every parameter that a run changes by name, whole, on the CPU: the trainable ones and the measured centre.
+    """Collect what a run changes, by name, whole, on the CPU: trainable parameters and the measured centre.
 
     Args:
         network: of sharded weights every process gives its slices, so all of them call this.

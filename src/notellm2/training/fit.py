@@ -1,4 +1,4 @@
-"""One training from its assignment to a bundle: what each of its processes does."""
+"""Carry out one training, from its assignment to a bundle: the work of each of its processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file
-from torch import nn
 
 from notellm2.artifacts import Artifact, Store, write_atomic
 from notellm2.errors import InputError
@@ -35,7 +34,7 @@ from notellm2.recipe import ImageLimits, ModelConfig, TrainingConfig
 from notellm2.training import loop
 from notellm2.training.batches import PairOrder
 from notellm2.training.checkpoint import load_trained_weights, trained_weights
-from notellm2.training.generation_task import Companion
+from notellm2.training.generation_task import GenerationTask
 from notellm2.training.hard_negatives import HardNegatives
 from notellm2.training.initialise import fit_start
 from notellm2.training.process_group import Team
@@ -48,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 
 class Assignment(BaseModel):
-    """All that a training is made from and where its files go, as JSON: what other processes are told.
+    """All that a training reads and where it writes, as JSON that every process of it gets.
 
     Attributes:
         store: the artifact store's folder, and `provenance` of what is added to it.
@@ -78,12 +77,14 @@ class Assignment(BaseModel):
 
 
 def fit(
-    given: Assignment, team: Team, on_metrics: Callable[[int, Mapping[str, float]], None] = lambda step, values: None
+    assignment: Assignment,
+    team: Team,
+    on_metrics: Callable[[int, Mapping[str, float]], None] = lambda step, values: None,
 ) -> dict[str, Any]:
-    """Train, and leave ``bundle/`` and ``metrics.jsonl``; a killed run continues at its last checkpoint.
+    """Train, and write ``bundle/`` and ``metrics.jsonl``; a killed run continues at its last checkpoint.
 
     Args:
-        given: the same in every process.
+        assignment: the same in every process.
         team: all its processes call this.
         on_metrics: called in the leading process with each logged step as it comes.
 
@@ -93,33 +94,35 @@ def fit(
     Raises:
         InputError: there are no training pairs, or pairs, features or backbones are not those of this data version.
     """
-    model, training = given.model, given.training
+    model, training = assignment.model, assignment.training
     torch.manual_seed(training.seed)
-    named = Backbones.of(Artifact.from_reference(given.backbones))
+    named = Backbones.of(Artifact.from_reference(assignment.backbones))
     language = _language(named, model)
-    read = _Read.of(given)
-    texts = token_texts(Store(given.store, given.provenance), read.dataset, given.data_md5, language.tokenizer, model)
-    source = NoteSource(layout(language.tokenizer, model), texts, read.vision)
-    network = _network(language, source, model)
-    if training.sharding == "full":
-        shard(network, training, team)
-    else:
-        network.to(team.device)
-    counts = _counts(network, source)
-    start = _start(network, source, read.pairs, given, team)
-    figures = loop.train(
-        network,
-        source,
-        read.pairs,
-        read.validation,
-        training,
-        given.work,
-        on_metrics,
-        team=team,
-        mine=_mining(given, read),
-        companion=_companion(named, language.tokenizer, network.llm, read, source, given, team),
+    data = _TrainingData.of(assignment)
+    texts = token_texts(
+        Store(assignment.store, assignment.provenance), data.dataset, assignment.data_md5, language.tokenizer, model
     )
-    best = given.work / loop.BEST if training.select == "best" and read.validation is not None else None
+    source = NoteSource(layout(language.tokenizer, model), texts, data.vision)
+    network = _network(language, source, model)
+    _place(network, training, team)
+    facts = {**_counts(network, source), "pairs": len(data.pairs)}
+    facts["start"] = _start(network, source, data.pairs, assignment, team)
+    generation = _generation_task(assignment, named, data, language.tokenizer, source, team.device)
+    if generation is not None:
+        check_length(network.llm, generation.exercises.longest, "training.generation: a note with its answer")
+    run = loop.TrainingRun(
+        network=network,
+        source=source,
+        pairs=data.pairs,
+        validation=data.validation,
+        config=training,
+        folder=assignment.work,
+        team=team,
+        generation=generation,
+        mine=_mining(assignment, data),
+    )
+    figures = loop.train(run, on_metrics)
+    best = assignment.work / loop.BEST if training.select == "best" and data.validation is not None else None
     last = trained_weights(network, keep=team.leads) if best is None and is_sharded(network) else {}
     if not team.leads:
         return {}
@@ -130,13 +133,13 @@ def fit(
     weights = last if best is None else load_file(best)
     if weights:
         load_trained_weights(network, weights)
-    refitted = _refitted(network, source, read, training)
-    _leave(network.to("cpu"), language, named, read.dataset, given)
-    return {**figures, **counts, **refitted, "start": start, "pairs": len(read.pairs)}
+    refitted = _refitted(network, source, data, training)
+    _write_results(network.to("cpu"), language, named, data.dataset, assignment)
+    return {**figures, **facts, **refitted}
 
 
 @dataclass(frozen=True)
-class _Read:
+class _TrainingData:
     """What a training reads of the data.
 
     Attributes:
@@ -156,11 +159,11 @@ class _Read:
     vision: NDArray[np.float16] | None
 
     @classmethod
-    def of(cls, given: Assignment) -> _Read:
-        dataset = Dataset.open(given.dataset)
+    def of(cls, assignment: Assignment) -> _TrainingData:
+        dataset = Dataset.open(assignment.dataset)
         notes = dataset.texts()
         row_of = {note.note_id: row for row, note in enumerate(notes)}
-        pairs = Artifact.from_reference(given.pairs)
+        pairs = Artifact.from_reference(assignment.pairs)
         training = pair_rows(pairs, "train.parquet", row_of)
         if not len(training):
             raise InputError(f"{pairs.file('train.parquet')}: no pairs to train on; loosen the recipe's section pairs")
@@ -169,8 +172,8 @@ class _Read:
         if len(held_out):
             pool = pq.read_table(pairs.file("validation_pool.parquet"))["note_id"].to_pylist()
             validation = Validation(held_out, np.array([row_of[n] for n in pool], np.int64))
-        features = Artifact.from_reference(given.features)
-        vision = np.load(features.file("features.npy"), mmap_mode="r") if given.model.reads_images else None
+        features = Artifact.from_reference(assignment.features)
+        vision = np.load(features.file("features.npy"), mmap_mode="r") if assignment.model.reads_images else None
         if vision is not None and len(vision) != len(notes):
             raise InputError(f"{features.path}: features of {len(vision)} notes, the data set has {len(notes)}")
         return cls(dataset, notes, row_of, training, validation, vision)
@@ -193,6 +196,14 @@ def _network(language: LanguageModel, source: NoteSource, model: ModelConfig) ->
     return NoteLLM2(llm, source.layout, model, 0 if source.vision is None else int(source.vision.shape[2]))
 
 
+def _place(network: NoteLLM2, training: TrainingConfig, team: Team) -> None:
+    """Move the network to this process's device, sharded if the recipe says so."""
+    if training.sharding == "full":
+        shard(network, training, team)
+    else:
+        network.to(team.device)
+
+
 def _counts(network: NoteLLM2, source: NoteSource) -> dict[str, Any]:
     return {
         "trained_weights": sum(p.numel() for p in network.parameters() if p.requires_grad),
@@ -202,30 +213,32 @@ def _counts(network: NoteLLM2, source: NoteSource) -> dict[str, Any]:
     }
 
 
-def _refitted(network: NoteLLM2, source: NoteSource, read: _Read, training: TrainingConfig) -> dict[str, float]:
+def _refitted(network: NoteLLM2, source: NoteSource, data: _TrainingData, training: TrainingConfig) -> dict[str, float]:
     """Refit head and shortcuts, if the recipe asks for it; returns its figures, on held-out pairs too."""
     if not training.refit.epochs:
         return {}
-    figures = refit(network, source, read.pairs, training.refit, seed=training.seed, size=2 * training.chunk_notes)
-    if read.validation is not None:
-        measured = validate(network, source, read.validation, training)
+    figures = refit(network, source, data.pairs, training.refit, seed=training.seed, size=2 * training.chunk_notes)
+    if data.validation is not None:
+        measured = validate(network, source, data.validation, training)
         figures |= {f"refit_{name}": value for name, value in measured.items()}
     return figures
 
 
-def _mining(given: Assignment, read: _Read) -> Callable[[PairOrder], HardNegatives] | None:
-    """How hard negatives are found, where an earlier model's vectors are given."""
-    if given.published is None:
+def _mining(assignment: Assignment, data: _TrainingData) -> Callable[[PairOrder], HardNegatives] | None:
+    """Return the function that mines hard negatives, where the assignment names an earlier model's vectors."""
+    if assignment.published is None:
         return None
-    vectors, pairs = Artifact.from_reference(given.published), Artifact.from_reference(given.pairs)
-    return lambda order: HardNegatives.mined(vectors, pairs, read.row_of, order)
+    vectors, pairs = Artifact.from_reference(assignment.published), Artifact.from_reference(assignment.pairs)
+    return lambda order: HardNegatives.mined(vectors, pairs, data.row_of, order)
 
 
-def _leave(network: NoteLLM2, language: LanguageModel, named: Backbones, dataset: Dataset, given: Assignment) -> None:
+def _write_results(
+    network: NoteLLM2, language: LanguageModel, named: Backbones, dataset: Dataset, assignment: Assignment
+) -> None:
     """Write the bundle and the metrics."""
     config = BundleConfig(
-        model=given.model,
-        images=given.images,
+        model=assignment.model,
+        images=assignment.images,
         llm=named.llm,
         llm_digest=named.llm_digest,
         vision=named.vision,
@@ -233,22 +246,22 @@ def _leave(network: NoteLLM2, language: LanguageModel, named: Backbones, dataset
         revision=named.revision,
         registers=named.registers,
     )
-    save_bundle(given.folder / "bundle", network, language, config, _canaries(dataset))
-    shutil.copyfile(given.work / loop.METRICS, given.folder / "metrics.jsonl")
+    save_bundle(assignment.folder / "bundle", network, language, config, _canaries(dataset))
+    shutil.copyfile(assignment.work / loop.METRICS, assignment.folder / "metrics.jsonl")
 
 
-def _start(network: NoteLLM2, source: NoteSource, pairs: Rows, given: Assignment, team: Team) -> dict[str, float]:
-    """Fit the start, if this is one; and let every process begin with equal weights and dropout of its own."""
-    model, training, told = given.model, given.training, given.work / "start.json"
+def _start(network: NoteLLM2, source: NoteSource, pairs: Rows, assignment: Assignment, team: Team) -> dict[str, float]:
+    """Fit the start if the recipe asks for one; then all processes have equal weights, each its own dropout."""
+    model, training, record = assignment.model, assignment.training, assignment.work / "start.json"
     start: dict[str, float] = {}
     # A resumed run has its weights in the checkpoint; fitting the start again would only cost time.
-    if model.start == "fitted" and not any(given.work.glob("step-*")):
+    if model.start == "fitted" and not any(assignment.work.glob("step-*")):
         start = fit_start(network, source, pairs, model, seed=training.seed, size=2 * training.chunk_notes)
         if team.leads:
-            write_atomic(told, json.dumps(start))
+            write_atomic(record, json.dumps(start))
             logger.info("fitted start: %s", ", ".join(f"{name} {value:.3f}" for name, value in start.items()))
-    elif told.exists():
-        start = json.loads(told.read_text())
+    elif record.exists():
+        start = json.loads(record.read_text())
     # Slices hold the leader's values already (`laid_out`).
     team.lend_([p for p in network.parameters() if p.requires_grad and not is_slice(p)])
     if not team.leads:
@@ -256,22 +269,21 @@ def _start(network: NoteLLM2, source: NoteSource, pairs: Rows, given: Assignment
     return start
 
 
-def _companion(
+def _generation_task(
+    assignment: Assignment,
     named: Backbones,
+    data: _TrainingData,
     tokenizer: Any,
-    llm: nn.Module | None,
-    read: _Read,
     source: NoteSource,
-    given: Assignment,
-    team: Team,
-) -> Companion | None:
+    device: torch.device,
+) -> GenerationTask | None:
     """The generative task, if the recipe weighs it and there are steps and an LLM to train by it."""
-    if not given.training.generation.weight or given.training.steps == 0 or not given.model.reads_text:
+    training = assignment.training
+    if not training.generation.weight or training.steps == 0 or not assignment.model.reads_text:
         return None
-    categories = read.dataset.notes(["category"])["category"].to_pylist()
-    exercises = Exercises.of(tokenizer, read.notes, categories, source.texts, given.model)
-    check_length(llm, exercises.longest, "training.generation: a note with its answer")
-    return Companion(exercises, load_language_head(named.llm, named.revision).to(team.device))
+    categories = data.dataset.notes(["category"])["category"].to_pylist()
+    exercises = Exercises.of(tokenizer, data.notes, categories, source.texts, assignment.model)
+    return GenerationTask(exercises, load_language_head(named.llm, named.revision).to(device))
 
 
 def pair_rows(pairs: Artifact, name: str, row_of: Mapping[str, int]) -> Rows:

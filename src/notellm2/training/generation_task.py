@@ -1,4 +1,4 @@
-"""The generative companion task in a training step: its loss and gradient, beside the contrastive one.
+"""NoteLLM's generative task in a training step: its loss and gradient, beside the contrastive one.
 
 Together the loss is L + α·L_gen, NoteLLM's (arXiv 2403.01744) up to the factor 1 + α, which AdamW does not see.
 """
@@ -21,8 +21,8 @@ from notellm2.training.sharding import is_sharded
 
 
 @dataclass(frozen=True)
-class Companion:
-    """What it needs beside the network: the exercises, and the frozen language-model head [W, H]."""
+class GenerationTask:
+    """The generative task: what each note can be asked to write, and the frozen language-model head [W, H]."""
 
     exercises: Exercises
     head_WH: Tensor

@@ -54,15 +54,15 @@ class HardNegatives:
         by_row = np.argsort(rows)
         rows, x_ND = rows[by_row], np.load(vectors.file("both.npy"), mmap_mode="r")[at[by_row]]
         asked = np.flatnonzero(np.isin(rows, order.pairs))
-        found = np.full((len(asked), kept), -1, np.int64)
+        negatives = np.full((len(asked), kept), -1, np.int64)
         for first in range(0, len(asked), _BLOCK):
             block = asked[first : first + _BLOCK]
             scores = x_ND[block] @ x_ND.T
             scores[order.related(rows[block], rows)] = -np.inf
             nearest = np.argsort(-scores, axis=1, kind="stable")[:, :kept]
             real = np.isfinite(np.take_along_axis(scores, nearest, 1))
-            found[first : first + len(block), : nearest.shape[1]] = np.where(real, rows[nearest], -1)
-        return cls(rows[asked], found)
+            negatives[first : first + len(block), : nearest.shape[1]] = np.where(real, rows[nearest], -1)
+        return cls(rows[asked], negatives)
 
     def draw(self, notes: Rows, each: int, seed: int, step: int) -> Rows:
         """int64[≤ len(notes)·each]: hard negatives for the notes of a step, a function of (seed, step)."""

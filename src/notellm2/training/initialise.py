@@ -20,7 +20,7 @@ def fit_start(
 ) -> dict[str, float]:
     """Fit late fusion's W_p, then the head and the logit scale, to training pairs.
 
-    The two are fitted to different halves of the notes: a map of a thousand image features knows the notes it was
+    Each is fitted to notes of its own: a map of a thousand image features knows the notes it was
     fitted to far better than others, and a head fitted to the same notes would believe it. (Seen on 7,000 notes:
     the loss fell faster and recall on held-out notes was half.)
 
@@ -29,7 +29,7 @@ def fit_start(
         source: its notes.
         pairs: int64[M, 2], rows of partners.
         config: how many pairs the head's fit looks at, and whether the scale is fitted.
-        seed: of the halves and the sample.
+        seed: of the division of the notes and of the sample.
         size: notes a forward pass.
 
     Returns:
@@ -39,7 +39,7 @@ def fit_start(
         InputError: there are too few pairs to fit and judge a start.
     """
     figures: dict[str, float] = {}
-    image_pairs, head_pairs = _halves(network, source, pairs, seed)
+    image_pairs, head_pairs = _separate_pairs(network, source, pairs, seed)
     chosen = np.random.default_rng([seed, 2]).permutation(len(head_pairs))[: config.start_pairs]
     rows, index = _numbered(head_pairs[chosen])
     hidden = hidden_rows(network, source, rows, size=size).multimodal_BH
@@ -51,8 +51,8 @@ def fit_start(
             image = fit_map(summary, partners, network.fusion.project.out_features, seed=seed)
             # The gate mixes v with n: the image should speak as loud as what the text makes differ between notes. The
             # whole length of n is 24 times that with stories260k, and an image as loud as it drowns the text.
-            told = hidden_rows(network, source, rows, size=size, modality="text").multimodal_BH
-            loudness = (told - told.mean(0)).square().mean().sqrt()
+            of_text = hidden_rows(network, source, rows, size=size, modality="text").multimodal_BH
+            loudness = (of_text - of_text.mean(0)).square().mean().sqrt()
             weight = network.fusion.project.weight
             weight.copy_(laid_out(image.weight_DH * loudness, weight))
             figures |= {"image_shrinkage": image.shrinkage, "image_gain": image.gain}
@@ -65,8 +65,8 @@ def fit_start(
     return figures | {"mean_cosine_after": _spread(network, hidden), "log_scale": float(network.log_scale.detach())}
 
 
-def _halves(network: NoteLLM2, source: NoteSource, pairs: Rows, seed: int) -> tuple[Rows, Rows]:
-    """Pairs for W_p (both with images) and pairs for the head, of disjoint notes; no pairs for W_p if they are few."""
+def _separate_pairs(network: NoteLLM2, source: NoteSource, pairs: Rows, seed: int) -> tuple[Rows, Rows]:
+    """Separate pairs for W_p (both with images) from pairs for the head, of disjoint notes; none for W_p if few."""
     none = pairs[:0]
     if network.fusion is None or source.vision is None:
         return none, pairs

@@ -28,11 +28,11 @@ from notellm2.model.network.notellm2 import NoteLLM2
 from notellm2.recipe import TrainingConfig
 from notellm2.training.batches import PairOrder
 from notellm2.training.checkpoint import load_checkpoint, save_checkpoint, save_weights, trained_weights
-from notellm2.training.generation_task import Companion
+from notellm2.training.generation_task import GenerationTask
 from notellm2.training.hard_negatives import HardNegatives
 from notellm2.training.process_group import ALONE, Team
 from notellm2.training.sharding import held_bytes, is_sharded
-from notellm2.training.step import take_step
+from notellm2.training.step import StepContext, take_step
 from notellm2.training.validation import Validation, recentre, validate
 
 logger = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ _FINAL_LR_SHARE = 0.05
 
 @dataclass
 class Progress:
-    """Where a run stands; what a checkpoint carries beside tensors."""
+    """How far a run has come: what a checkpoint carries beside tensors."""
 
     step: int = 0
     best_mrr: float = -1.0
@@ -113,94 +113,112 @@ def build_optimiser(network: NoteLLM2, config: TrainingConfig) -> torch.optim.Ad
     return torch.optim.AdamW(settings, betas=(0.9, 0.98))
 
 
-def train(
-    network: NoteLLM2,
-    source: NoteSource,
-    pairs: Rows,
-    validation: Validation | None,
-    config: TrainingConfig,
-    folder: Path,
-    on_metrics: OnMetrics = lambda step, values: None,
-    show: bool = True,
-    team: Team = ALONE,
-    companion: Companion | None = None,
-    mine: Callable[[PairOrder], HardNegatives] | None = None,
-) -> dict[str, Any]:
-    """Train in place, continuing from the newest checkpoint in `folder` if there is one.
+@dataclass(frozen=True)
+class TrainingRun:
+    """One training of one network.
 
-    Args:
+    Attributes:
         network: on its device; its trainable parameters are tuned.
         source: the notes.
         pairs: int64[M, 2] training pairs as rows of `source`.
         validation: held-out pairs, or None to keep the last weights.
         config: schedule and loss.
         folder: checkpoints, ``metrics.jsonl`` and the best weights are kept here.
+        team: the processes that share each batch; all of them train, with equal networks.
+        generation: the generative task beside the contrastive one, or None.
+        mine: finds hard negatives of the pairs; None: only the batch's own notes are negatives.
+    """
+
+    network: NoteLLM2
+    source: NoteSource
+    pairs: Rows
+    validation: Validation | None
+    config: TrainingConfig
+    folder: Path
+    team: Team = ALONE
+    generation: GenerationTask | None = None
+    mine: Callable[[PairOrder], HardNegatives] | None = None
+
+    def context(self) -> StepContext:
+        """What the steps share, with a fresh optimiser."""
+        order = PairOrder(self.pairs, self.config.pairs_per_batch, self.config.seed)
+        return StepContext(
+            network=self.network,
+            source=self.source,
+            order=order,
+            optimiser=build_optimiser(self.network, self.config),
+            config=self.config,
+            team=self.team,
+            hard=None if self.mine is None else self.mine(order),
+            generation=self.generation,
+        )
+
+
+def train(run: TrainingRun, on_metrics: OnMetrics = lambda step, values: None, *, show: bool = True) -> dict[str, Any]:
+    """Train the network in place, continuing from the newest checkpoint in the run's folder if there is one.
+
+    Args:
+        run: what is trained, on what, and how.
         on_metrics: called with each logged step's figures as they come; after a resume again from the checkpoint on.
         show: draw a progress bar (only on a terminal).
-        mine: finds hard negatives of the pairs; None: only the batch's own notes are negatives.
-        team: the processes that share each batch; all of them call this, with equal networks.
-        companion: the generative task beside the contrastive one, or None.
 
     Returns:
         Figures of the run: steps, final loss, whether it left chance, pairs/s, best validation; where weights are
         sharded, the bytes of weights and moments that each process holds.
     """
-    steps = total_steps(config, len(pairs))
-    show, on_metrics = show and team.leads, on_metrics if team.leads else _unheard
+    config, folder, team = run.config, run.folder, run.team
+    steps = total_steps(config, len(run.pairs))
+    show, on_metrics = show and team.leads, on_metrics if team.leads else _ignored
     if not steps:
-        return _untrained(network, source, pairs, validation, config, folder, on_metrics, team)
-    order = PairOrder(pairs, config.pairs_per_batch, config.seed)
-    hard = None if mine is None else mine(order)
-    optimiser = build_optimiser(network, config)
-    facts = load_checkpoint(folder, network, optimiser, team)
+        return _measure_untrained(run, on_metrics)
+    context = run.context()
+    facts = load_checkpoint(folder, run.network, context.optimiser, team)
     state = Progress(**facts) if facts else Progress()
     if state.step:
         logger.info("resumed at step %d of %d", state.step, steps)
-    network.train()
+    run.network.train()
     with _log_from(folder / METRICS, state.step, team) as log, _bar(steps, state.step, show) as advance:
         while state.step < steps:
-            begun = time.monotonic()
-            share = learning_rate_share(state.step, steps, config.warmup_share)
-            for group in optimiser.param_groups:
-                group["lr"] = group["peak"] * share
-            figures = take_step(network, source, order, optimiser, state.step, config, team, hard, companion)
-            elapsed = time.monotonic() - begun
-            state.took_step(figures, elapsed)
+            figures = _timed_step(context, state, steps)
             last = state.step == steps
-            figures |= {"lr": config.lr * share, "pairs_per_s": config.pairs_per_batch / elapsed}
-            if validation is not None and (state.step % config.validate_every == 0 or last):
-                figures |= _judged(network, source, pairs, validation, config, folder, state, team)
+            if run.validation is not None and (state.step % config.validate_every == 0 or last):
+                figures |= _validate_and_keep(run, run.validation, state)
             if state.step % config.log_every == 0 or state.step == 1 or last or "validation_mrr" in figures:
                 log(state.step, figures)
                 on_metrics(state.step, figures)
             if state.step == min(100, max(10, steps // 4)):
                 _warn_at_chance(state, figures)
             if state.step % config.checkpoint_every == 0 and not last:
-                save_checkpoint(folder, state.step, network, optimiser, vars(state), team)
+                save_checkpoint(folder, state.step, run.network, context.optimiser, vars(state), team)
             advance(figures)
-    if validation is None:
-        recentre(network, source, pairs, config, team)
+    if run.validation is None:
+        recentre(run.network, run.source, run.pairs, config, team)
     held = {}
-    if is_sharded(network):
-        held["held_bytes"] = team.gathered(torch.tensor(held_bytes(network, optimiser))).tolist()
+    if is_sharded(run.network):
+        held["held_bytes"] = team.gathered(torch.tensor(held_bytes(run.network, context.optimiser))).tolist()
     return {**state.figures(config), **held}
 
 
-def _untrained(
-    network: NoteLLM2,
-    source: NoteSource,
-    pairs: Rows,
-    validation: Validation | None,
-    config: TrainingConfig,
-    folder: Path,
-    on_metrics: OnMetrics,
-    team: Team,
-) -> dict[str, Any]:
-    """A run of no steps (zero-shot): the network as it starts, measured once where there is something to measure on."""
-    recentre(network, source, pairs, config, team)
-    figures = {} if validation is None else validate(network, source, validation, config, team)
-    _keep_best(folder, network, team)
-    with _log_from(folder / METRICS, 0, team) as log:
+def _timed_step(context: StepContext, state: Progress, steps: int) -> dict[str, float]:
+    """Take the next step at its learning rate, count it, and return its figures with rate and speed."""
+    config, begun = context.config, time.monotonic()
+    share = learning_rate_share(state.step, steps, config.warmup_share)
+    for group in context.optimiser.param_groups:
+        group["lr"] = group["peak"] * share
+    figures = take_step(context, state.step)
+    elapsed = time.monotonic() - begun
+    state.took_step(figures, elapsed)
+    return {**figures, "lr": config.lr * share, "pairs_per_s": config.pairs_per_batch / elapsed}
+
+
+def _measure_untrained(run: TrainingRun, on_metrics: OnMetrics) -> dict[str, Any]:
+    """Keep the network as it starts (zero-shot), and measure it once where there are held-out pairs."""
+    recentre(run.network, run.source, run.pairs, run.config, run.team)
+    figures = {}
+    if run.validation is not None:
+        figures = validate(run.network, run.source, run.validation, run.config, run.team)
+    _keep_best(run.folder, run.network, run.team)
+    with _log_from(run.folder / METRICS, 0, run.team) as log:
         log(0, figures)
     on_metrics(0, figures)
     return {
@@ -215,22 +233,13 @@ def _untrained(
     }
 
 
-def _judged(
-    network: NoteLLM2,
-    source: NoteSource,
-    pairs: Rows,
-    validation: Validation,
-    config: TrainingConfig,
-    folder: Path,
-    state: Progress,
-    team: Team,
-) -> dict[str, float]:
-    """Centre, measure on held-out pairs, and keep the weights if none were better."""
-    recentre(network, source, pairs, config, team)
-    figures = validate(network, source, validation, config, team)
+def _validate_and_keep(run: TrainingRun, validation: Validation, state: Progress) -> dict[str, float]:
+    """Centre the head, measure on held-out pairs, and keep the weights if none were better."""
+    recentre(run.network, run.source, run.pairs, run.config, run.team)
+    figures = validate(run.network, run.source, validation, run.config, run.team)
     if figures["validation_mrr"] > state.best_mrr:
         state.best_mrr, state.best_step = figures["validation_mrr"], state.step
-        _keep_best(folder, network, team)
+        _keep_best(run.folder, run.network, run.team)
     return figures
 
 
@@ -249,15 +258,15 @@ def _keep_best(folder: Path, network: NoteLLM2, team: Team) -> None:
         save_weights(folder / BEST, weights)
 
 
-def _unheard(_step: int, _values: Mapping[str, float]) -> None:
-    """What the processes that do not lead say of their steps: nothing."""
+def _ignored(_step: int, _values: Mapping[str, float]) -> None:
+    """Drop the figures of a step, in processes that do not lead."""
 
 
 @contextlib.contextmanager
 def _log_from(path: Path, step: int, team: Team) -> Any:
     """Append to the metrics file, first cutting what a killed run wrote after its last checkpoint."""
     if not team.leads:
-        yield _unheard
+        yield _ignored
         return
     kept = []
     if path.exists():

@@ -1,4 +1,4 @@
-"""What a forward pass computes in."""
+"""Choose the number format of a forward pass."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def in_bf16(config: TrainingConfig, device: torch.device) -> bool:
 
 
 def precision(config: TrainingConfig, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """bf16 autocast where that is wanted; sharded weights come in their type already (`notellm2.training.sharding`)."""
+    """Return bf16 autocast where it applies; sharded weights are narrow already (`notellm2.training.sharding`)."""
     if in_bf16(config, device) and config.sharding == "none":
         return torch.autocast(device.type, torch.bfloat16)
     return contextlib.nullcontext()

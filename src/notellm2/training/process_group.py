@@ -1,4 +1,4 @@
-"""The processes of one training: which of them this one is, and what they tell each other.
+"""The processes of one training: which of them this one is, and what they exchange.
 
 Every process holds the whole network and embeds its share of each batch. What they exchange a step is the embeddings
 (summed into one matrix, of which each filled its rows) and the gradients of the weights, so all of them compute the
@@ -36,12 +36,12 @@ class Team:
 
     @classmethod
     def alone(cls) -> Team:
-        """This process by itself, on the GPU if there is one."""
+        """Return a team of this process alone, on the GPU if there is one."""
         return cls(device=torch.device("cuda") if torch.cuda.is_available() else _CPU)
 
     @classmethod
     def joined(cls) -> Team:
-        """The team that ``accelerate launch`` made this process part of."""
+        """Join the processes that ``accelerate launch`` started with this one."""
         from accelerate import PartialState
 
         state = PartialState(cpu=not torch.cuda.is_available())
@@ -75,16 +75,16 @@ class Team:
         self.sum_(tensors)
 
     def gathered(self, tensor: Tensor) -> Tensor:
-        """What every process holds, [size, ...]; equal shapes."""
+        """Collect the tensor of every process, [size, ...]; equal shapes."""
         if self.size == 1:
             return tensor[None]
         from accelerate.utils import gather
 
-        found: Tensor = gather(tensor.to(self.device)[None]).cpu()
-        return found
+        stacked: Tensor = gather(tensor.to(self.device)[None]).cpu()
+        return stacked
 
     def wait(self) -> None:
-        """Go on when all have come here."""
+        """Wait until all processes have called this."""
         if self.size > 1:
             from accelerate import PartialState
 

@@ -79,7 +79,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def held(tensor: Tensor) -> Tensor:
-    """What this process holds of a weight, gradient or moment; changing it changes the tensor."""
+    """Return this process's part of a weight, gradient or moment; changing it changes the tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
@@ -88,8 +88,8 @@ def laid_out(value: Tensor, parameter: Tensor) -> Tensor:
     value = value.to(parameter.device, parameter.dtype)
     if not isinstance(parameter, DTensor):
         return value
-    found: Tensor = distribute_tensor(value, parameter.device_mesh, parameter.placements)
-    return found
+    sliced: Tensor = distribute_tensor(value, parameter.device_mesh, parameter.placements)
+    return sliced
 
 
 def held_bytes(network: nn.Module, optimiser: torch.optim.Optimizer) -> int:

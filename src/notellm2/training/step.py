@@ -20,7 +20,6 @@ import math
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import cast
 
 import numpy as np
@@ -34,7 +33,7 @@ from notellm2.model.network.note_source import Flags, NoteSource, Rows
 from notellm2.model.network.notellm2 import Embeddings, NoteLLM2
 from notellm2.recipe import TrainingConfig
 from notellm2.training.batches import NotNegatives, PairOrder, pictured_pairs, withheld_images
-from notellm2.training.generation_task import Companion
+from notellm2.training.generation_task import GenerationTask
 from notellm2.training.gradients import clip, gradient_norms, sum_gradients
 from notellm2.training.hard_negatives import HardNegatives
 from notellm2.training.precision import precision
@@ -63,7 +62,7 @@ class _Random:
 
 
 class BatchEmbedding:
-    """The distinct notes of a batch, embedded once each, bare; and the way back for the gradient.
+    """Embed the distinct notes of a batch once each, and send their gradient back.
 
     Args:
         network: in the mode it trains in.
@@ -162,51 +161,65 @@ class BatchEmbedding:
         return total.index_add_(0, self._back, leaf_CD.grad)
 
 
-def take_step(
-    network: NoteLLM2,
-    source: NoteSource,
-    order: PairOrder,
-    optimiser: torch.optim.Optimizer,
-    step: int,
-    config: TrainingConfig,
-    team: Team = ALONE,
-    hard: HardNegatives | None = None,
-    companion: Companion | None = None,
-) -> dict[str, float]:
-    """One step of training; returns its figures.
+@dataclass(frozen=True)
+class StepContext:
+    """All that the steps of one training share.
 
-    Notes of `hard` are compared with, beside those of the pairs, but are nobody's partners; the visual loss does
+    Attributes:
+        network: in the mode it trains in.
+        source: its notes.
+        order: draws the pairs of a step and knows the partners.
+        optimiser: of the network's trained weights.
+        config: loss, chunks, precision.
+        team: the processes that share each batch.
+        hard: hard negatives of the pairs' notes, or None.
+        generation: the generative task beside the contrastive one, or None.
+    """
+
+    network: NoteLLM2
+    source: NoteSource
+    order: PairOrder
+    optimiser: torch.optim.Optimizer
+    config: TrainingConfig
+    team: Team = ALONE
+    hard: HardNegatives | None = None
+    generation: GenerationTask | None = None
+
+
+def take_step(context: StepContext, step: int) -> dict[str, float]:
+    """Take one optimiser step, number `step` (from 0); returns its figures.
+
+    Hard negatives are compared with, beside the notes of the pairs, but are nobody's partners; the visual loss does
     without them: they were near by all that the model reads, not by their images.
 
     Raises:
         FloatingPointError: the gradient is not finite.
     """
-    rows = order.step(step)
+    network, config, team = context.network, context.config, context.team
+    rows = context.order.step(step)
     columns = rows
-    if hard is not None:
-        columns = np.concatenate([rows, hard.draw(rows[::2], config.hard_negatives, config.seed, step)])
-    optimiser.zero_grad(set_to_none=True)
+    if context.hard is not None:
+        columns = np.concatenate([rows, context.hard.draw(rows[::2], config.hard_negatives, config.seed, step)])
+    context.optimiser.zero_grad(set_to_none=True)
     imageless = withheld_images(len(np.unique(columns)), config.image_dropout, config.seed, step)
-    embedded = BatchEmbedding(network, source, columns, config, team, imageless)
-    losses = _compared(network, source, order, rows, columns, embedded, imageless, config)
+    embedded = BatchEmbedding(network, context.source, columns, config, team, imageless)
+    losses = _batch_losses(context, rows, columns, embedded, imageless)
     embedded.backward()
-    written = {}
-    if companion is not None:
-        written["loss_generation"] = companion.backward(network, rows, step, config, team)
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    if context.generation is not None:
+        losses["loss_generation"] = context.generation.backward(network, rows, step, config, team)
+    parameters = [p for group in context.optimiser.param_groups for p in group["params"]]
     sum_gradients(network, parameters, team)
     norms = gradient_norms(network, team)
     norm = clip(parameters, config.clip_norm, norms)
     if not math.isfinite(norm):
         raise FloatingPointError(f"step {step + 1}: the gradient is not finite; lower training.lr or use fp32")
-    optimiser.step()
+    context.optimiser.step()
     y_CD = embedded.multimodal_CD.detach()
     return {
         **losses,
         # Before the batch is centred, when it is -1 / (C - 1): how far outputs have moved together.
         "mean_cosine": mean_cosine(spread(y_CD, centre=False)[: len(rows)]),
         "effective_rank": _effective_rank(spread(y_CD, centre=network.centred)[: len(rows)]),
-        **written,
         "log_scale": float(network.log_scale.detach()),
         "gradient_norm": norm,
         **norms,
@@ -214,46 +227,38 @@ def take_step(
     }
 
 
-def _compared(
-    network: NoteLLM2,
-    source: NoteSource,
-    order: PairOrder,
-    rows: Rows,
-    columns: Rows,
-    embedded: BatchEmbedding,
-    imageless: Flags | None,
-    config: TrainingConfig,
+def _batch_losses(
+    context: StepContext, rows: Rows, columns: Rows, embedded: BatchEmbedding, imageless: Flags | None
 ) -> dict[str, float]:
-    """Leave the loss's gradient in the embeddings; returns loss and chance, the whole loss and by embedding.
+    """Compute the losses of a batch and leave their gradient in its embeddings and in the logit scale.
 
     Args:
-        network: for its logit scale, whose gradient is left too, and whether it is centred.
-        source: says which notes have an image.
-        order: knows the partners.
+        context: what the step works with.
         rows: int64[2B], the pairs.
         columns: int64[C], `rows` and what else they are compared with.
         embedded: of `columns`.
         imageless: of their distinct notes, whose image was withheld.
-        config: weights of the losses, masks.
+
+    Returns:
+        Loss and chance, the whole loss and by embedding.
     """
+    network, order, config = context.network, context.order, context.config
     # All notes without an image have one visual embedding: they would be partners of nobody and of everybody.
     of_pairs = None if imageless is None else imageless[np.searchsorted(np.unique(columns), np.unique(rows))]
-    seen = pictured_pairs(rows, source.has_image, of_pairs)
+    seen = pictured_pairs(rows, context.source.has_image, of_pairs)
     shares = {"multimodal": 1.0}
     if embedded.visual_CD is not None and config.weight_visual > 0 and seen.sum() > 2:
         both = config.weight_multimodal + config.weight_visual
         shares = {"multimodal": config.weight_multimodal / both, "visual": config.weight_visual / both}
     others = order.excluded(columns, known_positives=config.mask_positives)
-    compared = partial(compare, log_scale=network.log_scale, widths=network.matryoshka, centre=network.centred)
-    losses = {
-        "multimodal": compared(embedded.multimodal_CD, others=others, share=shares["multimodal"], judged=len(rows))
-    }
+    rule = Comparison(network.log_scale, network.matryoshka, network.centred)
+    losses = {"multimodal": compare(embedded.multimodal_CD, others, rule, shares["multimodal"], len(rows))}
     chances = {"multimodal": others.chance(len(rows))}
     if "visual" in shares and embedded.visual_CD is not None:
         shown = torch.from_numpy(seen).to(embedded.visual_CD.device)
         visual_VD = embedded.visual_CD.detach()[: len(rows)][shown].requires_grad_()
         others = order.excluded(rows[seen], known_positives=config.mask_positives)
-        losses["visual"] = compared(visual_VD, others=others, share=shares["visual"])
+        losses["visual"] = compare(visual_VD, others, rule, shares["visual"])
         chances["visual"] = others.chance()
         embedded.visual_CD.grad = torch.zeros_like(embedded.visual_CD)
         embedded.visual_CD.grad[: len(rows)][shown] = cast(Tensor, visual_VD.grad)
@@ -264,32 +269,41 @@ def _compared(
     }
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """How the embeddings of a batch are compared.
+
+    Attributes:
+        log_scale: τ, which gathers its gradient.
+        widths: of prefixes that are compared beside the whole (`matryoshka_loss`).
+        centre: whether the batch's mean is subtracted first (`spread`).
+    """
+
+    log_scale: Tensor
+    widths: tuple[int, ...] = ()
+    centre: bool = False
+
+
 def compare(
-    y_CD: Tensor,
-    log_scale: Tensor,
-    others: NotNegatives,
-    share: float = 1.0,
-    widths: tuple[int, ...] = (),
-    judged: int | None = None,
-    *,
-    centre: bool = False,
+    y_CD: Tensor, others: NotNegatives, rule: Comparison, share: float = 1.0, judged: int | None = None
 ) -> float:
-    """The pair loss of a batch; its gradient, times `share`, is added to that of `y_CD` and of the scale.
+    """Compute the pair loss of a batch, a block of rows at a time: the similarity matrix is never whole in memory.
 
-    `y_CD` are outputs of the head: `spread`, with `centre` or without, makes embeddings of them.
-
-    With `widths` it is the mean over prefixes of those widths and the whole (`matryoshka_loss`). Only the first
-    `judged` rows have partners, all if None; the others are compared with.
-
-    The similarity matrix is computed a block of rows at a time, and its gradient at once: never whole in memory.
+    Args:
+        y_CD: outputs of the head, of which `spread` makes embeddings; the loss's gradient, times `share`, is added to
+            theirs and to the scale's.
+        others: entries that are no negatives.
+        rule: scale, widths, centring.
+        share: weight of this loss in the whole.
+        judged: the first rows, which have partners; the others are compared with. None: all have.
     """
     total = 0.0
     judged = len(y_CD) if judged is None else judged
-    spread_CD = spread(y_CD, centre=centre)
+    spread_CD = spread(y_CD, centre=rule.centre)
     x_CD = spread_CD.detach().requires_grad_()
     for rows in _blocks(judged):
         mask = torch.from_numpy(others.block(rows)).to(x_CD.device)
-        loss = matryoshka_loss(x_CD, log_scale, widths, mask, rows) * ((rows.stop - rows.start) / judged)
+        loss = matryoshka_loss(x_CD, rule.log_scale, rule.widths, mask, rows) * ((rows.stop - rows.start) / judged)
         (loss * share).backward()
         total += float(loss.detach())
     spread_CD.backward(x_CD.grad)

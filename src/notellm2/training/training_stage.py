@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,47 @@ from notellm2.recipe import ImageLimits, ModelConfig, TrainingConfig
 STAGE, VERSION = "training", 5
 
 
+@dataclass(frozen=True)
+class TrainingInputs:
+    """What a training reads.
+
+    Attributes:
+        dataset: the notes.
+        data_md5: their version.
+        pairs: train and validation pairs.
+        backbones: the language model and the vision encoder.
+        features: frozen vision features of the notes.
+        published: vectors of an earlier model, of which `training.hard_negatives` are mined; without them, or where
+            none are asked for, only the batch's own notes are negatives.
+    """
+
+    dataset: Dataset
+    data_md5: str
+    pairs: Artifact
+    backbones: Artifact
+    features: Artifact
+    published: Artifact | None = None
+
+    def keyed(self, training: TrainingConfig) -> dict[str, Artifact | str]:
+        """The inputs that the training's key covers."""
+        inputs: dict[str, Artifact | str] = {
+            "data": self.data_md5,
+            "pairs": self.pairs,
+            "backbones": self.backbones,
+            "features": self.features,
+        }
+        if training.hard_negatives and self.published is not None:
+            inputs["published"] = self.published
+        return inputs
+
+
 def train(
     store: Store,
-    dataset: Dataset,
-    data_md5: str,
-    pairs: Artifact,
-    backbones: Artifact,
-    features: Artifact,
+    inputs: TrainingInputs,
     model: ModelConfig,
     training: TrainingConfig,
     images: ImageLimits | None = None,
     on_metrics: Callable[[int, Mapping[str, float]], None] = lambda step, values: None,
-    published: Artifact | None = None,
 ) -> Artifact:
     """Tune NoteLLM-2 on the mined pairs; a killed run continues at its last checkpoint.
 
@@ -35,42 +65,19 @@ def train(
 
     Args:
         store: where the artifact goes; its workspace holds the checkpoints.
-        dataset: the notes.
-        data_md5: its version.
-        pairs: train and validation pairs.
-        backbones: the two pretrained halves.
-        features: frozen vision features of `dataset`.
+        inputs: the notes and what earlier stages made of them.
         model: the variant.
         training: schedule and loss.
         images: bounds of decoding, kept in the bundle.
         on_metrics: called with each logged step as it comes.
-        published: vectors of an earlier model, of which `training.hard_negatives` are mined; without them, or where
-            none are asked for, only the batch's own notes are negatives.
 
     Raises:
         InputError: there are no training pairs, or pairs, features or backbones are not those of this data version.
-        RuntimeError: one of several processes failed; carries the end of what it said.
+        RuntimeError: one of several processes failed; carries the end of its log.
     """
-    settings, described = training.model_dump(mode="json"), model.model_dump(mode="json")
-    # Where these decide nothing, models trained before there was a choice are the same.
-    if training.sharding == "none":
-        del settings["sharding"]
-    if not training.refit.epochs:
-        del settings["refit"]
-    if not model.shortcuts.on:
-        del described["shortcuts"]
-    if not model.centre or model.head == "none":
-        del described["centre"]
-    config = {"model": described, "training": settings}
-    inputs: dict[str, Artifact | str] = {
-        "data": data_md5,
-        "pairs": pairs,
-        "backbones": backbones,
-        "features": features,
-    }
-    if training.hard_negatives and published is not None:
-        inputs["published"] = published
-    work = store.workspace(STAGE, store.key(STAGE, VERSION, config, inputs), create=False)
+    config = _keyed_sections(model, training)
+    keyed = inputs.keyed(training)
+    work = store.workspace(STAGE, store.key(STAGE, VERSION, config, keyed), create=False)
 
     def write(folder: Path) -> dict[str, Any]:
         from notellm2.training.fit import Assignment, fit
@@ -78,15 +85,16 @@ def train(
         from notellm2.training.process_group import Team
 
         work.mkdir(parents=True, exist_ok=True)
+        published = keyed.get("published")
         assignment = Assignment(
             store=store.root.absolute(),
             provenance=dict(store.provenance),
-            dataset=dataset.path.absolute(),
-            data_md5=data_md5,
-            pairs=pairs.reference(),
-            backbones=backbones.reference(),
-            features=features.reference(),
-            published=published.reference() if published is not None and training.hard_negatives else None,
+            dataset=inputs.dataset.path.absolute(),
+            data_md5=inputs.data_md5,
+            pairs=inputs.pairs.reference(),
+            backbones=inputs.backbones.reference(),
+            features=inputs.features.reference(),
+            published=published.reference() if isinstance(published, Artifact) else None,
             model=model,
             training=training,
             images=images or ImageLimits(),
@@ -97,4 +105,21 @@ def train(
             return launch(assignment, on_metrics)
         return fit(assignment, Team.alone(), on_metrics)
 
-    return store.build(STAGE, VERSION, config, inputs, write)
+    return store.build(STAGE, VERSION, config, keyed, write)
+
+
+def _keyed_sections(model: ModelConfig, training: TrainingConfig) -> dict[str, Any]:
+    """The recipe's sections as the key covers them: a field that changes nothing is left out.
+
+    So models that were trained before such a field existed keep their key.
+    """
+    settings, described = training.model_dump(mode="json"), model.model_dump(mode="json")
+    if training.sharding == "none":
+        del settings["sharding"]
+    if not training.refit.epochs:
+        del settings["refit"]
+    if not model.shortcuts.on:
+        del described["shortcuts"]
+    if not model.centre or model.head == "none":
+        del described["centre"]
+    return {"model": described, "training": settings}

@@ -1,4 +1,4 @@
-"""What is measured of a network between steps: its centre, and how well it finds held-out pairs."""
+"""Measure a network between steps: the mean of its outputs, and how well it ranks held-out pairs."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def recentre(network: NoteLLM2, source: NoteSource, pairs: Rows, config: Trainin
 def validate(
     network: NoteLLM2, source: NoteSource, validation: Validation, config: TrainingConfig, team: Team = ALONE
 ) -> dict[str, float]:
-    """MRR and recall of held-out pairs, by name."""
+    """Rank held-out pairs; returns MRR and recall by name."""
     rows = np.unique(np.concatenate([validation.pairs.reshape(-1), validation.pool]))
     x = _embedded(network, source, rows, 2 * config.chunk_notes, team)
     pool = x[np.searchsorted(rows, validation.pool)].T
@@ -88,8 +88,8 @@ def _embedded(
     # Sharded weights are gathered by all processes: each runs the network equally often.
     spare = np.zeros(int(is_sharded(network) and len(mine) * team.size < len(rows)), np.int64)
     if len(mine) + len(spare):
-        found = embed_rows(network, source, rows[np.concatenate([mine, spare])], size=size, bare=bare)[: len(mine)]
-        x[torch.from_numpy(mine)] = torch.from_numpy(found).to(x.device)
+        share = embed_rows(network, source, rows[np.concatenate([mine, spare])], size=size, bare=bare)[: len(mine)]
+        x[torch.from_numpy(mine)] = torch.from_numpy(share).to(x.device)
     team.sum_([x])
     embedded: NDArray[np.float32] = x.cpu().numpy()
     return embedded

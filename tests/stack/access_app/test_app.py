@@ -1,4 +1,4 @@
-"""The table of docs/access.md, asked of a real server by its HTTP API."""
+"""The table of docs/guides/access-and-secrets.md, asked of a real server by its HTTP API."""
 
 from __future__ import annotations
 

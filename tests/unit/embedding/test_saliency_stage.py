@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from notellm2.artifacts import Artifact, Store
-from notellm2.embedding.saliency_stage import measure_saliency
+from notellm2.embedding.saliency_stage import SaliencyInputs, measure_saliency
 from notellm2.errors import InputError
 from tests.unit.training.small_run import MD5, Stages
 
@@ -27,7 +27,8 @@ def test_shares_of_each_layer_sum_to_one(stages: Stages) -> None:
     pairs, trained = with_test_pairs(stages, "ten", 10), stages.train()
 
     def measured(store: Store, count: int) -> Artifact:
-        return measure_saliency(store, stages.dataset, MD5, pairs, trained, stages.features, count=count)
+        inputs = SaliencyInputs(stages.dataset, MD5, pairs, trained, stages.features)
+        return measure_saliency(store, inputs, count=count)
 
     artifact = measured(stages.store, 6)
     found = json.loads(artifact.file("saliency.json").read_text())
@@ -42,5 +43,6 @@ def test_shares_of_each_layer_sum_to_one(stages: Stages) -> None:
 
 def test_one_test_pair_is_too_few(stages: Stages) -> None:
     pairs = with_test_pairs(stages, "one", 1)
+    inputs = SaliencyInputs(stages.dataset, MD5, pairs, stages.train(), stages.features)
     with pytest.raises(InputError, match="1 test pairs; saliency needs at least two"):
-        measure_saliency(stages.store, stages.dataset, MD5, pairs, stages.train(), stages.features, count=4)
+        measure_saliency(stages.store, inputs, count=4)

@@ -141,12 +141,12 @@ def test_the_first_genre_is_the_category_of_a_row_without_one_whatever_its_neigh
 
 
 def test_the_guide_names_every_column_and_every_reason() -> None:
-    guide = (ROOT / "docs" / "export.md").read_text()
+    guide = (ROOT / "docs" / "reference" / "export-format.md").read_text()
     cells = " ".join(re.findall(r"^\| (`.*?`) \|", guide, re.MULTILINE))
     named = set(re.findall(r"`([a-z0-9_-]+)`", cells))
     assert {*export_module.COLUMNS, *behaviour.COLUMNS} <= named
     # A reason is a quoted word with hyphens; nothing else in these files is.
-    files = ("archive", "behaviour", "import_export", "fields", "images", "members", "rows", "tarball")
+    files = ("archive", "behaviour", "import_export", "fields", "images", "members", "csv_rows", "json_rows", "tarball")
     text = "".join((ROOT / "src" / "notellm2" / "notes" / f"{name}.py").read_text() for name in files)
     raised = set(re.findall(r'"([a-z]+(?:-[a-z0-9]+)+)"', text))
     assert len(raised) > 10
@@ -373,12 +373,13 @@ def test_an_open_quote_costs_rows_but_neither_the_import_nor_the_count(tmp_path:
     report = _import(export)
     assert report.info.interactions == 1
     (record,) = _records(report)
-    assert (record["reason"], record["location"]) == ("broken-csv", "interactions.csv line 3")
-    assert "up to line 4" in record["detail"]
+    assert (record["reason"], record["location"]) == ("broken-csv", "interactions.csv lines 3 to 4")
+    assert record["lines"] == report.quarantined["broken-csv"] == 2
+    assert "is a quote left open?" in record["detail"]
 
 
 def test_an_endless_line_is_one_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("notellm2.notes.rows._MAX_LINE", 100)
+    monkeypatch.setattr("notellm2.notes.rows.MAX_LINE", 100)
     export = write_export(tmp_path / "export", [{"note_id": "a"}], [INTERACTIONS[0] | {"note_id": "a"}])
     (export / "notes.jsonl").write_text('{"note_id": "a"}\n{"note_id": "' + "b" * 1000 + '"}\n{"note_id": "c"}\n')
     report = _import(export)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from notellm2.artifacts import Artifact
+from notellm2.artifacts import Artifact, Store
 from notellm2.errors import InputError
 from notellm2.index.layout import INDEX
 from notellm2.promotion import release, transaction
@@ -22,7 +22,7 @@ from notellm2.publication.publish import PublishFailed
 from notellm2.registry import names, versions
 from notellm2.registry.decisions import Pair
 from notellm2.registry.tracking import Tracking
-from tests.unit.registry.world import WHY, A, B, World
+from tests.unit.registry.world import WHY, A, B, World, index_of
 
 
 def test_alias_and_pointer_move_together_and_the_ledger_says_so(world: World, indexes: dict[str, Artifact]) -> None:
@@ -70,7 +70,7 @@ def test_another_index_of_the_champion_is_a_refresh(world: World, indexes: dict[
     assert refreshed.entry.action == "refresh"
     assert world.in_use() == one
     assert world.pair().publication == refreshed.publication.version != first.publication.version
-    world.promoter().rollback(WHY)
+    world.promoter().rollback(WHY, index=True)
     assert world.pair() == Pair(version=one, publication=first.publication.version)
 
 
@@ -124,7 +124,7 @@ def test_rolling_back_goes_back_one_by_one_and_never_forward(world: World, index
     assert (back.entry.action, back.entry.reason, back.entry.over.version) == ("rollback", "clicks fell", three)
     world.promoter().rollback(WHY)
     assert world.in_use() == one
-    with pytest.raises(InputError, match=f"no earlier pair.*version {three}"):
+    with pytest.raises(InputError, match=f"no earlier version.*version {three}"):
         world.promoter().rollback(WHY)
     # By name it goes anywhere that was in use, forward too.
     world.promoter().rollback(WHY, to=three)
@@ -134,9 +134,37 @@ def test_rolling_back_goes_back_one_by_one_and_never_forward(world: World, index
         world.promoter().rollback(WHY, to=three)
 
 
+def test_rolling_back_after_a_refresh_leaves_the_bad_model(world: World, indexes: dict[str, Artifact]) -> None:
+    one, two = world.register(A), world.register(B)
+    first = world.promote(one, indexes[A], None)
+    refreshed = world.promote(one, indexes["refreshed"], None)
+    world.promote(two, indexes[B], one)
+    world.promote(two, index_of(Store(indexes[B].path.parents[1]), B, seed=11), two)
+    assert [line[0] for line in world.lines()] == ["promote", "refresh", "promote", "refresh"]
+    plan = world.promoter().plan_rollback()
+    assert plan.publication.version == refreshed.publication.version, "the newest index of the version before"
+    world.promoter().rollback(WHY)
+    assert world.pair() == Pair(version=one, publication=refreshed.publication.version)
+    with pytest.raises(InputError, match=r"no earlier version.*--index"):
+        world.promoter().rollback(WHY)
+    world.promoter().rollback(WHY, index=True)
+    assert world.pair() == Pair(version=one, publication=first.publication.version)
+
+
+def test_a_rollback_that_was_shown_is_not_done_to_something_else(world: World, indexes: dict[str, Artifact]) -> None:
+    one, two, three = world.register(A), world.register(B), world.register(B)
+    world.promote(one, indexes[A], None)
+    world.promote(two, indexes[B], one)
+    plan = world.promoter().plan_rollback()
+    world.promote(three, indexes[B], two)
+    with pytest.raises(ChampionMoved, match="nothing was changed"):
+        world.promoter().rollback(WHY, to=plan.publication.version, over=plan.over)
+    assert world.in_use() == three
+
+
 def test_rolling_back_only_goes_to_what_was_in_use_and_is_kept(world: World, indexes: dict[str, Artifact]) -> None:
     one, two = world.register(A), world.register(B)
-    with pytest.raises(InputError, match="no earlier pair"):
+    with pytest.raises(InputError, match="no earlier version"):
         world.promoter().rollback(WHY)
     world.promote(one, indexes[A], None)
     with pytest.raises(InputError, match="no published index of that version is kept"):

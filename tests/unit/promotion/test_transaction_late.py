@@ -26,7 +26,7 @@ def test_a_rollback_never_goes_to_an_index_of_a_model_the_registry_has_no_more(
     world.tracking.client.delete_registered_model(world.tracking.model_name)
     one, two = world.register(B), world.register(A)
     world.promote(one, indexes[B], None)
-    with pytest.raises(InputError, match="no earlier pair"):
+    with pytest.raises(InputError, match="no earlier version"):
         world.promoter().rollback(WHY)
     with pytest.raises(InputError, match="another model"):
         world.promoter().rollback(WHY, to=first.publication.version)
@@ -34,7 +34,7 @@ def test_a_rollback_never_goes_to_an_index_of_a_model_the_registry_has_no_more(
     assert read_pointer(world.published).bundle == B
     world.tracking.client.delete_model_version(world.tracking.model_name, one)
     world.promote(two, indexes[A], None)
-    with pytest.raises(InputError, match="no earlier pair"):
+    with pytest.raises(InputError, match="no earlier version"):
         world.promoter().rollback(WHY)
 
 
@@ -76,7 +76,7 @@ def test_a_refresh_of_a_publication_that_is_not_in_use_any_more_is_refused(
     one = world.register(A)
     first = world.promote(one, indexes[A], None)
     second = world.promote(one, indexes["refreshed"], None)
-    world.promoter().rollback(WHY)
+    world.promoter().rollback(WHY, index=True)
     with pytest.raises(ChampionMoved, match=second.publication.version):
         world.promote(one, indexes["refreshed"], one, over=second.publication.version)
     assert world.pair() == Pair(version=one, publication=first.publication.version)

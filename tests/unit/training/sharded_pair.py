@@ -16,9 +16,9 @@ from notellm2.model.network.generation import Exercises
 from notellm2.model.network.prompt import encode_texts
 from notellm2.recipe import GenerationConfig, LoraSettings, ModelConfig
 from notellm2.training.checkpoint import save_weights, trained_weights
-from notellm2.training.generation_task import Companion
+from notellm2.training.generation_task import GenerationTask
 from notellm2.training.initialise import fit_start
-from notellm2.training.loop import METRICS, train
+from notellm2.training.loop import METRICS, TrainingRun, train
 from notellm2.training.process_group import ALONE, Team
 from notellm2.training.sharding import shard
 from notellm2.training.validation import Validation
@@ -58,19 +58,19 @@ def play(backbones: Path, folder: Path, case: str, team: Team = ALONE) -> dict[s
     if model.reads_text and not any(folder.glob("step-*")):
         fit_start(network, source, pairs, model, seed=0, size=64)
     folder.mkdir(parents=True, exist_ok=True)
-    generation = companion(backbones / llm, language.tokenizer, model) if config.generation.weight else None
-    figures = train(network, source, pairs, VALIDATION, config, folder, team=team, companion=generation)
+    generation = generation_task(backbones / llm, language.tokenizer, model) if config.generation.weight else None
+    figures = train(TrainingRun(network, source, pairs, VALIDATION, config, folder, team, generation))
     weights = trained_weights(network, keep=team.leads)
     if team.leads:
         save_weights(folder / "last.safetensors", weights)
     return figures
 
 
-def companion(llm: Path, words: Any, model: ModelConfig) -> Companion:
+def generation_task(llm: Path, words: Any, model: ModelConfig) -> GenerationTask:
     notes = notes_of_topics()
     categories = [WORDS[i % TOPICS] if i % 3 else None for i in range(NOTES)]
     texts = encode_texts(words, notes, model)
-    return Companion(Exercises.of(words, notes, categories, texts, model), load_language_head(str(llm)))
+    return GenerationTask(Exercises.of(words, notes, categories, texts, model), load_language_head(str(llm)))
 
 
 def from_checkpoint(played: Path, folder: Path) -> Path:

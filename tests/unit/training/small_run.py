@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from notellm2.artifacts import Artifact, Store
 from notellm2.embedding.vectors_stage import vision_features
-from notellm2.model.backbones.backbones_stage import build_backbones
+from notellm2.model.backbones.backbones_stage import Corpus, build_backbones
 from notellm2.notes.dataset import INFO, Dataset, DatasetInfo
 from notellm2.notes.schema import INTERACTIONS, NOTES, PAIRS
 from notellm2.recipe import (
@@ -26,7 +26,7 @@ from notellm2.recipe import (
     TinyVisionConfig,
     TrainingConfig,
 )
-from notellm2.training.training_stage import train
+from notellm2.training.training_stage import TrainingInputs, train
 from tests.unit.model.tiny import png
 
 COUNT, TOPICS = 120, 10
@@ -115,7 +115,7 @@ class Stages:
         store = Store(root / "store")
         data = dataset(root / "data")
         pairs = store.build("pairs", 1, {}, {}, write_pairs)
-        backbones = build_backbones(store, data, MD5, pairs, BACKBONES, MODEL, ImageLimits())
+        backbones = build_backbones(store, Corpus(data, MD5, pairs, ImageLimits()), BACKBONES, MODEL)
         return cls(store, data, pairs, backbones, vision_features(store, data, MD5, backbones, ImageLimits()))
 
     def train(
@@ -126,17 +126,11 @@ class Stages:
         store: Store | None = None,
         on_metrics: Watch = lambda step, values: None,
     ) -> Artifact:
-        return train(
-            store or self.store,
-            self.dataset,
-            MD5,
-            self.pairs,
-            self.backbones,
-            self.features,
-            model,
-            training,
-            on_metrics=on_metrics,
-        )
+        return train(store or self.store, self.inputs(), model, training, on_metrics=on_metrics)
+
+    def inputs(self, **changed: Artifact) -> TrainingInputs:
+        """What a training reads, some of it another artifact."""
+        return replace(TrainingInputs(self.dataset, MD5, self.pairs, self.backbones, self.features), **changed)
 
 
 def vectors(artifact: Artifact, name: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The companion task inside a training: its gradient, its share of each process, and its place in a run."""
+"""The generative task inside a training: its gradient, its share of each process, and its place in a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from notellm2.model.network.notellm2 import NoteLLM2
 from notellm2.model.network.prompt import encode_texts
 from notellm2.notes.schema import Note
 from notellm2.recipe import GenerationConfig
-from notellm2.training.generation_task import Companion
+from notellm2.training.generation_task import GenerationTask
 from notellm2.training.process_group import Team
 from tests.unit.conftest import Backbone
 from tests.unit.model.tiny import build_network, model_config
@@ -29,14 +29,14 @@ from tests.unit.training.test_training_stage import history
 WEIGHT = 0.5
 
 
-def companion(backbone: Backbone) -> tuple[Companion, NoteLLM2]:
+def generation_task(backbone: Backbone) -> tuple[GenerationTask, NoteLLM2]:
     config = model_config()
     network, language = build_network(backbone("llama"), config)
     notes = [Note(f"n{i}", f"a walk {i}", ("hills",) * (i % 3), "we walked " * (i % 4)) for i in range(9)]
     categories = ["trips" if i % 2 else None for i in range(9)]
     texts = encode_texts(language.tokenizer, notes, config)
     made = Exercises.of(language.tokenizer, notes, categories, texts, config)
-    return Companion(made, load_language_head(str(backbone("llama")))), network
+    return GenerationTask(made, load_language_head(str(backbone("llama")))), network
 
 
 def gradient(network: NoteLLM2) -> Tensor:
@@ -53,7 +53,7 @@ class Half(Team):
 
 
 def test_gradient_is_that_of_the_mean_over_answer_tokens_whatever_the_chunks_and_processes(backbone: Backbone) -> None:
-    task, network = companion(backbone)
+    task, network = generation_task(backbone)
     rows = np.array([0, 1, 2, 2, 3, 4, 5, 7, 8])
     config = training_config(chunk_notes=3, generation=GenerationConfig(weight=WEIGHT))
     found = task.backward(network, rows, 5, config, Team())
@@ -76,7 +76,7 @@ def test_gradient_is_that_of_the_mean_over_answer_tokens_whatever_the_chunks_and
 
 
 def test_it_trains_the_llm_alone(backbone: Backbone) -> None:
-    task, network = companion(backbone)
+    task, network = generation_task(backbone)
     task.backward(network, np.arange(9), 0, training_config(generation=GenerationConfig(weight=1.0)), Team())
     reached = {name.split(".")[0] for name, p in network.named_parameters() if p.grad is not None}
     assert reached == {"llm"}

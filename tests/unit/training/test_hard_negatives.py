@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from notellm2.artifacts import Artifact, Store
 from notellm2.training.batches import PairOrder
 from notellm2.training.hard_negatives import HardNegatives
-from tests.unit.training.small_run import MD5, MODEL, TRAINING, Stages, topic
+from tests.unit.training.small_run import MODEL, TRAINING, Stages, topic
 
 COUNT, HELD_OUT = 60, 40
 """Notes, and the first of those that are held out."""
@@ -83,10 +84,9 @@ def test_a_training_takes_them_from_the_published_vectors(stages: Stages, tmp_pa
 
     published = stages.store.build("vectors", 1, {"of": "hard"}, {}, write)
 
-    def trained(hard_negatives: int, given: Artifact | None) -> Artifact:
+    def trained(hard_negatives: int, earlier: Artifact | None) -> Artifact:
         training = TRAINING.model_copy(update={"hard_negatives": hard_negatives, "steps": 2})
-        parts = (stages.pairs, stages.backbones, stages.features, MODEL, training)
-        return train(stages.store, stages.dataset, MD5, *parts, published=given)
+        return train(stages.store, replace(stages.inputs(), published=earlier), MODEL, training)
 
     with_them, without = trained(2, published), trained(2, None)
     assert with_them.key != without.key

@@ -84,7 +84,7 @@ def test_wrong_input_is_told_by_the_process_that_asked(
     store = Store(tmp_path)
     say(monkeypatch, "sys.exit(5)")
     with pytest.raises(RuntimeError, match="ended with 5"):
-        training_stage.train(store, stages.dataset, MD5, pairs, stages.backbones, stages.features, MODEL, TWO)
+        training_stage.train(store, stages.inputs(pairs=pairs), MODEL, TWO)
     (work,) = (store.root / "training").glob(".*.work")
     monkeypatch.setattr(Team, "joined", Team.alone)
     assert __main__.main([str(work / launch.ASSIGNMENT)]) == __main__.EXIT_INPUT
@@ -92,7 +92,7 @@ def test_wrong_input_is_told_by_the_process_that_asked(
     assert "note 'stranger' is not in the data set" in message
     say(monkeypatch, f"(work / 'outcome.json').write_text({json.dumps({'input_error': message})!r}); sys.exit(2)")
     with pytest.raises(InputError, match="note 'stranger' is not in the data set"):
-        training_stage.train(store, stages.dataset, MD5, pairs, stages.backbones, stages.features, MODEL, TWO)
+        training_stage.train(store, stages.inputs(pairs=pairs), MODEL, TWO)
 
 
 def test_a_failure_says_what_the_processes_said(
@@ -115,17 +115,17 @@ def test_processes_end_with_the_one_that_asked() -> None:
 def test_steps_are_told_once_though_the_file_grows_by_halves_and_is_replaced(tmp_path: Path) -> None:
     path, told = tmp_path / "metrics.jsonl", []
     heard = launch._Metrics(path, lambda step, values: told.append((step, dict(values))))
-    heard.new()
+    heard.report_new()
     path.write_text('{"step": 1, "loss": 3.0}\n{"step": 2, "lo')
-    heard.new()
+    heard.report_new()
     assert told == [(1, {"loss": 3.0})]
     with path.open("a") as handle:
         handle.write('ss": 2.0}\n')
-    heard.new()
+    heard.report_new()
     other = tmp_path / "resumed"
     other.write_text('{"step": 1, "loss": 3.0}\n{"step": 2, "loss": 2.0}\n{"step": 3, "loss": 1.0}\n')
     other.replace(path)
-    heard.new()
+    heard.report_new()
     assert [step for step, _ in told] == [1, 2, 3]
 
 

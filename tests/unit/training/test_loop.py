@@ -19,7 +19,7 @@ from notellm2.training import loop
 from notellm2.training.batches import PairOrder
 from notellm2.training.checkpoint import trained_weights
 from notellm2.training.initialise import fit_start
-from notellm2.training.loop import build_optimiser, learning_rate_share, total_steps, train
+from notellm2.training.loop import TrainingRun, build_optimiser, learning_rate_share, total_steps, train
 from notellm2.training.validation import Validation
 from tests.unit.conftest import Backbone
 from tests.unit.model.tiny import model_config
@@ -48,7 +48,7 @@ def run(folder: Path, llm: Path, *, until: int | None = None, **changed: Any) ->
         if step == until:
             raise Killed
 
-    figures = train(network, source, pairs, VALIDATION, training_config(**changed), folder, watch)
+    figures = train(TrainingRun(network, source, pairs, VALIDATION, training_config(**changed), folder), watch)
     return figures, network
 
 
@@ -136,7 +136,7 @@ def test_the_language_model_head_is_never_computed(llm: str, backbone: Backbone,
         module.register_forward_hook(
             lambda module, given, made: widths.add(made.shape[-1]) if isinstance(made, torch.Tensor) else None
         )
-    train(network, source, pairs, None, training_config(steps=1), tmp_path)
+    train(TrainingRun(network, source, pairs, None, training_config(steps=1), tmp_path))
     assert len(widths) > 3
     assert vocabulary not in widths
     assert not [n for n, p in network.named_parameters() if n.endswith("lm_head.weight")]
@@ -185,7 +185,7 @@ def collapse(network: NoteLLM2) -> None:
 
 def learn(folder: Path, network: NoteLLM2, source: NoteSource, pairs: Rows, **changed: Any) -> dict[str, Any]:
     config = training_config(steps=40, pairs_per_batch=16, checkpoint_every=1000, **changed)
-    return train(network, source, pairs, None, config, folder)
+    return train(TrainingRun(network, source, pairs, None, config, folder))
 
 
 def test_a_fitted_start_leaves_chance(backbone: Backbone, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -16,7 +16,7 @@ from notellm2.training import step as steps
 from notellm2.training.batches import PairOrder, withheld_images
 from notellm2.training.hard_negatives import HardNegatives
 from notellm2.training.loop import build_optimiser
-from notellm2.training.step import BatchEmbedding, compare, take_step
+from notellm2.training.step import BatchEmbedding, Comparison, StepContext, compare, take_step
 from tests.unit.conftest import Backbone
 from tests.unit.model.tiny import model_config
 from tests.unit.training.small_task import CONNECTOR, network_for, training_config
@@ -60,7 +60,7 @@ def after_a_step(
     optimiser = build_optimiser(network, config)
     monkeypatch.setattr(optimiser, "step", lambda: None)
     torch.manual_seed(7)
-    figures = take_step(network, source, PairOrder(pairs, config.pairs_per_batch, 3), optimiser, 0, config)
+    figures = take_step(StepContext(network, source, PairOrder(pairs, config.pairs_per_batch, 3), optimiser, config), 0)
     return figures, gradients(network), torch.get_rng_state()
 
 
@@ -134,7 +134,7 @@ def test_the_similarity_matrix_is_never_whole(monkeypatch: pytest.MonkeyPatch) -
     sizes = []
     real = functional.cross_entropy
     monkeypatch.setattr(functional, "cross_entropy", lambda *a, **k: sizes.append(a[0].shape) or real(*a, **k))
-    compare(x, torch.tensor(1.0, requires_grad=True), order.excluded(order.step(0), known_positives=True))
+    compare(x, order.excluded(order.step(0), known_positives=True), Comparison(torch.tensor(1.0, requires_grad=True)))
     assert [rows for rows, _ in sizes] == [256, 256, 88]
 
 
@@ -159,7 +159,7 @@ def test_withheld_images_are_not_seen_and_not_in_the_visual_loss(backbone: Backb
     multimodal = pair_loss(centred(embedded.multimodal_CD), network.log_scale, mask)
     visual = pair_loss(centred(embedded.visual_CD[shown]), network.log_scale, mask[shown][:, shown])
     fewer = chance_loss(int(shown.sum()) // 2, mask[shown][:, shown])
-    figures = take_step(network, source, order, build_optimiser(network, config), 0, config)
+    figures = take_step(StepContext(network, source, order, build_optimiser(network, config), config), 0)
     assert figures["loss_visual"] == pytest.approx(visual.item(), rel=1e-4)
     assert figures["loss"] == pytest.approx((9 * multimodal + visual).item() / 10, rel=1e-4)
     assert figures["chance"] == pytest.approx(0.9 * chance_loss(8, mask) + 0.1 * fewer)
@@ -170,7 +170,7 @@ def test_a_step_without_any_pictured_pair_has_no_visual_loss(backbone: Backbone)
     bare = NoteSource(source.layout, source.texts, np.zeros_like(source.vision))
     config = training_config()
     order = PairOrder(pairs, config.pairs_per_batch, config.seed)
-    figures = take_step(network, bare, order, build_optimiser(network, config), 0, config)
+    figures = take_step(StepContext(network, bare, order, build_optimiser(network, config), config), 0)
     assert "loss_visual" not in figures
     assert figures["loss"] == figures["loss_multimodal"]
     assert figures["chance"] == pytest.approx(order.excluded(order.step(0), known_positives=True).chance())
@@ -198,11 +198,11 @@ def test_hard_negatives_are_compared_with_and_are_nobodys_partners(
     multimodal = -logits.log_softmax(-1)[index, index ^ 1].mean()
     optimiser = build_optimiser(network, config)
     monkeypatch.setattr(optimiser, "step", lambda: None)
-    figures = take_step(network, source, order, optimiser, 0, config, hard=hard)
+    figures = take_step(StepContext(network, source, order, optimiser, config, hard=hard), 0)
     assert figures["loss_multimodal"] == pytest.approx(multimodal.item(), abs=1e-6)
     moved = functional.normalize(bare(network, source.batch(rows)).multimodal_BD, dim=-1)
     assert figures["mean_cosine"] == pytest.approx(mean_cosine(moved), abs=1e-5)
-    assert figures["chance"] > take_step(network, source, order, optimiser, 0, config)["chance"]
-    found = take_step(network, source, order, optimiser, 0, config, hard=hard)
-    without = take_step(network, source, order, optimiser, 0, config)
+    assert figures["chance"] > take_step(StepContext(network, source, order, optimiser, config), 0)["chance"]
+    found = take_step(StepContext(network, source, order, optimiser, config, hard=hard), 0)
+    without = take_step(StepContext(network, source, order, optimiser, config), 0)
     assert found["loss_visual"] == pytest.approx(without["loss_visual"], abs=1e-6)

@@ -18,7 +18,7 @@ from notellm2.model.network.notellm2 import NoteLLM2
 from notellm2.notes.schema import PAIRS
 from notellm2.training import fit, training_stage
 from tests.unit.model.tiny import VARIANTS
-from tests.unit.training.small_run import MD5, MODEL, TRAINING, Stages
+from tests.unit.training.small_run import MODEL, TRAINING, Stages
 
 
 class Killed(Exception):
@@ -137,9 +137,7 @@ def with_pairs(stages: Stages, name: str, rows: list[tuple[str, str]]) -> Artifa
 def test_pairs_that_do_not_belong_are_input_errors(rows: list[tuple[str, str]], message: str, stages: Stages) -> None:
     pairs = with_pairs(stages, message, rows)
     with pytest.raises(InputError, match=message):
-        training_stage.train(
-            stages.store, stages.dataset, MD5, pairs, stages.backbones, stages.features, MODEL, TRAINING
-        )
+        training_stage.train(stages.store, stages.inputs(pairs=pairs), MODEL, TRAINING)
 
 
 def test_features_of_other_notes_are_an_input_error(stages: Stages) -> None:
@@ -148,9 +146,7 @@ def test_features_of_other_notes_are_an_input_error(stages: Stages) -> None:
 
     features = stages.store.build("vision-features", 1, {"n": 7}, {}, write)
     with pytest.raises(InputError, match="features of 7 notes, the data set has 120"):
-        training_stage.train(
-            stages.store, stages.dataset, MD5, stages.pairs, stages.backbones, features, MODEL, TRAINING
-        )
+        training_stage.train(stages.store, stages.inputs(features=features), MODEL, TRAINING)
 
 
 @pytest.mark.parametrize("select", ["best", "last"])

@@ -9,7 +9,7 @@ import torch
 from notellm2.model.network.note_source import NoteSource, Rows, embed_rows
 from notellm2.model.network.notellm2 import NoteLLM2
 from notellm2.training import validation
-from notellm2.training.loop import train
+from notellm2.training.loop import TrainingRun, train
 from notellm2.training.validation import Validation, recentre, validate
 from tests.unit.conftest import Backbone
 from tests.unit.model.tiny import model_config
@@ -58,7 +58,7 @@ def test_a_collapsed_network_validates_last(backbone: Backbone, monkeypatch: pyt
 def test_a_run_ends_centred(steps: int, validation: Validation | None, backbone: Backbone, tmp_path: Path) -> None:
     network, source, pairs = network_for(backbone("llama"), model_config(connector=CONNECTOR))
     assert off_centre(network, source, pairs) > 0.01
-    train(network, source, pairs, validation, training_config(steps=steps, head_lr=0.1), tmp_path)
+    train(TrainingRun(network, source, pairs, validation, training_config(steps=steps, head_lr=0.1), tmp_path))
     assert off_centre(network, source, pairs) < 1e-6
 
 
@@ -111,5 +111,5 @@ def test_nearly_parallel_hidden_states_are_left_within_dozens_of_steps(
 
     network.llm.register_forward_hook(shift)
     schedule = training_config(steps=60, pairs_per_batch=16, validate_every=1000, checkpoint_every=1000, lr=1e-3)
-    figures = train(network, source, pairs, None, schedule, tmp_path)
+    figures = train(TrainingRun(network, source, pairs, None, schedule, tmp_path))
     assert figures["left_chance"] == centre

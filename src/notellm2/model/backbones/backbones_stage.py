@@ -1,4 +1,4 @@
-"""Stage "backbones": the two pretrained halves, named or built."""
+"""Stage "backbones": the language model and the vision encoder, named or built small."""
 
 from __future__ import annotations
 
@@ -6,21 +6,24 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from notellm2.artifacts import Artifact, Store
 from notellm2.notes.dataset import Dataset
 from notellm2.notes.images import ImageProblem, decode_image
-from notellm2.recipe import BackbonesConfig, ImageLimits, ModelConfig, TinyLLMConfig, TinyVisionConfig
+from notellm2.notes.schema import Note
+from notellm2.recipe import BackbonesConfig, ImageLimits, ModelConfig, TextLimits, TinyLLMConfig, TinyVisionConfig
 
 STAGE, VERSION = "backbones", 1
 
 
 @dataclass(frozen=True)
 class Backbones:
-    """Where the two halves are: a folder or hub name each, and what identifies it.
+    """Where the two backbones are: a folder or hub name each, and what identifies it.
 
     Attributes:
         registers: tokens of the vision encoder's output that are left out, being neither summary nor patches. (They
@@ -44,29 +47,44 @@ class Backbones:
         return cls(**named)
 
 
+Report = Callable[[str, int, float], None]
+"""Called with the part that is trained ("llm" or "vision"), its step and its loss."""
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What tiny backbones are built from; read only when something is built.
+
+    Attributes:
+        dataset: the notes.
+        data_md5: their version.
+        pairs: the split; held-out notes are not looked at.
+        images: bounds of decoding.
+    """
+
+    dataset: Dataset
+    data_md5: str
+    pairs: Artifact
+    images: ImageLimits
+
+
 def build_backbones(
     store: Store,
-    dataset: Dataset,
-    data_md5: str,
-    pairs: Artifact,
+    corpus: Corpus,
     config: BackbonesConfig,
     model: ModelConfig,
-    images: ImageLimits,
-    progress: Callable[[str, int, float], None] = lambda part, step, loss: None,
+    report: Report = lambda part, step, loss: None,
 ) -> Artifact:
-    """Name the pretrained halves, or build tiny ones from the texts and images of the *training* notes.
+    """Name the pretrained backbones, or build tiny ones from the texts and images of the *training* notes.
 
     Files: ``backbones.json`` and, for built ones, the Hugging Face folders ``llm/`` and ``vision/``.
 
     Args:
         store: where the artifact goes.
-        dataset: read only when something is built.
-        data_md5: version of `dataset`.
-        pairs: the split; held-out notes are not looked at.
+        corpus: what built ones learn from.
         config: names or sizes.
         model: for the prompt's wording, which the tiny LLM learns from.
-        images: bounds of decoding.
-        progress: called with ("llm" or "vision", step, loss).
+        report: called after each step of what is built.
     """
     from notellm2.model.backbones.load import backbone_digest, left_out_tokens
 
@@ -81,12 +99,12 @@ def build_backbones(
     if registers:
         inputs["registers"] = str(registers)
     if built:
-        inputs |= {"data": data_md5, "pairs": pairs}
+        inputs |= {"data": corpus.data_md5, "pairs": corpus.pairs}
 
     def write(folder: Path) -> dict[str, object]:
         summary: dict[str, object] = {}
         if built:
-            summary = _build_tiny(folder, dataset, pairs, config, model, images, progress)
+            summary = _build_tiny(folder, corpus, config, model, report)
         named = {
             "llm": _pinned(config.llm, digests["llm"]) if isinstance(config.llm, str) else None,
             "vision": _pinned(config.vision, digests["vision"]) if isinstance(config.vision, str) else None,
@@ -102,7 +120,7 @@ def build_backbones(
     if built:
         section["language"] = {"prompt": model.language}
     if isinstance(config.vision, TinyVisionConfig):
-        section["images"] = images.model_dump(mode="json")
+        section["images"] = corpus.images.model_dump(mode="json")
     return store.build(STAGE, VERSION, section, inputs, write)
 
 
@@ -111,66 +129,81 @@ def _pinned(name: str, digest: str) -> str:
     return name if Path(name).is_dir() else digest
 
 
-def _build_tiny(
-    folder: Path,
-    dataset: Dataset,
-    pairs: Artifact,
-    config: BackbonesConfig,
-    model: ModelConfig,
-    limits: ImageLimits,
-    progress: Callable[[str, int, float], None],
-) -> dict[str, object]:
-    from PIL import Image
-    from transformers import AutoTokenizer
+@dataclass(frozen=True)
+class _TrainingNotes:
+    """Texts and images of the training notes.
 
-    from notellm2.model.backbones.tiny_llm import build_tiny_llm
-    from notellm2.model.backbones.tiny_vision import build_tiny_vision
-    from notellm2.model.network.prompt import WORDINGS
-    from notellm2.recipe import TextLimits
+    Attributes:
+        texts: in the prompt, for the LLM.
+        fields: the same without the prompt, for the vision encoder's partners.
+        pictures: uint8[S, S, 3] each.
+        pictured: for each picture the position of its note.
+    """
 
-    split = pq.read_table(pairs.file("notes.parquet"), columns=["note_id", "split"])
-    training = {n for n, s in zip(*(c.to_pylist() for c in split.columns), strict=True) if s == "train"}
-    words = WORDINGS[model.language]
-    whole = TextLimits(title_chars=500, topics=50, topic_chars=100, content_chars=10_000)
-    side = config.vision.image_px if isinstance(config.vision, TinyVisionConfig) else 0
-    texts: list[str] = []
-    fields: list[str] = []
-    pictures: list[np.ndarray] = []
-    pictured: list[int] = []
-    for notes in dataset.batches():
-        for note in notes:
+    texts: list[str]
+    fields: list[str]
+    pictures: list[NDArray[np.uint8]]
+    pictured: list[int]
+
+    @classmethod
+    def read(cls, corpus: Corpus, language: Literal["en", "zh"], side: int) -> _TrainingNotes:
+        """Read them; images are decoded to `side` pixels, none if that is 0."""
+        from notellm2.model.network.prompt import WORDINGS
+
+        split = pq.read_table(corpus.pairs.file("notes.parquet"), columns=["note_id", "split"])
+        training = {n for n, s in zip(*(c.to_pylist() for c in split.columns), strict=True) if s == "train"}
+        words = WORDINGS[language]
+        whole = TextLimits(title_chars=500, topics=50, topic_chars=100, content_chars=10_000)
+        read = cls([], [], [], [])
+        for note in (note for notes in corpus.dataset.batches() for note in notes):
             if note.note_id not in training:
                 continue
             text = words.note_text(note, whole)
-            if side and note.image is not None:
-                try:
-                    picture = decode_image(note.image, limits).resize((side, side), Image.Resampling.BILINEAR)
-                except ImageProblem:
-                    pass  # an image that does not decode is quarantined by the import and counted by the quality stage
-                else:
-                    pictures.append(np.asarray(picture, np.uint8))
-                    pictured.append(len(texts))
-            fields.append(text)
-            texts.append(words.opening + text + words.compressed)
-    summary: dict[str, object] = {"notes": len(texts)}
+            picture = _picture(note, side, corpus.images) if side else None
+            if picture is not None:
+                read.pictures.append(picture)
+                read.pictured.append(len(read.texts))
+            read.fields.append(text)
+            read.texts.append(words.opening + text + words.compressed)
+        return read
+
+
+def _picture(note: Note, side: int, limits: ImageLimits) -> NDArray[np.uint8] | None:
+    from PIL import Image
+
+    if note.image is None:
+        return None
+    try:
+        return np.asarray(decode_image(note.image, limits).resize((side, side), Image.Resampling.BILINEAR), np.uint8)
+    except ImageProblem:
+        return None  # quarantined by the import and counted by the quality stage
+
+
+def _build_tiny(
+    folder: Path, corpus: Corpus, config: BackbonesConfig, model: ModelConfig, report: Report
+) -> dict[str, object]:
+    from transformers import AutoTokenizer
+
+    from notellm2.model.backbones.tiny_llm import build_tiny_llm
+    from notellm2.model.backbones.tiny_vision import VisionCorpus, build_tiny_vision
+
+    side = config.vision.image_px if isinstance(config.vision, TinyVisionConfig) else 0
+    notes = _TrainingNotes.read(corpus, model.language, side)
+    summary: dict[str, object] = {"notes": len(notes.texts)}
     llm_folder = str(folder / "llm") if isinstance(config.llm, TinyLLMConfig) else str(config.llm)
     if isinstance(config.llm, TinyLLMConfig):
         summary["llm_training"] = build_tiny_llm(
-            texts, folder / "llm", config.llm, config.seed, lambda step, loss: progress("llm", step, loss)
+            notes.texts, folder / "llm", config.llm, config.seed, lambda step, loss: report("llm", step, loss)
         )
     if isinstance(config.vision, TinyVisionConfig):
         tokenizer = AutoTokenizer.from_pretrained(llm_folder)
-        tokens = [
-            np.array(ids, np.int32)
-            for ids in tokenizer([fields[i] for i in pictured], add_special_tokens=False)["input_ids"]
-        ]
+        encoded = tokenizer([notes.fields[i] for i in notes.pictured], add_special_tokens=False)["input_ids"]
+        pictures = np.stack(notes.pictures) if notes.pictures else np.zeros((0, side, side, 3), np.uint8)
         summary["vision_training"] = build_tiny_vision(
-            np.stack(pictures) if pictures else np.zeros((0, side, side, 3), np.uint8),
-            tokens,
-            len(tokenizer),
+            VisionCorpus(pictures, [np.array(ids, np.int32) for ids in encoded], len(tokenizer)),
             folder / "vision",
             config.vision,
             config.seed,
-            lambda step, loss: progress("vision", step, loss),
+            lambda step, loss: report("vision", step, loss),
         )
     return summary

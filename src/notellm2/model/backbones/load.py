@@ -1,4 +1,4 @@
-"""The two pretrained halves: any Hugging Face causal LLM and any vision encoder, by hub name or local folder."""
+"""Load the two backbones: any Hugging Face causal LLM and any vision encoder, by hub name or local folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from notellm2.artifacts import digest_tree
 from notellm2.errors import InputError
-from notellm2.model.backbones.multimodal import VisionHalf, is_multimodal, language_half
+from notellm2.model.backbones.multimodal import MultimodalVision, is_multimodal, language_part
 from notellm2.model.backbones.vision_output import has_class_token, register_tokens, summary_and_patches
 
 if TYPE_CHECKING:
@@ -66,8 +66,8 @@ class VisionEncoder:
         self.processor = processor
         self.digest = digest
         self._class_token = has_class_token(model)
-        self._half = model if isinstance(model, VisionHalf) else None
-        self._registers = 0 if self._half is not None else register_tokens(model.config)
+        self._multimodal = model if isinstance(model, MultimodalVision) else None
+        self._registers = 0 if self._multimodal is not None else register_tokens(model.config)
         # Depthwise convolutions run about twice as fast on a CPU with channels last.
         self._channels_last = any(isinstance(m, nn.Conv2d) and m.groups > 1 for m in model.modules())
         if self._channels_last:
@@ -78,8 +78,8 @@ class VisionEncoder:
     @torch.inference_mode()
     def features(self, images: Sequence[Image]) -> Tensor:
         """Encode RGB images: -> float32[B, P, V], index 0 the summary."""
-        if self._half is not None:
-            return self._half.read(self.processor, images).float().cpu()
+        if self._multimodal is not None:
+            return self._multimodal.read(self.processor, images).float().cpu()
         device = next(self.model.parameters()).device
         pixels = self.processor(list(images), return_tensors="pt")["pixel_values"].to(device)
         if self._channels_last:
@@ -91,7 +91,7 @@ class VisionEncoder:
 def load_language_model(
     name: str, revision: str | None = None, *, weights: Weights = "fp32", tokenizer: str | None = None
 ) -> LanguageModel:
-    """Load a causal LLM and its tokenizer; of a multimodal LLM the language half.
+    """Load a causal LLM and its tokenizer; of a multimodal LLM its language model.
 
     Args:
         name: a local folder in Hugging Face format, or a hub name, ``name@revision`` to pin it.
@@ -107,7 +107,7 @@ def load_language_model(
 
     model, digest = _load(name, revision, **_held_in(weights))
     if is_multimodal(model.config):
-        model = language_half(model)
+        model = language_part(model)
     if not _is_causal(model):
         raise InputError(f"LLM {name!r}: a {type(model).__name__} is no causal language model; name one that is")
     source, commit = _located(tokenizer or name, revision)
@@ -150,12 +150,12 @@ def load_vision_encoder(name: str, revision: str | None = None) -> VisionEncoder
     source, commit = _located(name, revision)
     processor = AutoImageProcessor.from_pretrained(source, revision=commit)
     if is_multimodal(model.config):
-        return VisionEncoder(VisionHalf(model), processor, digest)
+        return VisionEncoder(MultimodalVision(model), processor, digest)
     return VisionEncoder(getattr(model, "vision_model", model), processor, digest)
 
 
 def left_out_tokens(name: str, revision: str | None = None) -> int:
-    """Tokens of a vision encoder's output that are neither summary nor patches, told by its configuration alone.
+    """Tokens of a vision encoder's output that are neither summary nor patches, by its configuration alone.
 
     Raises:
         InputError: it has no readable configuration.
@@ -243,9 +243,11 @@ def _load(name: str, revision: str | None, *, head: bool = False, **options: Any
     unexpected = [] if head else unexpected  # the layers, which are not wanted
     mismatched = sorted(str(k) for k in report["mismatched_keys"])
     if missing or unexpected or mismatched:
-        found = {"missing": missing, "unexpected": unexpected, "of another shape": mismatched}
+        problems = {"missing": missing, "unexpected": unexpected, "of another shape": mismatched}
         lines = [
-            f"  {kind}: {', '.join(keys[:8])}{' ...' if len(keys) > 8 else ''}" for kind, keys in found.items() if keys
+            f"  {kind}: {', '.join(keys[:8])}{' ...' if len(keys) > 8 else ''}"
+            for kind, keys in problems.items()
+            if keys
         ]
         raise InputError(f"backbone {name!r}: its weights do not fit its configuration\n" + "\n".join(lines))
     return model, digest

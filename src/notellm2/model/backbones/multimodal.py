@@ -1,7 +1,7 @@
-"""A pretrained multimodal LLM as the two halves of a network: the paper's other route, and its baseline.
+"""A pretrained multimodal LLM as both backbones of a network: the paper's other route, and its baseline.
 
 Its language model is the LLM, its vision tower with projector the frozen encoder, and nothing stands between them
-(``model.connector.kind: none``): same prompts, pooling, loss, bundle and evaluation as for two halves of one's own.
+(``model.connector.kind: none``): same prompts, pooling, loss, bundle and evaluation as for two separate backbones.
 
 Every image is first brought to 224 x 224 pixels, the paper's size, so that each gives the same number of tokens.
 
@@ -48,22 +48,22 @@ def is_multimodal(config: Any) -> bool:
     return True
 
 
-def language_half(model: Any) -> nn.Module:
+def language_part(model: Any) -> nn.Module:
     """The language model of a multimodal one, without its head."""
-    half: nn.Module = model.model.get_decoder()
-    return half
+    decoder: nn.Module = model.model.get_decoder()
+    return decoder
 
 
-class VisionHalf(nn.Module):
+class MultimodalVision(nn.Module):
     """Vision tower and projector of a multimodal LLM: images to the LLM's own visual tokens.
 
     Args:
-        model: the multimodal model; its language half is dropped.
+        model: the multimodal model; its language model is dropped.
     """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        decoder = language_half(model)
+        decoder = language_part(model)
         base = model.model
         for name, child in list(base.named_children()):
             if child is decoder:
@@ -77,12 +77,12 @@ class VisionHalf(nn.Module):
 
         squares = [image.resize((_SIDE, _SIDE), Pillow.Resampling.BICUBIC) for image in images]
         options = {"do_image_splitting": False} if hasattr(processor, "do_image_splitting") else {}
-        given: Any = [[square] for square in squares] if self.kind in _ONE_IMAGE_A_SAMPLE else squares
-        pixels = processor(given, return_tensors="pt", **options)
+        batch: Any = [[square] for square in squares] if self.kind in _ONE_IMAGE_A_SAMPLE else squares
+        pixels = processor(batch, return_tensors="pt", **options)
         device = next(self.base.parameters()).device
         read = inspect.signature(self.base.get_image_features).parameters
-        found = self.base.get_image_features(**{n: x.to(device) for n, x in pixels.items() if n in read})
-        x_BTH = torch.stack(list(found.pooler_output))
+        output = self.base.get_image_features(**{n: x.to(device) for n, x in pixels.items() if n in read})
+        x_BTH = torch.stack(list(output.pooler_output))
         return torch.cat([x_BTH.mean(1, keepdim=True), x_BTH], 1)
 
 
@@ -109,9 +109,9 @@ class PretrainedConnector(nn.Module):
 
     def forward(self, vision_BPV: Tensor) -> Tensor:
         """Visual tokens: [B, 1 + T, H] -> [B, T, H]."""
-        found = vision_BPV.shape[1] - 1
-        if found != self._queries:
-            raise InputError(f"model.connector.queries ({self._queries}): the encoder gives {found} tokens; set it so")
+        tokens = vision_BPV.shape[1] - 1
+        if tokens != self._queries:
+            raise InputError(f"model.connector.queries ({self._queries}): the encoder gives {tokens} tokens; set it so")
         return vision_BPV[:, 1:]
 
 

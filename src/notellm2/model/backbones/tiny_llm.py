@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,9 +44,6 @@ def build_tiny_llm(
     Raises:
         InputError: there is no text to train on, or sizes that do not fit.
     """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
     if not any(text.strip() for text in texts):
         raise InputError("tiny LLM: the data set has no text to train on; name a pretrained LLM in backbones.llm")
     if config.width % (2 * config.heads):
@@ -53,21 +51,43 @@ def build_tiny_llm(
             f"backbones.llm: width ({config.width}) must be a multiple of twice the heads ({config.heads}): rotary "
             "positions need heads of even width"
         )
+    tokenizer = _train_tokenizer(texts, config.vocabulary)
+    torch.manual_seed(seed)
+    model = _new_model(config, tokenizer)
+    rows = [
+        np.array([tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]) for ids in tokenizer(list(texts))["input_ids"]
+    ]
+    losses = _pretrain(model, rows, config, seed, progress)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    figures = {"first_loss": losses[0], "last_loss": float(np.mean(losses[-10:]))} if losses else {}
+    return {"vocabulary": len(tokenizer), **figures}
+
+
+def _train_tokenizer(texts: Sequence[str], vocabulary: int) -> Any:
+    """Train a byte-level BPE tokenizer."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=config.vocabulary,
+        vocab_size=vocabulary,
         min_frequency=2,
         special_tokens=[PAD, BOS, EOS],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     core.train_from_iterator(texts, trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, pad_token=PAD, bos_token=BOS, eos_token=EOS)
+    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token=PAD, bos_token=BOS, eos_token=EOS)
 
-    torch.manual_seed(seed)
-    model = LlamaForCausalLM(
+
+def _new_model(config: TinyLLMConfig, tokenizer: Any) -> Any:
+    """Make an untrained Llama that fits the tokenizer."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=len(tokenizer),
             hidden_size=config.width,
@@ -81,14 +101,6 @@ def build_tiny_llm(
             eos_token_id=tokenizer.eos_token_id,
         )
     )
-    rows = [
-        np.array([tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]) for ids in tokenizer(list(texts))["input_ids"]
-    ]
-    losses = _pretrain(model, rows, config, seed, progress)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    figures = {"first_loss": losses[0], "last_loss": float(np.mean(losses[-10:]))} if losses else {}
-    return {"vocabulary": len(tokenizer), **figures}
 
 
 def _pretrain(
@@ -108,14 +120,14 @@ def _pretrain(
     losses = []
     for step in range(config.steps):
         chosen = rng.choice(len(rows), size=min(config.batch, len(rows)), replace=False)
-        # In two halves by length: a batch of long and one of short texts waste far fewer pads than one of both.
+        # In two parts by length: a batch of long and one of short texts waste far fewer pads than one of both.
         windows = sorted((_window(rows[i], rng) for i in chosen), key=len)
         middle = len(windows) // 2
         optimiser.zero_grad()
         total = torch.zeros(())
-        for half in (windows[:middle], windows[middle:]):
-            if half:
-                loss = _next_token_loss(model, half) * (len(half) / len(chosen))
+        for part in (windows[:middle], windows[middle:]):
+            if part:
+                loss = _next_token_loss(model, part) * (len(part) / len(chosen))
                 loss.backward()
                 total += loss.detach()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -7,7 +7,9 @@ no text mentions. Saved as an ordinary Hugging Face folder and loaded by the sam
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,10 +23,23 @@ from notellm2.recipe import TinyVisionConfig
 _MEAN = _STD = 0.5
 
 
+@dataclass(frozen=True)
+class VisionCorpus:
+    """What a tiny vision encoder is trained on.
+
+    Attributes:
+        images: uint8[N, S, S, 3], already at the encoder's ``image_px``.
+        texts: N token arrays (may be empty); any tokenizer will do, the text side is a bag of tokens.
+        vocabulary: number of tokens.
+    """
+
+    images: NDArray[np.uint8]
+    texts: Sequence[NDArray[np.int32]]
+    vocabulary: int
+
+
 def build_tiny_vision(
-    images: NDArray[np.uint8],
-    texts: Sequence[NDArray[np.int32]],
-    vocabulary: int,
+    corpus: VisionCorpus,
     folder: Path,
     config: TinyVisionConfig,
     seed: int,
@@ -33,9 +48,7 @@ def build_tiny_vision(
     """Train an encoder and save it with its image processor into `folder`.
 
     Args:
-        images: uint8[N, S, S, 3], already at ``config.image_px``.
-        texts: N token arrays (may be empty); any tokenizer will do, the text side is a bag of tokens.
-        vocabulary: number of tokens.
+        corpus: images and texts.
         folder: written as a Hugging Face model folder.
         config: sizes and schedule.
         seed: of initialisation, order and crops.
@@ -47,9 +60,9 @@ def build_tiny_vision(
     Raises:
         InputError: there are too few images to train on, or sizes that do not fit.
     """
-    from transformers import ViTConfig, ViTImageProcessor, ViTModel
+    from transformers import ViTImageProcessor
 
-    if len(images) < 2:
+    if len(corpus.images) < 2:
         raise InputError("tiny vision encoder: fewer than two images to train on; name one in backbones.vision")
     if config.image_px % config.patch_px or config.width % config.heads:
         raise InputError(
@@ -57,7 +70,18 @@ def build_tiny_vision(
             f"width ({config.width}) of heads ({config.heads})"
         )
     torch.manual_seed(seed)
-    encoder = ViTModel(
+    encoder = _new_encoder(config)
+    losses = _pretrain(encoder, corpus, config, seed, progress)
+    encoder.save_pretrained(folder)
+    side = {"height": config.image_px, "width": config.image_px}
+    ViTImageProcessor(size=side, image_mean=[_MEAN] * 3, image_std=[_STD] * 3).save_pretrained(folder)
+    return {"first_loss": losses[0], "last_loss": float(np.mean(losses[-10:]))} if losses else {}
+
+
+def _new_encoder(config: TinyVisionConfig) -> Any:
+    from transformers import ViTConfig, ViTModel
+
+    return ViTModel(
         ViTConfig(
             image_size=config.image_px,
             patch_size=config.patch_px,
@@ -68,7 +92,13 @@ def build_tiny_vision(
         ),
         add_pooling_layer=False,
     )
-    bag = nn.EmbeddingBag(vocabulary, config.width, mode="mean")
+
+
+def _pretrain(
+    encoder: Any, corpus: VisionCorpus, config: TinyVisionConfig, seed: int, progress: Callable[[int, float], None]
+) -> list[float]:
+    """Train the encoder in place; returns the loss of each step, nats."""
+    bag = nn.EmbeddingBag(corpus.vocabulary, config.width, mode="mean")
     scale = nn.Parameter(torch.tensor(2.0))
     parameters = [*encoder.parameters(), *bag.parameters(), scale]
     optimiser = torch.optim.AdamW(parameters, lr=config.lr, weight_decay=0.05, betas=(0.9, 0.98))
@@ -81,14 +111,14 @@ def build_tiny_vision(
     encoder.train()
     losses = []
     for step in range(config.steps):
-        chosen = rng.choice(len(images), size=min(config.batch, len(images)), replace=False)
-        views = torch.cat([_crops(images[chosen], rng), _crops(images[chosen], rng)])
+        chosen = rng.choice(len(corpus.images), size=min(config.batch, len(corpus.images)), replace=False)
+        views = torch.cat([_crops(corpus.images[chosen], rng), _crops(corpus.images[chosen], rng)])
         cls = functional.normalize(encoder(pixel_values=views).last_hidden_state[:, 0], dim=-1)
         first, second = cls.chunk(2)
         loss = _two_way(first, second, scale)
-        worded = np.flatnonzero([len(texts[i]) > 0 for i in chosen])
+        worded = np.flatnonzero([len(corpus.texts[i]) > 0 for i in chosen])
         if len(worded) > 1:
-            tokens = [torch.from_numpy(texts[chosen[i]].astype(np.int64)) for i in worded]
+            tokens = [torch.from_numpy(corpus.texts[chosen[i]].astype(np.int64)) for i in worded]
             offsets = torch.tensor([0, *np.cumsum([len(t) for t in tokens])[:-1]])
             words = functional.normalize(bag(torch.cat(tokens), offsets), dim=-1)
             loss = (loss + _two_way(first[torch.from_numpy(worded)], words, scale)) / 2
@@ -100,10 +130,7 @@ def build_tiny_vision(
         losses.append(float(loss.detach()))
         progress(step + 1, losses[-1])
     encoder.eval()
-    encoder.save_pretrained(folder)
-    side = {"height": config.image_px, "width": config.image_px}
-    ViTImageProcessor(size=side, image_mean=[_MEAN] * 3, image_std=[_STD] * 3).save_pretrained(folder)
-    return {"first_loss": losses[0], "last_loss": float(np.mean(losses[-10:]))} if losses else {}
+    return losses
 
 
 def _two_way(a_ND: Tensor, b_ND: Tensor, scale: Tensor) -> Tensor:

@@ -130,10 +130,10 @@ class Bundle:
         language = _load_llm(folder, config)
         vision = None
         if config.model.reads_images:
-            # A multimodal LLM is both halves, and is kept once.
+            # A multimodal LLM is both backbones, and is kept once.
             both = config.vision_digest == config.llm_digest and not (folder / "base" / "vision").is_dir()
-            eyes = _base(folder, "llm" if both else "vision", config.vision, config.vision_digest)
-            vision = load_vision_encoder(eyes, config.revision)
+            encoder = _base(folder, "llm" if both else "vision", config.vision, config.vision_digest)
+            vision = load_vision_encoder(encoder, config.revision)
         network = NoteLLM2(
             language.model, layout(language.tokenizer, config.model), config.model, vision.width if vision else 0
         )
@@ -198,8 +198,8 @@ class Bundle:
             BundleError: a coordinate differs by more than `CANARY_TOLERANCE`, or the file is unreadable.
         """
         notes, expected = load_canaries(folder)
-        found = self.embed(notes)
-        worst = float(np.abs(found - expected).max()) if found.shape == expected.shape else float("inf")
+        embedded = self.embed(notes)
+        worst = float(np.abs(embedded - expected).max()) if embedded.shape == expected.shape else float("inf")
         allowed = _tolerance(self.config.model)
         if not worst <= allowed:
             raise BundleError(
@@ -327,8 +327,7 @@ def _base(folder: Path, part: str, name: str, digest: str) -> str:
         if name.startswith(_FOLDER):
             raise BundleError(f"{copied}: missing; register the model again")
         return name
-    found = backbone_digest(str(copied))
-    if found != digest:
+    if backbone_digest(str(copied)) != digest:
         raise BundleError(f"{copied}: its bytes are not those the model was trained on; register the model again")
     return str(copied)
 

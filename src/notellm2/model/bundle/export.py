@@ -1,8 +1,8 @@
 """A bundle as a plain folder that transformers and ONNX Runtime load without this project.
 
-config.json, model.safetensors   a transformers model: both halves, adapters folded in, and the heads
+config.json, model.safetensors   a transformers model: both backbones, adapters folded in, and the heads
 modeling_notellm2.py, *.py       its code: this project's own modules, cut loose from the package
-tokenizer*, preprocessor_config  as the halves came
+tokenizer*, preprocessor_config  as the backbones came
 onnx/model.onnx (and .data)      text and vision encoder in one graph, if asked for
 README.md                        how to load it
 """
@@ -126,25 +126,27 @@ def standalone(source: str) -> str:
 def _write(bundle: Bundle, folder: Path) -> None:
     net = bundle.network
     llm: Any = None if net.llm is None else merged(net.llm.float())
-    eyes: Any = None if bundle.vision is None else bundle.vision.model
+    encoder: Any = None if bundle.vision is None else bundle.vision.model
     model = bundle.config.model
     derived = ("reads_text", "reads_images", "image_shortcut")
     settings = model.model_dump(mode="json") | {name: getattr(model, name) for name in derived}
     settings["shortcuts"]["on"] = model.shortcuts.on
     config = NoteLLM2Config(
         model=settings,
-        head=net.layout.head.tolist(),
-        tail=net.layout.tail.tolist(),
-        visual_position=net.layout.visual_position,
+        prompt={
+            "head": net.layout.head.tolist(),
+            "tail": net.layout.tail.tolist(),
+            "visual_position": net.layout.visual_position,
+        },
         llm=None if llm is None else _plain_config(llm.config),
-        vision=None if eyes is None else _plain_config(eyes.config),
+        vision=None if encoder is None else _plain_config(encoder.config),
         vision_width=0 if bundle.vision is None else bundle.vision.width,
         auto_map={"AutoConfig": f"{CODE}.NoteLLM2Config", "AutoModel": f"{CODE}.NoteLLM2Model"},
     )
     with torch.device("meta"):  # its modules are replaced at once
         plain = NoteLLM2Model(config)
     net.llm = llm
-    plain.network, plain.vision = net, eyes
+    plain.network, plain.vision = net, encoder
     with quiet():
         plain.save_pretrained(folder)
     for name, module in _SOURCES.items():
@@ -156,7 +158,7 @@ def _write(bundle: Bundle, folder: Path) -> None:
 
 
 def _plain_config(config: Any) -> dict[str, Any]:
-    """A half's configuration; `AutoConfig.for_model` makes it again. Whatever it was held in, it is float32 now."""
+    """Copy a backbone's configuration for `AutoConfig.for_model`; its weights are float32 by now."""
     return {name: value for name, value in config.to_dict().items() if name not in _LEFT_OUT}
 
 
@@ -165,16 +167,16 @@ def _write_onnx(model: NoteLLM2Model, notes: list[dict[str, Any]], path: Path) -
 
     path.parent.mkdir()
     model.requires_grad_(False)
-    given = {name: tensor for name, tensor in model.inputs(notes).items() if tensor is not None}
+    inputs = {name: tensor for name, tensor in model.inputs(notes).items() if tensor is not None}
     size, length = torch.export.Dim("notes"), torch.export.Dim("tokens")
     shapes = {"tokens": {0: size, 1: length}, "last": {0: size}, "pixel_values": {0: size}, "has_image": {0: size}}
-    missing = {name: None for name in shapes if name not in given}
+    missing = {name: None for name in shapes if name not in inputs}
     program = torch.onnx.export(
         model,
-        kwargs=given | missing,
+        kwargs=inputs | missing,
         dynamo=True,
         dynamic_shapes=shapes | missing,
-        input_names=list(given),
+        input_names=list(inputs),
         output_names=["vectors"],
         verbose=False,
     )
@@ -188,8 +190,8 @@ def _write_onnx(model: NoteLLM2Model, notes: list[dict[str, Any]], path: Path) -
         _compare("the ONNX file", session.run(None, feeds)[0], model.embed(rows), ONNX_TOLERANCE)
 
 
-def _compare(what: str, found: Any, expected: Any, tolerance: float) -> None:
-    worst = float(np.abs(found - expected).max()) if found.shape == expected.shape else float("inf")
+def _compare(what: str, embedded: Any, expected: Any, tolerance: float) -> None:
+    worst = float(np.abs(embedded - expected).max()) if embedded.shape == expected.shape else float("inf")
     if not worst <= tolerance:
         raise BundleError(f"{what} embeds otherwise than the bundle (largest difference {worst:.2g})")
 

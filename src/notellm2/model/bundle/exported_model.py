@@ -37,8 +37,8 @@ class NoteLLM2Config(PreTrainedConfig):
 
     Attributes:
         model: the recipe's section `model`: prompt, text limits, parts.
-        head, tail, visual_position: the prompt's fixed tokens (`Layout`).
-        llm, vision: configurations of the two halves, with their ``model_type``; None where a half is not used.
+        prompt: its fixed tokens: head, tail, visual_position (`Layout`).
+        llm, vision: configurations of the two backbones, with their ``model_type``; None where one is not used.
         vision_width: V; 0 without encoder.
     """
 
@@ -47,16 +47,14 @@ class NoteLLM2Config(PreTrainedConfig):
     def __init__(
         self,
         model: Mapping[str, Any] | None = None,
-        head: Sequence[int] = (),
-        tail: Sequence[int] = (0,),
-        visual_position: int | None = None,
+        prompt: Mapping[str, Any] | None = None,
         llm: Mapping[str, Any] | None = None,
         vision: Mapping[str, Any] | None = None,
         vision_width: int = 0,
         **rest: Any,
     ) -> None:
         self.model = dict(model or {})
-        self.head, self.tail, self.visual_position = list(head), list(tail), visual_position
+        self.prompt = {"head": [], "tail": [0], "visual_position": None, **(prompt or {})}
         self.llm = None if llm is None else dict(llm)
         self.vision = None if vision is None else dict(vision)
         self.vision_width = vision_width
@@ -71,9 +69,10 @@ class NoteLLM2Model(PreTrainedModel):
     def __init__(self, config: NoteLLM2Config) -> None:
         super().__init__(config)
         self._settings: Any = _namespace(config.model)
-        layout = Layout(np.array(config.head, np.int32), np.array(config.tail, np.int32), config.visual_position)
-        self.network = NoteLLM2(_half(config.llm), layout, self._settings, config.vision_width)
-        self.vision = _half(config.vision)
+        fixed = config.prompt
+        layout = Layout(np.array(fixed["head"], np.int32), np.array(fixed["tail"], np.int32), fixed["visual_position"])
+        self.network = NoteLLM2(_backbone(config.llm), layout, self._settings, config.vision_width)
+        self.vision = _backbone(config.vision)
         self._class_token = self.vision is not None and has_class_token(self.vision)
         self._registers = 0 if self.vision is None else register_tokens(self.vision.config)
         self.post_init()  # type: ignore[no-untyped-call]
@@ -129,17 +128,17 @@ class NoteLLM2Model(PreTrainedModel):
         texts = encode_texts(self._tokenizer, plain, self._settings)
         made = assemble(self.network.layout, [texts.text(i) for i in range(len(plain))], None)
         device = self.network.head.weight.device
-        given: dict[str, Tensor | None] = {"tokens": made.tokens_BL.to(device), "last": made.last_B.to(device)}
+        inputs: dict[str, Tensor | None] = {"tokens": made.tokens_BL.to(device), "last": made.last_B.to(device)}
         pixels, present = None, None
         if self.vision is not None:
             pictures = [_picture(note.get("image")) for note in notes]
             shown = [picture or _grey() for picture in pictures]
             pixels = self._processor(shown, return_tensors="pt")["pixel_values"].to(device)
             present = torch.tensor([float(picture is not None) for picture in pictures], device=device)
-        return given | {"pixel_values": pixels, "has_image": present}
+        return inputs | {"pixel_values": pixels, "has_image": present}
 
 
-def _half(config: Mapping[str, Any] | None) -> Any:
+def _backbone(config: Mapping[str, Any] | None) -> Any:
     if config is None:
         return None
     settings = dict(config)
@@ -152,13 +151,13 @@ def _namespace(value: Any) -> Any:
     return value
 
 
-def _picture(given: Any) -> Any:
+def _picture(image: Any) -> Any:
     """RGB, upright by its EXIF orientation, transparency laid on white: as the images it was trained on."""
     from PIL import Image, ImageOps
 
-    if given is None:
+    if image is None:
         return None
-    picture = ImageOps.exif_transpose(given if isinstance(given, Image.Image) else Image.open(given))
+    picture = ImageOps.exif_transpose(image if isinstance(image, Image.Image) else Image.open(image))
     if not picture.has_transparency_data:
         return picture.convert("RGB")
     white = Image.new("RGBA", picture.size, "white")

@@ -38,7 +38,7 @@ _BLOCK = 32
 
 
 def attend_fast(llm: nn.Module) -> nn.Module:
-    """Let an LLM use this attention where it pays; everywhere else it keeps torch's. Returns the LLM."""
+    """Let an LLM use this attention where it is faster; everywhere else it keeps torch's. Returns the LLM."""
     from transformers import AttentionInterface, PreTrainedModel
     from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
@@ -55,25 +55,25 @@ def attention_forward(
     key: Tensor,
     value: Tensor,
     attention_mask: Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    is_causal: bool | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention function: [B, N, L, D], [B, K, L, D] twice -> [B, L, N, D]."""
-    causal = bool(getattr(module, "is_causal", True)) if is_causal is None else is_causal
-    plain = attention_mask is None and causal and not dropout
+    """Attend as transformers' attention functions do: [B, N, L, D], [B, K, L, D] twice -> [B, L, N, D].
+
+    Of the options `scaling`, `dropout` and `is_causal` count; anything else that changes the scores leaves the work to
+    torch's attention.
+    """
+    causal = options.get("is_causal")
+    causal = bool(getattr(module, "is_causal", True)) if causal is None else causal
+    plain = attention_mask is None and causal and not options.get("dropout")
     plain &= all(options.get(name) is None for name in _NOT_PLAIN)
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scale = options.get("scaling") or query.shape[-1] ** -0.5
     read_BP = read_positions()
     if plain and read_BP is not None and _is_last(module) and query.shape[2] == key.shape[2]:
         return _attend_at(read_BP, query, key, value, scale), None
     if not (plain and _pays(query, key, value)):
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, is_causal=is_causal, **options
-        )
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
     attended: Tensor = _ShortTexts.apply(query, key, value, scale)  # type: ignore[no-untyped-call]
     return attended.transpose(1, 2), None
 
@@ -192,7 +192,7 @@ class _Slabs:
         return self._buffers[number, : shape.numel()].view(shape)
 
     def shares(self, q_TRD: Tensor, k_TLD: Tensor, first: int) -> tuple[Tensor, Tensor]:
-        """What each query takes of each key, [T, R, L]; and a second buffer of that shape, free again."""
+        """Compute the attention weights [T, R, L]; also returns a second buffer of that shape, free again."""
         shape = torch.Size((len(q_TRD), q_TRD.shape[1], k_TLD.shape[1]))
         s_TRL = torch.bmm(q_TRD, k_TLD.mT, out=self.buffer(0, shape))
         # Only a block's own keys can lie ahead of its queries.

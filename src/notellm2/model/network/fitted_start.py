@@ -80,7 +80,7 @@ class Discriminant:
         x = x - torch.outer(x @ self._common, self._common)
         moment = x.T @ x / len(x)
         if not torch.isfinite(moment).all() or moment.trace() <= 1e-12:
-            raise ValueError("no start can be found: the inputs are all alike or not finite")
+            raise ValueError("no start can be fitted: the inputs are all alike or not finite")
         values, self._vectors = torch.linalg.eigh(moment)
         self._values = values.clamp(min=0)
         agreement = x[pairs_M2[:, 0]].T @ x[pairs_M2[:, 1]] / max(1, len(pairs_M2))

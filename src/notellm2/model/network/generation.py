@@ -1,5 +1,6 @@
-"""NoteLLM's companion task: the LLM also writes a note's topics or its category (arXiv 2403.01744, collaborative
-supervised fine-tuning), after the same compression that the embedding is read from.
+"""NoteLLM's generative task: the LLM also writes a note's topics or its category (arXiv 2403.01744).
+
+Its collaborative supervised fine-tuning: it writes after the same compression that the embedding is read from.
 
     Note: {title, content}, compressed into one word: "". Topics: #a #b</s>
     Note: {title, topics, content}, compressed into one word: "". Category: food</s>
@@ -88,14 +89,14 @@ class Exercises:
             task: np.array(token_ids(tokenizer, words.compressed + text), np.int32)
             for task, text in GUIDANCE[config.language].items()
         }
-        given = {"topics": topics, "category": [f" {name}" if name else "" for name in categories]}
+        strings = {"topics": topics, "category": [f" {name}" if name else "" for name in categories]}
         return cls(
             opening=np.array(bos + token_ids(tokenizer, words.opening), np.int32),
             guidance=guidance,
             texts={"topics": encode_strings(tokenizer, bare, limits.max_tokens), "category": texts},
             answers={
-                "topics": encode_strings(tokenizer, given["topics"], ANSWER_TOKENS, end),
-                "category": encode_strings(tokenizer, given["category"], ANSWER_TOKENS, end),
+                "topics": encode_strings(tokenizer, strings["topics"], ANSWER_TOKENS, end),
+                "category": encode_strings(tokenizer, strings["category"], ANSWER_TOKENS, end),
             },
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -44,7 +45,7 @@ class NoteSource:
         return np.asarray(self.vision[:, 0].any(1))
 
     def batch(self, rows: Rows, modality: Modality = "both", imageless: Flags | None = None) -> NoteBatch:
-        """The rows as one batch; `modality` withholds the image (zero features) or the text (no tokens) of all of them.
+        """Make one batch of the rows; `modality` withholds the image (zero features) or the text (no tokens) of all.
 
         `imageless` bool[len(rows)] withholds the image of single rows.
         """
@@ -61,7 +62,7 @@ class NoteSource:
         return assemble(self.layout, texts, vision)
 
     def chunks(self, rows: Rows, size: int, modality: Modality = "both") -> Iterator[tuple[Rows, NoteBatch]]:
-        """The rows in chunks of about `size` notes of like length: (positions in `rows`, batch).
+        """Cut the rows into chunks of about `size` notes of like length: (positions in `rows`, batch).
 
         Sorting by length inside a batch, and not between batches, keeps every batch a random sample of pairs while
         little is spent on padding (share measured as `padding_share`).
@@ -72,10 +73,10 @@ class NoteSource:
 
 
 def shuffled_images(has_image: NDArray[np.bool_], seed: int = 0) -> Rows:
-    """int64[N]: for each note the row of another note's image, so that what an image says of its own note is lost.
+    """Give each note another note's image: int64[N], the row whose image it shows.
 
-    One cycle through all notes with an image (bool[N]), in an order drawn by `seed`: none keeps its own, unless it is
-    the only one. A note without image stays without.
+    What an image says of its own note is lost. One cycle through all notes with an image (bool[N]), in an order drawn
+    by `seed`: none keeps its own, unless it is the only one. A note without image stays without.
     """
     images = np.arange(len(has_image))
     order = np.random.default_rng(seed).permutation(np.flatnonzero(has_image))
@@ -84,21 +85,16 @@ def shuffled_images(has_image: NDArray[np.bool_], seed: int = 0) -> Rows:
 
 
 def hidden_rows(network: NoteLLM2, source: NoteSource, rows: Rows, *, size: int, modality: Modality = "both") -> Hidden:
-    """Hidden states of many notes without gradients, on the CPU, in the order of `rows`."""
-    device = network.head.weight.device
-    training = network.training
-    network.eval()
+    """Compute the hidden states of many notes without gradients: on the CPU, in the order of `rows`."""
     multimodal: list[Tensor] = []
     visual: list[Tensor] = []
     positions: list[Rows] = []
-    with torch.no_grad():
-        for chunk, batch in source.chunks(rows, size, modality):
-            hidden = network.hidden(batch.to(device))
+    with _evaluating(network):
+        for chunk, hidden in _hidden_chunks(network, source, rows, size, modality):
             positions.append(chunk)
             multimodal.append(hidden.multimodal_BH.float().cpu())
             if hidden.visual_BH is not None:
                 visual.append(hidden.visual_BH.float().cpu())
-    network.train(training)
     back = torch.from_numpy(np.argsort(np.concatenate(positions)))
     return Hidden(torch.cat(multimodal)[back], torch.cat(visual)[back] if visual else None)
 
@@ -106,18 +102,34 @@ def hidden_rows(network: NoteLLM2, source: NoteSource, rows: Rows, *, size: int,
 def embed_rows(
     network: NoteLLM2, source: NoteSource, rows: Rows, *, size: int, modality: Modality = "both", bare: bool = False
 ) -> NDArray[np.float32]:
-    """Multimodal embeddings of many notes: float32[len(rows), D], L2-normalised; only these stay in memory.
+    """Compute multimodal embeddings of many notes: float32[len(rows), D], L2-normalised; only these stay in memory.
 
     With `bare` they are the head's outputs as they are (`NoteLLM2.embed`).
     """
-    device = network.head.weight.device
+    embedded = np.empty((len(rows), network.head.out_features), np.float32)
+    with _evaluating(network):
+        for chunk, hidden in _hidden_chunks(network, source, rows, size, modality):
+            embeddings = network.embed(replace(hidden, visual_BH=None), bare=bare)
+            embedded[chunk] = embeddings.multimodal_BD.cpu().numpy()
+    return embedded
+
+
+@contextlib.contextmanager
+def _evaluating(network: NoteLLM2) -> Iterator[None]:
+    """Put the network into evaluation mode without gradients, and back into its mode at the end."""
     training = network.training
     network.eval()
-    embedded = np.empty((len(rows), network.head.out_features), np.float32)
-    with torch.no_grad():
-        for chunk, batch in source.chunks(rows, size, modality):
-            hidden = network.hidden(batch.to(device))
-            made = network.embed(replace(hidden, visual_BH=None), bare=bare)
-            embedded[chunk] = made.multimodal_BD.cpu().numpy()
-    network.train(training)
-    return embedded
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        network.train(training)
+
+
+def _hidden_chunks(
+    network: NoteLLM2, source: NoteSource, rows: Rows, size: int, modality: Modality
+) -> Iterator[tuple[Rows, Hidden]]:
+    """Run the network over the rows, chunk by chunk: (positions in `rows`, hidden states on the network's device)."""
+    device = network.head.weight.device
+    for chunk, batch in source.chunks(rows, size, modality):
+        yield chunk, network.hidden(batch.to(device))

@@ -1,4 +1,4 @@
-"""Which hidden states whoever runs an LLM is going to read, told to the attention that could leave the others out.
+"""Tell an LLM's attention which hidden states will be read, so that it can leave the others out.
 
 Shape suffixes: B notes, P positions.
 """
@@ -16,7 +16,7 @@ _READ: ContextVar[Tensor | None] = ContextVar("read_positions", default=None)
 
 @contextlib.contextmanager
 def reading(positions_BP: Tensor) -> Iterator[None]:
-    """Within, the caller promises to read an LLM's last hidden states at these positions alone.
+    """Promise, for the length of the block, to read an LLM's last hidden states at these positions alone.
 
     An LLM that `notellm2.model.network.attention.attend_fast` has seen then leaves the last layer's other attention
     out: its other hidden states mean nothing. Every other LLM computes them as ever.
@@ -32,5 +32,5 @@ def reading(positions_BP: Tensor) -> Iterator[None]:
 
 
 def read_positions() -> Tensor | None:
-    """int64[B, P], what `reading` was promised; None: everything may be read."""
+    """Return the positions that `reading` was promised, int64[B, P]; None: everything may be read."""
     return _READ.get()

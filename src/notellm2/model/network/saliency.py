@@ -1,4 +1,4 @@
-"""Saliency by layer: what the compression position listens to (NoteLLM-2, section 2.5; Wang et al. 2023).
+"""Saliency by layer: which tokens the compression position depends on (NoteLLM-2, section 2.5; Wang et al. 2023).
 
 For each layer I = |sum over heads of A * dL/dA|, A the attention and L the contrastive loss: how much the loss would
 move with each attention weight. Reported is the mean of I over the weights by which the compression position (the last
@@ -44,7 +44,7 @@ class Flow:
 
 
 def saliency(network: NoteLLM2, source: NoteSource, pairs: Rows) -> list[Flow]:
-    """The flow of each layer, from the first; empty for a model without LLM.
+    """Measure the flow of each layer, from the first; empty for a model without LLM.
 
     Args:
         network: adapters merged or not; its mode, gradients and attention are left as they were.
@@ -57,7 +57,7 @@ def saliency(network: NoteLLM2, source: NoteSource, pairs: Rows) -> list[Flow]:
     if network.llm is None:
         return []
     if len(pairs) < 2:
-        raise ValueError(f"saliency needs at least two pairs, {len(pairs)} given")
+        raise ValueError(f"saliency needs at least two pairs, got {len(pairs)}")
     flows: list[Tensor] = []
     for some in np.array_split(pairs, -(-len(pairs) // _PAIRS)):
         batch = source.batch(some.reshape(-1)).to(network.head.weight.device)

@@ -121,7 +121,7 @@ def _check_databases(scope: Scope, manifest: Manifest) -> dict[str, int]:
         if facts.sessions:
             raise InputError(
                 f"{scope.server}: database {dump.database!r} is in use by {', '.join(facts.sessions)}; nothing was "
-                "touched: stop everything but PostgreSQL first (docs/operations.md)"
+                "touched: stop everything but PostgreSQL first (docs/guides/back-up-and-restore.md)"
             )
         tables[dump.database] = facts.tables
     return tables

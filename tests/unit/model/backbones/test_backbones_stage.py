@@ -8,7 +8,7 @@ from notellm2.artifacts import Artifact, digest_tree
 from notellm2.embedding.vectors_stage import vision_features
 from notellm2.errors import InputError
 from notellm2.model.backbones import backbones_stage
-from notellm2.model.backbones.backbones_stage import Backbones, build_backbones
+from notellm2.model.backbones.backbones_stage import Backbones, Corpus, build_backbones
 from notellm2.model.backbones.load import load_language_model, load_vision_encoder
 from notellm2.recipe import BackbonesConfig, ImageLimits, ModelConfig
 from tests.unit.conftest import Backbone
@@ -16,7 +16,7 @@ from tests.unit.training.small_run import BACKBONES, COUNT, MD5, MODEL, Stages
 
 
 def build(stages: Stages, config: BackbonesConfig, model: ModelConfig = MODEL) -> Artifact:
-    return build_backbones(stages.store, stages.dataset, MD5, stages.pairs, config, model, ImageLimits())
+    return build_backbones(stages.store, Corpus(stages.dataset, MD5, stages.pairs, ImageLimits()), config, model)
 
 
 def test_built_ones_load_and_are_known_by_their_bytes(stages: Stages) -> None:

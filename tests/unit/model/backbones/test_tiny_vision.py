@@ -12,7 +12,7 @@ from PIL import Image
 from notellm2.artifacts import digest_tree
 from notellm2.errors import InputError
 from notellm2.model.backbones.load import load_vision_encoder
-from notellm2.model.backbones.tiny_vision import build_tiny_vision
+from notellm2.model.backbones.tiny_vision import VisionCorpus, build_tiny_vision
 from notellm2.recipe import TinyVisionConfig
 
 CONFIG = TinyVisionConfig(image_px=16, patch_px=8, width=16, layers=1, heads=2, steps=10, batch=8, lr=3e-3)
@@ -22,7 +22,7 @@ TEXTS = [np.array([g, g + 8], np.int32) if i % 5 else np.zeros(0, np.int32) for 
 
 
 def build(folder: Path, seed: int = 0, **changed: Any) -> dict[str, float]:
-    return build_tiny_vision(IMAGES, TEXTS, 20, folder, CONFIG.model_copy(update=changed), seed)
+    return build_tiny_vision(VisionCorpus(IMAGES, TEXTS, 20), folder, CONFIG.model_copy(update=changed), seed)
 
 
 def test_a_built_one_loads_as_any_other(tmp_path: Path) -> None:
@@ -41,7 +41,11 @@ def test_a_built_one_loads_as_any_other(tmp_path: Path) -> None:
 def test_it_learns_to_tell_images_apart(tmp_path: Path) -> None:
     losses: list[float] = []
     build_tiny_vision(
-        IMAGES, TEXTS, 20, tmp_path, CONFIG.model_copy(update={"steps": 60}), 0, lambda step, loss: losses.append(loss)
+        VisionCorpus(IMAGES, TEXTS, 20),
+        tmp_path,
+        CONFIG.model_copy(update={"steps": 60}),
+        0,
+        lambda step, loss: losses.append(loss),
     )
     assert np.mean(losses[-10:]) < np.mean(losses[:5]) - 0.3
 
@@ -61,13 +65,13 @@ def test_short_trainings_work(steps: int, tmp_path: Path) -> None:
 
 
 def test_images_without_any_text_will_do(tmp_path: Path) -> None:
-    figures = build_tiny_vision(IMAGES, [np.zeros(0, np.int32)] * 24, 20, tmp_path, CONFIG, 0)
+    figures = build_tiny_vision(VisionCorpus(IMAGES, [np.zeros(0, np.int32)] * 24, 20), tmp_path, CONFIG, 0)
     assert math.isfinite(figures["last_loss"])
 
 
 def test_too_few_images_and_sizes_that_do_not_fit_are_input_errors(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="fewer than two images"):
-        build_tiny_vision(IMAGES[:1], TEXTS[:1], 20, tmp_path, CONFIG, 0)
+        build_tiny_vision(VisionCorpus(IMAGES[:1], TEXTS[:1], 20), tmp_path, CONFIG, 0)
     with pytest.raises(InputError, match="multiple of patch_px"):
         build(tmp_path, patch_px=7)
     with pytest.raises(InputError, match=r"width \(18\) of heads \(4\)"):

@@ -1,4 +1,4 @@
-"""The companion task: what is shown, what is asked for, and a loss equal to the whole model's own."""
+"""The generative task: what is shown, what is asked for, and a loss equal to the whole model's own."""
 
 from __future__ import annotations
 

@@ -90,5 +90,5 @@ def test_variants_without_visual_tokens_or_llm(backbone: Backbone) -> None:
 def test_one_pair_has_no_negatives(backbone: Backbone) -> None:
     network, language = build_network(backbone("llama"), model_config())
     source = source_of(language.tokenizer, varied_notes(), model_config())
-    with pytest.raises(ValueError, match="at least two pairs, 1 given"):
+    with pytest.raises(ValueError, match="at least two pairs, got 1"):
         saliency(network, source, PAIRS[:1])

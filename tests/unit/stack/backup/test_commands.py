@@ -85,7 +85,7 @@ def test_what_cannot_be_pruned_is_no_failed_backup(world: World, run: Run, monke
 
 
 def test_a_damaged_blob_that_is_removed_is_copied_anew(world: World, run: Run, monkeypatch: pytest.MonkeyPatch):
-    """As docs/operations.md has it."""
+    """As docs/guides/back-up-and-restore.md has it."""
     artifact = world.artifact("once", b"sound")
     assert run("backup").exit_code == 0
     [blob] = [path for path in (world.archive.root / "blobs").glob("*/*") if path.read_bytes() == b"sound"]
