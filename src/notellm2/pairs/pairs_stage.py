@@ -19,7 +19,7 @@ from notellm2.notes.dataset import Dataset
 from notellm2.notes.schema import PAIRS
 from notellm2.pairs.events import behaviour_batches, read_events
 from notellm2.pairs.histories import Histories, build_histories
-from notellm2.pairs.mine import Mined, mine_pairs
+from notellm2.pairs.mine import Mined, mine_pairs, related_pairs
 from notellm2.pairs.protocol import held_out_pairs, targets_per_query
 from notellm2.pairs.split import SPLITS, TRAIN, assign_notes, cut_time
 from notellm2.recipe import PairsConfig
@@ -44,6 +44,7 @@ def mine(store: Store, dataset: Dataset, data_md5: str, config: PairsConfig) -> 
         train.parquet, validation.parquet, test.parquet: schema `PAIRS`; by query in data set order, then score
             descending. Validation follows the test's protocol.
         pool.parquet, validation_pool.parquet: note_id in data set order; what test and validation queries search.
+        related.parquet, where `related_share` is set: schema `PAIRS`; training notes that are related and no pair.
         notes.parquet: every note in data set order, its split, and popularity: users who clicked it in the behaviour
             that its split may see.
 
@@ -88,6 +89,9 @@ def write_pairs(directory: Path, dataset: Dataset, config: PairsConfig) -> dict[
         popularity[member] = histories.clickers[member]
         if code == TRAIN:
             mined[name] = mine_pairs(histories, member, config)
+            if config.related_share is not None:
+                related = related_pairs(histories, member, config, mined[name])
+                pq.write_table(_pairs_table(related, note_ids), directory / "related.parquet")
         else:
             candidates = mine_pairs(histories, member, config, top_t=targets_per_query(config.protocol, config.top_t))
             mined[name], pools[name] = held_out_pairs(
@@ -112,14 +116,15 @@ def write_pairs(directory: Path, dataset: Dataset, config: PairsConfig) -> dict[
         "dropped": {name: pairs.dropped for name, pairs in mined.items()},
         "score_quantiles": {name: _quantiles(pairs.score) for name, pairs in mined.items()},
         "most_frequent_target": {name: _hub(pairs.target) for name, pairs in mined.items()},
+        **({} if config.related_share is None else {"related": len(related)}),
         **behaviour.counts,
         "seconds": round(time.monotonic() - started, 3),
     }
 
 
 def bounds_where_set(config: PairsConfig) -> dict[str, Any]:
-    """The section as it enters the key: bounds in time count where they are set, and change no key where not."""
-    unset = {name for name in ("cut_at", "until") if getattr(config, name) is None}
+    """The section as it enters the key: fields that came later count where they are set, and change no key else."""
+    unset = {name for name in ("cut_at", "until", "related_share") if getattr(config, name) is None}
     return config.model_dump(mode="json", exclude=unset)
 
 

@@ -92,6 +92,13 @@ class PairsConfig(Section):
     lower: float = Field(0.0, ge=0, description="pairs that score less are dropped as noise")
     upper: float = Field(float("1e9"), gt=0, description="pairs that score more are dropped as noise")
     top_t: int = Field(10, ge=1, description="targets kept for each query note")
+    related_share: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="training notes that score at least this share of a query's weakest kept pair are no negatives of "
+        "it, though no pairs either (0.5 is a good one); null: only kept pairs are known to be related",
+    )
     assign: Literal["random", "newest"] = Field(
         "random", description="which notes are held out: random ones, or the newest (the cold start)"
     )

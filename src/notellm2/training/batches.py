@@ -18,16 +18,18 @@ class PairOrder:
         pairs: int64[M, 2], rows of partners.
         batch: B, pairs a step.
         seed: of the order.
+        related: int64[R, 2], rows that are no pair and no negatives of each other either; None: there are none.
     """
 
-    def __init__(self, pairs: Rows, batch: int, seed: int) -> None:
+    def __init__(self, pairs: Rows, batch: int, seed: int, related: Rows | None = None) -> None:
         if len(pairs) == 0:
             raise ValueError("no pairs to train on")
         self.pairs = pairs
         self.batch = batch
         self.seed = seed
-        self._base = int(pairs.max()) + 1
-        forth, back = pairs[:, 0] * self._base + pairs[:, 1], pairs[:, 1] * self._base + pairs[:, 0]
+        known = pairs if related is None else np.concatenate([pairs, related])
+        self._base = int(known.max()) + 1
+        forth, back = known[:, 0] * self._base + known[:, 1], known[:, 1] * self._base + known[:, 0]
         # Sorted by the first note: the partners of a note lie side by side.
         self._known = np.unique(np.concatenate([forth, back]))
 
@@ -45,7 +47,7 @@ class PairOrder:
     def excluded(self, rows: Rows, *, known_positives: bool) -> NotNegatives:
         """Find the entries of the similarity matrix of `rows`, int64[C], that are no negatives.
 
-        They are the same note drawn twice and, if asked, known partners of the row's note.
+        They are the same note drawn twice and, if asked, known partners and related notes of the row's note.
         """
         distinct, back = np.unique(rows, return_inverse=True)
         if not known_positives:
@@ -60,7 +62,7 @@ class PairOrder:
         return NotNegatives(back, len(distinct), each[here], nearest[here])
 
     def related(self, rows: Rows, columns: Rows) -> Flags:
-        """bool[R, C]: the same note, or known partners."""
+        """bool[R, C]: the same note, known partners, or related."""
         codes = rows[:, None] * self._base + columns[None, :]
         nearest = np.searchsorted(self._known, codes).clip(max=len(self._known) - 1)
         # A note beyond every pair's has no code of its own, and no partners.

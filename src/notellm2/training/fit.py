@@ -45,6 +45,9 @@ from notellm2.training.validation import Validation, validate
 
 logger = logging.getLogger(__name__)
 
+RELATED = "related.parquet"
+"""Of a pairs artifact: there where its recipe sets `pairs.related_share`."""
+
 
 class Assignment(BaseModel):
     """All that a training reads and where it writes, as JSON that every process of it gets.
@@ -120,6 +123,7 @@ def fit(
         team=team,
         generation=generation,
         mine=_mining(assignment, data),
+        related=data.related,
     )
     figures = loop.train(run, on_metrics)
     best = assignment.work / loop.BEST if training.select != "last" and data.validation is not None else None
@@ -147,6 +151,7 @@ class _TrainingData:
         notes: all of them, without.
         row_of: row of each note id.
         pairs: int64[M, 2], training pairs by row.
+        related: int64[R, 2], notes that are no negatives of each other, if the pairs' recipe asked for them.
         validation: held-out pairs and their pool, if there are any.
         vision: float16[N, P, V] frozen features, memory-mapped; None for a variant that reads no image.
     """
@@ -155,6 +160,7 @@ class _TrainingData:
     notes: Sequence[Note]
     row_of: Mapping[str, int]
     pairs: Rows
+    related: Rows | None
     validation: Validation | None
     vision: NDArray[np.float16] | None
 
@@ -176,7 +182,8 @@ class _TrainingData:
         vision = np.load(features.file("features.npy"), mmap_mode="r") if assignment.model.reads_images else None
         if vision is not None and len(vision) != len(notes):
             raise InputError(f"{features.path}: features of {len(vision)} notes, the data set has {len(notes)}")
-        return cls(dataset, notes, row_of, training, validation, vision)
+        related = pair_rows(pairs, RELATED, row_of) if (pairs.path / RELATED).exists() else None
+        return cls(dataset, notes, row_of, training, related, validation, vision)
 
 
 def _language(named: Backbones, model: ModelConfig) -> LanguageModel:

@@ -138,6 +138,7 @@ class TrainingRun:
         team: the processes that share each batch; all of them train, with equal networks.
         generation: the generative task beside the contrastive one, or None.
         mine: finds hard negatives of the pairs; None: only the batch's own notes are negatives.
+        related: int64[R, 2] rows of `source` that are no negatives of each other though no pairs; None: none are.
     """
 
     network: NoteLLM2
@@ -149,10 +150,11 @@ class TrainingRun:
     team: Team = ALONE
     generation: GenerationTask | None = None
     mine: Callable[[PairOrder], HardNegatives] | None = None
+    related: Rows | None = None
 
     def context(self) -> StepContext:
         """What the steps share, with a fresh optimiser."""
-        order = PairOrder(self.pairs, self.config.pairs_per_batch, self.config.seed)
+        order = PairOrder(self.pairs, self.config.pairs_per_batch, self.config.seed, self.related)
         return StepContext(
             network=self.network,
             source=self.source,

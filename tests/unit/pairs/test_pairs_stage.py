@@ -229,8 +229,9 @@ def test_bounds_count_in_the_key_only_where_they_are_set() -> None:
         return store.key("pairs", VERSION, bounds_where_set(config), {"data": "md5"})
 
     named = PairsConfig().model_dump(mode="json")
-    del named["cut_at"], named["until"]
+    del named["cut_at"], named["until"], named["related_share"]
     assert key() == store.key("pairs", VERSION, named, {"data": "md5"})
+    assert key(related_share=0.5) != key()
     assert key(until=START) != key() != key(until=START + timedelta(days=1))
 
 
@@ -245,3 +246,38 @@ def test_bounds_count_in_the_key_only_where_they_are_set() -> None:
 def test_bounds_that_mean_nothing_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PairsConfig.model_validate(changes)
+
+
+@pytest.mark.parametrize("score", ["notellm", "cosine"])
+def test_related_notes_score_a_share_of_the_weakest_kept_pair(
+    write_dataset: Write, tmp_path: Path, rows: list[Row], score: str
+) -> None:
+    """Against every pair there is: mined again with all targets and without support."""
+    dataset = write_dataset(note_table(IDS), behaviour(rows))
+    artifact = run(dataset, tmp_path, top_t=3, score=score, related_share=0.5)
+    kept = read(artifact, "train")
+    everything = read(run(dataset, tmp_path, top_t=120, score=score, min_support=1), "train")
+    weakest: dict[object, float] = {}
+    for query, _, value, _ in kept:
+        weakest[query] = min(weakest.get(query, np.inf), float(value))  # type: ignore[arg-type]
+    pairs = {(query, target) for query, target, _, _ in kept}
+    expected = [
+        pair
+        for pair in everything
+        if pair[0] in weakest and pair[2] >= 0.5 * weakest[pair[0]] - 1e-7 and pair[:2] not in pairs  # type: ignore[operator]
+    ]
+    found = read(artifact, "related")
+    assert {pair[:2] for pair in found} == {pair[:2] for pair in expected}
+    assert len(found) == artifact.summary["related"] > 20
+
+
+def test_related_notes_change_nothing_where_they_are_not_asked_for(
+    write_dataset: Write, tmp_path: Path, rows: list[Row]
+) -> None:
+    dataset = write_dataset(note_table(IDS), behaviour(rows))
+    plain, related = run(dataset, tmp_path), run(dataset, tmp_path, related_share=0.5)
+    assert "related_share" not in bounds_where_set(PairsConfig())
+    assert not (plain.path / "related.parquet").exists()
+    assert plain.key != related.key
+    for name in (*SPLITS, "pool", "notes"):
+        assert read(plain, name) == read(related, name)

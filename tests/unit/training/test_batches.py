@@ -82,3 +82,15 @@ def test_only_pairs_of_which_both_notes_show_an_image_count_as_pictured() -> Non
     imageless = np.array([False, True, False, False, False])  # of the distinct notes 0, 1, 2, 3, 4
     assert pictured_pairs(rows, has_image, imageless).tolist() == [False, False, False, False, True, True]
     assert has_image.tolist() == [True, True, False, True, True], "the source's flags were changed"
+
+
+def test_related_notes_are_no_negatives_and_no_pairs() -> None:
+    order = PairOrder(PAIRS, 4, seed=0, related=np.array([[0, 9], [5, 12]]))
+    rows = np.array([0, 1, 4, 0, 9, 2, 12, 5])
+    found = order.not_negatives(rows, known_positives=True)
+    related = {frozenset((0, 9)), frozenset((5, 12))}
+    for i, a in enumerate(rows):
+        for j, b in enumerate(rows):
+            assert found[i, j] == (a == b or known(a, b) or frozenset((int(a), int(b))) in related), (a, b)
+    assert order.related(np.array([9]), np.array([0, 5])).tolist() == [[True, False]]
+    assert set(map(tuple, order.step(0).reshape(-1, 2).tolist())) <= set(map(tuple, PAIRS.tolist()))

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from notellm2.model.network.notellm2 import NoteLLM2
 from notellm2.notes.schema import PAIRS
 from notellm2.training import fit, training_stage
 from tests.unit.model.tiny import VARIANTS
-from tests.unit.training.small_run import MODEL, TRAINING, Stages
+from tests.unit.training.small_run import MODEL, TOPICS, TRAINING, Stages, topic
 
 
 class Killed(Exception):
@@ -171,3 +173,26 @@ def test_the_selected_weights_go_into_the_bundle(
     np.testing.assert_array_equal(saved["head.bias"], centres[chosen])
     assert not np.array_equal(heads[0], heads[1])
     assert not np.array_equal(centres[0], centres[1])
+
+
+def test_related_notes_are_compared_with_by_no_step(stages: Stages) -> None:
+    """All notes of the next topic are related, so each row is compared with fewer columns."""
+
+    def write(folder: Path) -> None:
+        shutil.copytree(stages.pairs.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))
+        rows = [
+            {"query_id": f"n{a:03d}", "target_id": f"n{b:03d}", "score": 0.5, "support": 1}
+            for a in range(100)
+            for b in range(100)
+            if (topic(a) + 1) % TOPICS == topic(b)
+        ]
+        pq.write_table(pa.Table.from_pylist(rows, PAIRS), folder / fit.RELATED)
+
+    related = stages.store.build("pairs", 1, {"related": True}, {}, write)
+    training = TRAINING.model_copy(update={"steps": 1})
+    inputs = stages.inputs()
+    chances = [
+        history(training_stage.train(stages.store, replace(inputs, pairs=pairs), MODEL, training))[0]["chance"]
+        for pairs in (stages.pairs, related)
+    ]
+    assert chances[1] < chances[0] - 0.1
