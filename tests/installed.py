@@ -24,7 +24,9 @@ def metadata_folder() -> Path:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     info = folder / f"notellm2-{project['version']}.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: notellm2\nVersion: {project['version']}\n")
+    fields = ["Metadata-Version: 2.1", "Name: notellm2", f"Version: {project['version']}"]
+    fields += [f"Requires-Dist: {requirement}" for requirement in project["dependencies"]]
+    (info / "METADATA").write_text("\n".join(fields) + "\n")
     lines = []
     for group, points in {"console_scripts": project["scripts"], **project["entry-points"]}.items():
         lines += [f"[{group}]", *(f"{name} = {value}" for name, value in points.items())]

@@ -39,7 +39,12 @@ def follow_move(database: Path, artifacts: Path) -> None:
     if not database.is_file() or database.parent != artifacts.parent:
         return
     with closing(sqlite3.connect(database, timeout=60)) as connection:
-        moved = [old for old in _recorded(connection) if not _is_same_place(old, artifacts)]
+        try:
+            moved = [old for old in _recorded(connection) if not _is_same_place(old, artifacts)]
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError:
+            return  # It is no database, or a damaged one: whoever opens it next says so, with what to do.
         if not moved:
             return
         try:
