@@ -17,19 +17,19 @@ from tests.unit.notes.exports import INTERACTIONS, NOTES, write_export
 _CHILD = """
 import os, signal, sys
 from pathlib import Path
-from notellm2.notes import export, replace
+from notellm2.notes import import_export, replace
 from notellm2.recipe import ImageLimits
 
 def die(*arguments, **options):
     os.kill(os.getpid(), signal.SIGKILL)
 
 {hook}
-export.import_export(Path(sys.argv[1]), Path(sys.argv[2]), limits=ImageLimits(), progress=False)
+import_export.import_export(Path(sys.argv[1]), Path(sys.argv[2]), limits=ImageLimits(), progress=False)
 """
 
 HOOKS = {
-    "first image": "export.decode_image = die",
-    "interactions": "export._import_interactions = die",
+    "first image": "import_export.decode_image = die",
+    "interactions": "import_export._import_interactions = die",
     "swap": "replace.publish = die",
     "exchange": "replace._exchange = die",
 }
