@@ -96,6 +96,19 @@ def test_variables_are_read_somewhere(page: Path) -> None:
     assert {v.removesuffix("_FILE") for v in named} - set(read.stdout.split()) == set()
 
 
+def test_the_table_of_metrics_is_complete() -> None:
+    import numpy as np
+
+    from notellm2.evaluation.metrics import image_gains, per_query
+    from notellm2.evaluation.ranks import Ranks
+
+    ranks = Ranks.by_chance(np.full(1, 100))
+    rows = dict.fromkeys(("both", "text_only", "variant_text"), ranks)
+    metrics = {name.replace("@10", "@K") for name in (*per_query(ranks, (10,)), *image_gains(rows))}
+    documented = (ROOT / "docs/reference/metrics.md").read_text()
+    assert {metric for metric in metrics if f"| `{metric}` |" not in documented} == set()
+
+
 def test_the_tables_of_gate_rules_and_events_are_complete() -> None:
     gate = (ROOT / "src/notellm2/promotion/gate.py").read_text()
     rules = set(re.findall(r'yield "([a-z-]+)"', gate))

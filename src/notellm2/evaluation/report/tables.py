@@ -48,10 +48,11 @@ def tiles(content: ReportInput) -> list[tuple[str, str, str]]:
 
 
 def overall(metrics: Metrics) -> dict[str, Any]:
-    """Models by metric, all pairs; the best of each column marked."""
+    """Models by metric, all pairs; the best of each column marked. An older evaluation may lack a metric."""
     ks = recall_ks(metrics)
     shown_ks = ks if len(ks) <= _TABLE_KS else [k for k in ks if k in {10, 50, 100, 1000}] or ks[:_TABLE_KS]
-    names = [*(f"recall@{k}" for k in shown_ks), f"ndcg@{headline_k(metrics)}", "mrr"]
+    wanted = [*(f"recall@{k}" for k in shown_ks), f"ndcg@{headline_k(metrics)}", "mrr"]
+    names = [name for name in wanted if name in metrics["both"]["all"]]
     models = [model for model in MODELS if model in metrics]
     values = {model: [metrics[model]["all"][name] for name in names] for model in models}
     columns = [name.replace("recall", "R").replace("ndcg", "NDCG").replace("mrr", "MRR") for name in names]

@@ -23,8 +23,13 @@ def build_connector(config: ConnectorConfig, vision_width: int, llm_width: int) 
     """The connector of a recipe: a module from [B, P, V] to [B, Q, H]."""
     if config.kind == "none":
         return PretrainedConnector(config.queries, vision_width, llm_width)
-    kinds: dict[str, type[QFormer | PatchMLP | QueryConnector]] = {"qformer": QFormer, "mlp": PatchMLP}
-    return kinds.get(config.kind, QueryConnector)(config, vision_width, llm_width)
+    kinds: dict[str, type[QFormer | PatchMLP | QueryConnector]] = {
+        "qformer": QFormer,
+        "qformer-prenorm": QueryConnector,
+        "perceiver": QueryConnector,
+        "mlp": PatchMLP,
+    }
+    return kinds[config.kind](config, vision_width, llm_width)
 
 
 _START_STD = {"qformer": 0.02, "qformer-prenorm": 0.02, "perceiver": 1.0, "mlp": 0.1}

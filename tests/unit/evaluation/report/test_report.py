@@ -21,7 +21,7 @@ from notellm2.evaluation.report import Opponent, ReportInput, render
 from notellm2.evaluation.report.drawing import DARK
 from notellm2.evaluation.report.plots import recall_bars, training_curve
 from notellm2.evaluation.report.report_stage import Champion, RunRecord, read_history, report, shown_ids
-from notellm2.evaluation.report.tables import FEW, changes
+from notellm2.evaluation.report.tables import FEW, changes, overall
 from notellm2.evaluation.report.thumbnails import SIDE_PX, thumbnail, thumbnails
 from notellm2.evaluation.report.words import data_changes, recipe_changes
 from notellm2.recipe import EvaluationConfig, ImageLimits, Recipe, TextLimits
@@ -139,6 +139,15 @@ def test_text_of_notes_is_escaped(content: ReportInput, html: str) -> None:
     page = Page(render(changed))
     assert "script" not in [tag for tag, _ in page.tags]
     assert not [attributes for _, attributes in page.tags if "onerror" in attributes]
+
+
+def test_a_metric_that_an_older_evaluation_lacks_has_no_column() -> None:
+    metrics = metrics_with(both=0.3, tfidf=0.1)
+    assert overall(metrics)["columns"][-1] == "MRR"
+    for of_model in metrics.values():
+        del of_model["all"]["mrr"]
+    assert "MRR" not in overall(metrics)["columns"]
+    assert len(overall(metrics)["rows"][0]["cells"]) == len(overall(metrics)["columns"])
 
 
 def test_a_run_without_gate_history_examples_or_images_still_renders(content: ReportInput) -> None:
