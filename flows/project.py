@@ -44,19 +44,26 @@ def describe() -> dict[str, str]:
     return {"version": commit(12) or version("notellm2")}
 
 
-def commit(digits: int = 40) -> str | None:
+def commit(digits: int = 40, folder: Path | None = None) -> str | None:
     """The commit this code is from, with ``-dirty`` after it if files differ; None where git does not know.
 
-    An image holds no repository: its ``NOTELLM2_COMMIT`` says what it was built from.
+    Pins of data (``*.dvc``) do not count: an ingest writes them, and every run records its data version by itself. An
+    image holds no repository: its ``NOTELLM2_COMMIT`` says what it was built from.
 
     Args:
         digits: of the commit's name, at least; an image's is returned as it is.
+        folder: in the checkout; None: this file's.
     """
-    command = ["git", "describe", "--always", "--dirty", f"--abbrev={digits}", "--exclude=*"]
+
+    def git(*arguments: str) -> str:
+        here = folder or Path(__file__).parent
+        return subprocess.run(
+            ["git", *arguments], cwd=here, capture_output=True, text=True, check=True, timeout=30
+        ).stdout.strip()
+
     try:
-        described = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=30
-        )
+        described = git("describe", "--always", f"--abbrev={digits}", "--exclude=*")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude,glob)**/*.dvc")
     except (OSError, subprocess.SubprocessError):
         return os.environ.get("NOTELLM2_COMMIT") or None
-    return described.stdout.strip()
+    return described + ("-dirty" if changed else "")

@@ -110,12 +110,22 @@ _RECORD = frozenset(
         "SetRegisteredModelAlias",
         "SetTag",
         "UpdateModelVersion",
+        "UpdateRegisteredModel",
         "UpdateRun",
         "UploadArtifact",
     }
 )
 
-_PROMOTE = frozenset({"DeleteRegisteredModelAlias", "SetModelVersionTag", "SetRegisteredModelAlias"})
+_PROMOTE = frozenset(
+    {
+        "DeleteRegisteredModelAlias",
+        "SetModelVersionTag",
+        "SetRegisteredModelAlias",
+        # The descriptions that people read and add to.
+        "UpdateModelVersion",
+        "UpdateRegisteredModel",
+    }
+)
 
 ROLES = {"reader": _READ, "trainer": _READ | _RECORD, "promoter": _READ | _PROMOTE}
 """Role to the operations it may call."""

@@ -74,6 +74,7 @@ class Run:
         client = tracking.client
         experiment_id = tracking.experiment_id()
         with tracking.lock("runs"):
+            tracking.describe_experiment()
             _end_orphans(tracking, experiment_id)
             runs = client.search_runs(
                 [experiment_id], f"tags.`{names.RUN_KEY}` = '{run_key}'", order_by=["attributes.start_time ASC"]

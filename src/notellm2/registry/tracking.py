@@ -47,7 +47,16 @@ SETTINGS = {
 
 _SERVERS = ("http://", "https://")
 # Opens the experiment in the "Model training" pages of MLflow's interface, not in those for chat applications.
-_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+_EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",
+    "mlflow.note.content": (
+        "Retrainings of NoteLLM-2, one run a recipe and data version; sweeps (`notellm2 ablate`) have a run below them "
+        "for each cell.\n\n"
+        "A run's description says what came of it: the verdict, what to be careful about, figures with intervals, and "
+        "links to its report and its version. To compare two runs, tick both and press *Compare*: `recall_at_10/…` and "
+        "`comparison/…` are the figures to look at, the table `evaluation/queries.json` has every query."
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -121,13 +130,15 @@ class Tracking:
         return redacted(self.uri)
 
     def page(self, path: str) -> str:
-        """Address of one of MLflow's pages, as a person's browser has it.
+        """Address of one of MLflow's pages, as a person's browser has it; opens those for training models.
+
+        MLflow has others, for chat applications, and shows them to whoever has chosen nothing yet.
 
         Args:
             path: as MLflow names it after ``#``: ``/experiments/0/runs/...``.
         """
         pages = os.environ.get(PAGES_VARIABLE) or (self.uri if self.served else _LOCAL_PAGES)
-        return f"{pages.rstrip('/')}/#{path}"
+        return f"{pages.rstrip('/')}/#{path}?workflowType=machine_learning"
 
     @property
     def exists(self) -> bool:
@@ -154,6 +165,13 @@ class Tracking:
                 "(registry.experiment)"
             )
         return str(experiment.experiment_id)
+
+    def describe_experiment(self) -> None:
+        """Give an experiment that was made without a description its own; one that has one keeps it."""
+        experiment = self.client.get_experiment(self.experiment_id())
+        if "mlflow.note.content" not in experiment.tags:
+            for name, value in _EXPERIMENT_TAGS.items():
+                self.client.set_experiment_tag(experiment.experiment_id, name, value)
 
     def lock(self, name: str, *, timeout_s: float = 60.0) -> AbstractContextManager[None]:
         """Exclude every other process on this machine that asks for the same name; a killed holder's lock is free.

@@ -61,6 +61,13 @@ def test_a_trainer_moves_the_alias_challenger_only(alias: str) -> None:
     assert refusal(["promoter"], "SetRegisteredModelAlias", alias=alias) is None
 
 
+@pytest.mark.parametrize("operation", ["UpdateModelVersion", "UpdateRegisteredModel"])
+def test_descriptions_are_a_trainers_and_a_promoters_to_write(operation: str) -> None:
+    for role in ("trainer", "promoter"):
+        assert refusal([role], operation) is None
+    assert refusal(["reader"], operation) is not None
+
+
 def test_only_a_promoter_removes_an_alias() -> None:
     assert refusal(["promoter"], "DeleteRegisteredModelAlias", alias="champion") is None
     for role in ("trainer", "reader"):

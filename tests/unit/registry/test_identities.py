@@ -84,6 +84,27 @@ def test_with_them_only_the_promotion_uses_them(
     assert {names.ledger_tag(1), names.ledger_tag(3), names.PROMOTED_AT} <= set(tags)
 
 
+def test_a_promoter_describes_a_version_and_a_model_and_a_reader_does_not(
+    training: World, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version, model = training.register(A), training.tracking.model_name
+    client = training.tracking.client
+
+    def describe() -> None:
+        client.update_model_version(model, version, "better on short notes")
+        client.update_registered_model(model, "for the home page")
+
+    for name, value in server.as_user("reader").items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(Exception, match=r"UpdateModelVersion|Permission denied"):
+        describe()
+    for name, value in server.as_user("promoter").items():
+        monkeypatch.setenv(name, value)
+    describe()
+    assert client.get_model_version(model, version).description == "better on short notes"
+    assert client.get_registered_model(model).description == "for the home page"
+
+
 def test_neither_a_rollback_nor_a_refresh_goes_half_the_way(
     training: World, indexes: dict[str, Artifact], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,7 +63,7 @@ def test_pages_are_where_a_person_opens_them(
         monkeypatch.delenv(name, raising=False)
         if value is not None:
             monkeypatch.setenv(name, value)
-    assert Tracking.at(Workspace.at(tmp_path)).page("/models/notes") == expected
+    assert Tracking.at(Workspace.at(tmp_path)).page("/models/notes") == f"{expected}?workflowType=machine_learning"
 
 
 def test_a_model_name_that_mlflow_refuses_is_an_input_error(tmp_path: Path) -> None:
@@ -114,3 +114,18 @@ def test_importing_the_room_imports_neither_mlflow_nor_torch() -> None:
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_an_experiment_has_a_description_and_keeps_one_that_people_wrote(tracking: Tracking) -> None:
+    client, note = tracking.client, "mlflow.note.content"
+    number = tracking.experiment_id()
+    assert "figures with intervals" in client.get_experiment(number).tags[note]
+    client.set_experiment_tag(number, note, "our own words")
+    tracking.describe_experiment()
+    assert client.get_experiment(number).tags[note] == "our own words"
+
+
+def test_an_experiment_of_before_gets_a_description(tracking: Tracking) -> None:
+    tracking.client.create_experiment(tracking.experiment)
+    tracking.describe_experiment()
+    assert "Retrainings" in tracking.client.get_experiment(tracking.experiment_id()).tags["mlflow.note.content"]
