@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -83,6 +85,50 @@ def test_importing_the_flow_is_light_and_leaves_nothing_behind(tmp_path: Path) -
 def test_no_file_outgrows_a_reader(folder: str) -> None:
     long = {str(p): n for p in (ROOT / folder).rglob("*.py") if (n := len(p.read_text().splitlines())) > 400}
     assert long == {}
+
+
+def functions(folder: str) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield f"{path.relative_to(ROOT)}:{node.lineno} {node.name}", node
+
+
+def commands(folder: str) -> set[str]:
+    """Names of typer's commands: under `@….command(…)`, or called as in `app.command(…)(name)`."""
+    calls = [n for p in (ROOT / folder).rglob("*.py") for n in ast.walk(ast.parse(p.read_text()))]
+    names = {
+        argument.id if isinstance(argument, ast.Name) else argument.attr
+        for node in calls
+        if isinstance(node, ast.Call) and is_command(node.func)
+        for argument in node.args
+        if isinstance(argument, ast.Name | ast.Attribute)
+    }
+    return names | {node.name for _, node in functions(folder) if any(map(is_command, node.decorator_list))}
+
+
+def is_command(node: ast.expr) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "command"
+
+
+@pytest.mark.parametrize("folder", ["src", "flows"])
+def test_no_function_outgrows_a_screen(folder: str) -> None:
+    """At most 60 lines, the docstring among them: whoever reads the function scrolls past it too."""
+    long = {name: n for name, node in functions(folder) if (n := (node.end_lineno or 0) - node.lineno + 1) > 60}
+    assert long == {}
+
+
+@pytest.mark.parametrize("folder", ["src", "flows"])
+def test_no_function_takes_more_than_six_arguments(folder: str) -> None:
+    """Beside `self` and `cls`; what a command takes are a person's options, which is another matter."""
+    many = {}
+    excepted = commands(folder)
+    for name, node in functions(folder):
+        taken = [a.arg for a in (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)]
+        command = "/cli" in name and node.name in excepted
+        if not command and len(taken) - (taken[:1] in (["self"], ["cls"])) > 6:
+            many[name] = taken
+    assert many == {}
 
 
 def test_no_committed_text_names_one_machine() -> None:

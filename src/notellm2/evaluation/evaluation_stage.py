@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,35 +65,54 @@ def evaluate(
     limits = config.tfidf_limits or text
     others = _variant_rows(variants or {})
     linear = _linear(store, data, vectors, limits) if config.linear else None
-
-    def write(into: Path) -> Mapping[str, Any]:
-        cases = read_cases(data, min(config.ks))
-        ks = usable_ks(config.ks, len(cases.pool_rows))
-        slices = slice_queries(cases, images_read(read_vectors(vectors, "vision", cases)), config)
-        ranks, seconds = _rank(cases, _scorers(cases, vectors, others, linear, limits))
-        metrics, intervals = measure(ranks, slices.masks, ks, config.resamples)
-        protocol = {
-            "test_set": cases.digest(data.md5),
-            **_protocol(cases, config, ks),
-            "slices": slices.labels,
-            "tfidf_limits": limits.model_dump(),
-            "ranking_seconds": seconds,
-        }
-        _write_json(into / "metrics.json", metrics)
-        _write_json(into / "intervals.json", intervals)
-        _write_json(into / "space.json", {"both": describe_space(_space(cases, vectors, config.new_hours))})
-        _write_json(into / "protocol.json", protocol)
-        pq.write_table(_queries(cases, ranks, slices.masks), into / "queries.parquet")
-        _write_json(into / "examples.json", _examples(cases, ranks, _cosine(cases, vectors, "both")))
-        return _summary(metrics, f"recall@{headline(ks)}", protocol)
-
+    models = _Models(vectors, others, linear, limits)
     return store.build(
         "evaluation",
         EVALUATION_VERSION,
         {**config.model_dump(mode="json", exclude=_NOT_MEASURED_HERE), "tfidf_limits": limits.model_dump()},
         {"data": data.md5, "pairs": data.pairs, "vectors": vectors, **others, **({"linear": linear} if linear else {})},
-        write,
+        lambda into: _write(into, data, models, config),
     )
+
+
+@dataclass(frozen=True)
+class _Models:
+    """What is ranked.
+
+    Attributes:
+        vectors: of the tuned model.
+        variants: vectors of the variants, by row.
+        linear: vectors of the linear baseline, if it is measured.
+        limits: text that the TF-IDF baseline reads.
+    """
+
+    vectors: Artifact
+    variants: Mapping[str, Artifact]
+    linear: Artifact | None
+    limits: TextLimits
+
+
+def _write(into: Path, data: MinedData, models: _Models, config: EvaluationConfig) -> Mapping[str, Any]:
+    """Measure all models and write the artifact's files; returns its summary."""
+    cases = read_cases(data, min(config.ks))
+    ks = usable_ks(config.ks, len(cases.pool_rows))
+    slices = slice_queries(cases, images_read(read_vectors(models.vectors, "vision", cases)), config)
+    ranks, seconds = _rank(cases, _scorers(cases, models))
+    metrics, intervals = measure(ranks, slices.masks, ks, config.resamples)
+    protocol = {
+        "test_set": cases.digest(data.md5),
+        **_protocol(cases, config, ks),
+        "slices": slices.labels,
+        "tfidf_limits": models.limits.model_dump(),
+        "ranking_seconds": seconds,
+    }
+    _write_json(into / "metrics.json", metrics)
+    _write_json(into / "intervals.json", intervals)
+    _write_json(into / "space.json", {"both": describe_space(_space(cases, models.vectors, config.new_hours))})
+    _write_json(into / "protocol.json", protocol)
+    pq.write_table(_queries(cases, ranks, slices.masks), into / "queries.parquet")
+    _write_json(into / "examples.json", _examples(cases, ranks, _cosine(cases, models.vectors, "both")))
+    return _summary(metrics, f"recall@{headline(ks)}", protocol)
 
 
 def _rank(cases: Cases, scorers: Iterable[tuple[str, Scorer]]) -> tuple[dict[str, Ranks], dict[str, float]]:
@@ -148,18 +168,16 @@ def _linear(store: Store, data: MinedData, vectors: Artifact, limits: TextLimits
     return linear_vectors(store, data, features, limits)
 
 
-def _scorers(
-    cases: Cases, vectors: Artifact, variants: Mapping[str, Artifact], linear: Artifact | None, limits: TextLimits
-) -> Iterator[tuple[str, Scorer]]:
+def _scorers(cases: Cases, models: _Models) -> Iterator[tuple[str, Scorer]]:
     """Every model that is ranked, one at a time: only one has its scores and vectors in memory."""
     for name in _MODALITIES:
-        yield name, _cosine(cases, vectors, name)
-    for name, of_variant in variants.items():
+        yield name, _cosine(cases, models.vectors, name)
+    for name, of_variant in models.variants.items():
         yield name, _cosine(cases, of_variant, "both")
-    if linear is not None:
-        array = read_vectors(linear, "linear", cases)
+    if models.linear is not None:
+        array = read_vectors(models.linear, "linear", cases)
         yield "linear", Cosine(array[cases.query_rows], array[cases.pool_rows])
-    for name, cut in (("tfidf", limits), ("tfidf_full", None)):
+    for name, cut in (("tfidf", models.limits), ("tfidf_full", None)):
         yield name, TfIdf(cases.texts(cases.query_rows, cut), cases.texts(cases.pool_rows, cut))
     yield "popular", Popular(len(cases.query_rows), cases.popularity)
 

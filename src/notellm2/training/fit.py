@@ -126,15 +126,13 @@ def fit(
         related=data.related,
     )
     figures = loop.train(run, on_metrics)
-    best = assignment.work / loop.BEST if training.select != "last" and data.validation is not None else None
-    last = trained_weights(network, keep=team.leads) if best is None and is_sharded(network) else {}
+    weights = _kept_weights(run)
     if not team.leads:
         return {}
     if is_sharded(network):
         # Frozen weights come from the backbone once more, trained ones from all processes.
         language = _language(named, model)
         network = _network(language, source, model)
-    weights = last if best is None else load_file(best)
     if weights:
         load_trained_weights(network, weights)
     facts |= _refitted(network, source, data, training)
@@ -218,6 +216,14 @@ def _counts(network: NoteLLM2, source: NoteSource) -> dict[str, Any]:
         "texts_truncated": source.texts.truncated,
         "mean_text_tokens": round(float(source.texts.lengths.mean()), 1),
     }
+
+
+def _kept_weights(run: loop.TrainingRun) -> dict[str, torch.Tensor]:
+    """The trained weights that the bundle gets, in the leading process; empty: those that the network has."""
+    leads = run.team.leads
+    if run.config.select != "last" and run.validation is not None:
+        return load_file(run.folder / loop.BEST) if leads else {}
+    return trained_weights(run.network, keep=leads) if is_sharded(run.network) else {}
 
 
 def _refitted(network: NoteLLM2, source: NoteSource, data: _TrainingData, training: TrainingConfig) -> dict[str, float]:
