@@ -242,6 +242,21 @@ class ModelConfig(Section):
         of_image = self.prompt == "micl" or self.late_fusion or (self.visual_tokens and self.prompt == "basic")
         return of_llm or of_image or self.head == "linear"
 
+    def keyed(self) -> dict[str, Any]:
+        """This section as the key of a training covers it: a field that changes nothing is left out.
+
+        So models that were trained before such a field existed keep their key.
+        """
+        section = self.model_dump(mode="json")
+        if not self.shortcuts.on:
+            del section["shortcuts"]
+        if not self.limit_covers_prompt:
+            del section["limit_covers_prompt"]
+        if not self.centre or self.head == "none":
+            del section["centre"]
+        section["connector"] = self.connector.keyed(used=self.has_connector)
+        return section
+
     def variant(self, name: Literal["text", "basic"]) -> ModelConfig:
         """The same model without image (`text`) or with early fusion alone (`basic`), the paper's baselines."""
         return ModelConfig.model_validate(

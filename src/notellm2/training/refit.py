@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from notellm2.model.network.note_source import NoteSource, Rows
+from notellm2.model.network.loss import pair_loss, spread
+from notellm2.model.network.note_source import NoteSource, Rows, evaluating
 from notellm2.model.network.notellm2 import NoteLLM2
 from notellm2.model.network.shortcuts import UNUSED, TokenRuns, token_runs
 from notellm2.recipe import RefitConfig
@@ -90,16 +91,13 @@ def _parts(
     """What the map is fitted to, by name, from one pass over the notes."""
     states, images, texts, order = [], [], [], []
     shortcuts, device = network.shortcuts, network.head.weight.device
-    training = network.training
-    network.eval()
-    with torch.no_grad():
+    with evaluating(network):
         for positions, batch in source.chunks(rows, size):
             order.append(positions)
             states.append(network.hidden(batch.to(device)).multimodal_BH.cpu())
             if shortcuts is not None and shortcuts.image is not None and batch.vision_BPV is not None:
                 images.append(shortcuts.image_features(batch.vision_BPV))
             texts.append((batch.tokens_BL, batch.last_B + 1 - len(source.layout.tail)))
-    network.train(training)
     back = torch.from_numpy(np.argsort(np.concatenate(order)))
     parts = {STATE: standardised(torch.cat(states)[back], config.state_dropout)}
     if images:
@@ -107,9 +105,9 @@ def _parts(
         parts[IMAGE] = standardised(torch.cat(images)[back], config.dropout, shown)
     if shortcuts is not None and shortcuts.runs is not None:
         first = len(source.layout.head)
-        counted = [_set_vocabulary(shortcuts.runs, texts, first)]
+        known = _set_vocabulary(shortcuts.runs, texts, first)
+        logger.info("refit: %d runs of tokens are known", known)
         features = _run_features(shortcuts.runs, texts, first)
-        logger.info("refit: %d runs of tokens are known", counted[0])
         parts[RUNS] = _components(features[back.numpy()], config, seed)
     return parts
 
@@ -185,36 +183,16 @@ def _fit(
         config: passes and rates.
         seed: of the order.
     """
-    inputs_K = sum(part.inputs_NK.shape[1] for part in parts.values())
-    weights = {
-        name: (torch.randn(width, part.inputs_NK.shape[1]) * math.sqrt(1 / (3 * inputs_K))).requires_grad_()
-        for name, part in parts.items()
-    }
-    log_scale = torch.tensor(_LOG_SCALE, requires_grad=True)
-    groups = [
-        {"params": list(weights.values()), "weight_decay": config.weight_decay},
-        {"params": [log_scale], "weight_decay": 0.0},
-    ]
-    optimiser = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98))
-    order = PairOrder(pairs, config.pairs_per_batch, seed)
     steps = max(1, math.ceil(config.epochs * len(pairs) / config.pairs_per_batch))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, config.lr, total_steps=max(2, steps), pct_start=_WARMUP_SHARE
-    )
-    drawn = np.bincount(pairs.reshape(-1), minlength=int(pairs.max()) + 1)
-    offset_N = -config.popularity * torch.from_numpy(np.log(np.maximum(drawn, 1) / drawn.mean())).float()
+    weights, log_scale = _random_weights(parts, width), torch.tensor(_LOG_SCALE, requires_grad=True)
+    optimiser, schedule = _optimiser(list(weights.values()), log_scale, config, steps)
+    order, offset_N = PairOrder(pairs, config.pairs_per_batch, seed), _frequency_offset(pairs, config.popularity)
     losses: list[float] = []
     for step in range(steps):
         rows = order.step(step)
-        distinct, back = np.unique(rows, return_inverse=True)
-        y_UD = torch.stack(
-            [
-                functional.dropout(part.inputs_NK[distinct], part.dropout) @ weights[name].T
-                for name, part in parts.items()
-            ]
-        ).sum(0)
+        x_2BD = spread(_outputs(parts, weights, rows), centre=True)
         mask = torch.from_numpy(order.not_negatives(rows, known_positives=True))
-        loss = refit_loss(y_UD[torch.from_numpy(back)], log_scale, mask, offset_N[torch.from_numpy(rows)])
+        loss = pair_loss(x_2BD, log_scale, mask, offset_2B=offset_N[torch.from_numpy(rows)])
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_([*weights.values(), log_scale], 1.0)
@@ -225,22 +203,42 @@ def _fit(
     return {name: weight.detach() for name, weight in weights.items()}, figures
 
 
-def refit_loss(y_2BD: Tensor, log_scale: Tensor, mask_22: Tensor, offset_2B: Tensor) -> Tensor:
-    """The pair loss of centred outputs, each column's logit corrected for how often its note is drawn.
+def _random_weights(parts: Mapping[str, Part], width: int) -> dict[str, Tensor]:
+    """[D, K] of each part, small enough for outputs of unit size."""
+    inputs_K = sum(part.inputs_NK.shape[1] for part in parts.values())
+    return {
+        name: (torch.randn(width, part.inputs_NK.shape[1]) * math.sqrt(1 / (3 * inputs_K))).requires_grad_()
+        for name, part in parts.items()
+    }
 
-    Args:
-        y_2BD: bare outputs; rows 2i and 2i + 1 are partners.
-        log_scale: τ.
-        mask_22: bool[2B, 2B] of entries that are no negatives; partners never are.
-        offset_2B: added to the logits of each column (logQ correction).
-    """
-    x_2BD = functional.normalize(y_2BD - y_2BD.mean(0), dim=-1)
-    index = torch.arange(len(x_2BD))
-    excluded = mask_22.clone()
-    excluded[index, index] = True
-    excluded[index, index ^ 1] = False
-    logits = x_2BD @ x_2BD.T * log_scale.exp() + offset_2B
-    return functional.cross_entropy(logits.masked_fill(excluded, -math.inf), index ^ 1)
+
+def _optimiser(
+    weights: list[Tensor], log_scale: Tensor, config: RefitConfig, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    groups = [
+        {"params": weights, "weight_decay": config.weight_decay},
+        {"params": [log_scale], "weight_decay": 0.0},
+    ]
+    optimiser = torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, config.lr, total_steps=max(2, steps), pct_start=_WARMUP_SHARE
+    )
+    return optimiser, schedule
+
+
+def _frequency_offset(pairs: Rows, popularity: float) -> Tensor:
+    """[N]: what is added to a note's logits as a negative, for how often the pairs hold it (logQ correction)."""
+    drawn = np.bincount(pairs.reshape(-1), minlength=int(pairs.max()) + 1)
+    return -popularity * torch.from_numpy(np.log(np.maximum(drawn, 1) / drawn.mean())).float()
+
+
+def _outputs(parts: Mapping[str, Part], weights: Mapping[str, Tensor], rows: Rows) -> Tensor:
+    """[2B, D]: the map of some notes' inputs, with dropout; a note that is there twice has one output."""
+    distinct, back = np.unique(rows, return_inverse=True)
+    y_PUD = torch.stack(
+        [functional.dropout(part.inputs_NK[distinct], part.dropout) @ weights[name].T for name, part in parts.items()]
+    )
+    return y_PUD.sum(0)[torch.from_numpy(back)]
 
 
 def _fold(network: NoteLLM2, parts: Mapping[str, Part], weights: Mapping[str, Tensor]) -> None:

@@ -77,7 +77,7 @@ def train(
         InputError: there are no training pairs, or pairs, features or backbones are not those of this data version.
         RuntimeError: one of several processes failed; carries the end of its log.
     """
-    config = _keyed_sections(model, training)
+    config = {"model": model.keyed(), "training": training.keyed()}
     keyed = inputs.keyed(training)
     work = store.workspace(STAGE, store.key(STAGE, VERSION, config, keyed), create=False)
 
@@ -108,19 +108,3 @@ def train(
         return fit(assignment, Team.alone(), on_metrics)
 
     return store.build(STAGE, VERSION, config, keyed, write)
-
-
-def _keyed_sections(model: ModelConfig, training: TrainingConfig) -> dict[str, Any]:
-    """The recipe's sections as the key covers them: a field that changes nothing is left out.
-
-    So models that were trained before such a field existed keep their key.
-    """
-    described = model.model_dump(mode="json")
-    if not model.shortcuts.on:
-        del described["shortcuts"]
-    if not model.limit_covers_prompt:
-        del described["limit_covers_prompt"]
-    if not model.centre or model.head == "none":
-        del described["centre"]
-    described["connector"] = model.connector.keyed(used=model.has_connector)
-    return {"model": described, "training": training.keyed()}

@@ -13,12 +13,13 @@ import torch
 from PIL import Image
 
 from notellm2.model.backbones.adapters import tune
-from notellm2.model.backbones.load import LanguageModel, load_language_model
+from notellm2.model.backbones.load import LanguageModel, backbone_digest, load_language_model
+from notellm2.model.bundle.bundle import BundleConfig
 from notellm2.model.network.note_source import NoteSource
 from notellm2.model.network.notellm2 import NoteLLM2
 from notellm2.model.network.prompt import WORDINGS, encode_texts, layout
 from notellm2.notes.schema import Note
-from notellm2.recipe import ConnectorConfig, LoraSettings, ModelConfig
+from notellm2.recipe import ConnectorConfig, ImageLimits, LoraSettings, ModelConfig
 
 WIDTH = 16
 VISION = (5, 12)
@@ -295,6 +296,19 @@ def build_network(folder: Path, config: ModelConfig, vision_width: int = VISION[
             if "lora_B" in name or name == "head.bias":  # fresh ones do nothing; these shall
                 parameter.normal_(std=0.1)
     return network.eval(), language
+
+
+def bundle_config(config: ModelConfig, language: LanguageModel, llm: Path, vision: Path) -> BundleConfig:
+    """A bundle's description over backbones in two folders."""
+    return BundleConfig(
+        model=config,
+        images=ImageLimits(),
+        llm=str(llm),
+        llm_digest=language.digest,
+        vision=str(vision),
+        vision_digest=backbone_digest(str(vision)),
+        revision=None,
+    )
 
 
 def source_of(

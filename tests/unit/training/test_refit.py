@@ -10,13 +10,12 @@ import pytest
 import torch
 
 from notellm2.model.bundle.bundle import Bundle
-from notellm2.model.network.loss import pair_loss, spread
+from notellm2.model.network.loss import spread
 from notellm2.model.network.note_source import NoteSource, embed_rows, hidden_rows
 from notellm2.model.network.prompt import encode_texts
 from notellm2.recipe import ModelConfig, RefitConfig, ShortcutsConfig, TrainingConfig
 from notellm2.training.fit import pair_rows
-from notellm2.training.refit import refit, refit_loss
-from notellm2.training.training_stage import _keyed_sections
+from notellm2.training.refit import refit
 from tests.unit.training.small_run import COUNT, MODEL, TRAINING, Stages
 
 SHORTCUTS = MODEL.model_copy(update={"shortcuts": ShortcutsConfig(image_grid=2, runs=3, runs_kept=512)})
@@ -121,20 +120,8 @@ def test_shortcuts_are_silent_while_the_network_trains(stages: Stages) -> None:
     assert losses[0] == losses[1]
 
 
-def test_the_loss_is_the_pair_loss_of_centred_outputs() -> None:
-    y = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
-    mask = torch.zeros(8, 8, dtype=torch.bool)
-    scale = torch.tensor(1.5)
-    expected = pair_loss(spread(y, centre=True), scale, mask)
-    torch.testing.assert_close(refit_loss(y, scale, mask, torch.zeros(8)), expected)
-    # A correction that is the same for all notes changes nothing.
-    torch.testing.assert_close(refit_loss(y, scale, mask, torch.full((8,), -0.7)), expected)
-
-
 def test_a_key_without_refit_and_shortcuts_is_what_it_was() -> None:
-    sections = _keyed_sections(ModelConfig(), TrainingConfig())
-    assert "shortcuts" not in sections["model"]
-    assert "refit" not in sections["training"]
-    sections = _keyed_sections(SHORTCUTS, TRAINING.model_copy(update={"refit": REFIT}))
-    assert sections["model"]["shortcuts"]["runs"] == 3
-    assert sections["training"]["refit"]["epochs"] == 4
+    assert "shortcuts" not in ModelConfig().keyed()
+    assert "refit" not in TrainingConfig().keyed()
+    assert SHORTCUTS.keyed()["shortcuts"]["runs"] == 3
+    assert TRAINING.model_copy(update={"refit": REFIT}).keyed()["refit"]["epochs"] == 4

@@ -69,20 +69,9 @@ def recall_curve(metrics: Metrics, theme: Theme = LIGHT) -> bytes:
     """Recall by cut-off, all pairs, one line a model."""
     ks = recall_ks(metrics)
     figure, (axes,) = new_figure(theme, height=3.9)
-    for model, (colour, style, marker) in _LINES.items():
-        if model not in metrics:
-            continue
+    for model in (name for name in _LINES if name in metrics):
         values = [metrics[model]["all"][f"recall@{k}"] for k in ks]
-        axes.plot(
-            ks,
-            [float("nan") if value is None else 100 * value for value in values],
-            color=colour or theme.tuned,
-            linestyle=style,
-            marker=marker,
-            markersize=5,
-            linewidth=2.6 if model == "both" else 1.5,
-            label=LABELS[model],
-        )
+        axes.plot(ks, [float("nan") if value is None else 100 * value for value in values], **_line(model, theme))
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(ks))
     axes.xaxis.set_major_formatter(FixedFormatter([f"{k:,}" for k in ks]))
@@ -104,18 +93,8 @@ def by_popularity(metrics: Metrics, intervals: Intervals, theme: Theme = LIGHT) 
         return None
     figure, (axes,) = new_figure(theme, height=3.6)
     for model in ("both", "text_only", "tfidf"):
-        colour, style, marker = _LINES[model]
         shown = [metrics[model][f"popularity_{i:02d}"][f"recall@{k}"] or 0.0 for i in tenths]
-        axes.plot(
-            tenths,
-            [100 * value for value in shown],
-            color=colour or theme.tuned,
-            linestyle=style,
-            marker=marker,
-            markersize=5,
-            linewidth=2.6 if model == "both" else 1.5,
-            label=LABELS[model],
-        )
+        axes.plot(tenths, [100 * value for value in shown], **_line(model, theme))
     ends = [_ends(intervals, "both", f"popularity_{i:02d}", f"recall@{k}") or (0.0, 0.0) for i in tenths]
     axes.fill_between(tenths, [low for low, _ in ends], [high for _, high in ends], color=theme.tuned, alpha=0.18)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -154,6 +133,20 @@ def training_curve(history: Sequence[Mapping[str, Any]], theme: Theme = LIGHT) -
     bottom.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     add_legend(figure, bottom, theme, columns=2)
     return png(figure)
+
+
+def _line(model: str, theme: Theme) -> dict[str, Any]:
+    """How a model's line is drawn and called."""
+    colour, style, marker = _LINES[model]
+    width = 2.6 if model == "both" else 1.5
+    return {
+        "color": colour or theme.tuned,
+        "linestyle": style,
+        "marker": marker,
+        "markersize": 5,
+        "linewidth": width,
+        "label": LABELS[model],
+    }
 
 
 def _series(history: Sequence[Mapping[str, Any]], key: str) -> tuple[list[float], list[float]]:

@@ -10,7 +10,13 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def pair_loss(x_2BD: Tensor, log_scale: Tensor, mask_22: Tensor | None = None, rows: slice | None = None) -> Tensor:
+def pair_loss(
+    x_2BD: Tensor,
+    log_scale: Tensor,
+    mask_22: Tensor | None = None,
+    rows: slice | None = None,
+    offset_2B: Tensor | None = None,
+) -> Tensor:
     """Cross-entropy of each embedding's partner among all others.
 
     Rows 2i and 2i+1 of `x_2BD` are partners. logits = x·xᵀ·exp(τ), self-similarity masked.
@@ -21,6 +27,7 @@ def pair_loss(x_2BD: Tensor, log_scale: Tensor, mask_22: Tensor | None = None, r
         mask_22: bool[2B, 2B] of entries that are no negatives (the same note again, a known positive); partners
             are never masked. None: mask only the diagonal.
         rows: those of `x_2BD` to judge, with the mask's rows for them alone; None: all.
+        offset_2B: added to the logits of each column, such as what corrects for how often its note is drawn (logQ).
 
     Returns:
         Scalar; `chance_loss` when all embeddings are alike.
@@ -32,6 +39,8 @@ def pair_loss(x_2BD: Tensor, log_scale: Tensor, mask_22: Tensor | None = None, r
     none = torch.zeros(len(index), len(x_2BD), dtype=torch.bool, device=x_2BD.device)
     excluded = _excluded(none if mask_22 is None else mask_22, index)
     logits = (judged @ x_2BD.T).float() * log_scale.exp()
+    if offset_2B is not None:
+        logits = logits + offset_2B
     return functional.cross_entropy(logits.masked_fill(excluded, -math.inf), index ^ 1)
 
 

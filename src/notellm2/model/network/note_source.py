@@ -89,7 +89,7 @@ def hidden_rows(network: NoteLLM2, source: NoteSource, rows: Rows, *, size: int,
     multimodal: list[Tensor] = []
     visual: list[Tensor] = []
     positions: list[Rows] = []
-    with _evaluating(network):
+    with evaluating(network):
         for chunk, hidden in _hidden_chunks(network, source, rows, size, modality):
             positions.append(chunk)
             multimodal.append(hidden.multimodal_BH.float().cpu())
@@ -107,7 +107,7 @@ def embed_rows(
     With `bare` they are the head's outputs as they are (`NoteLLM2.embed`).
     """
     embedded = np.empty((len(rows), network.head.out_features), np.float32)
-    with _evaluating(network):
+    with evaluating(network):
         for chunk, hidden in _hidden_chunks(network, source, rows, size, modality):
             embeddings = network.embed(replace(hidden, visual_BH=None), bare=bare)
             embedded[chunk] = embeddings.multimodal_BD.cpu().numpy()
@@ -115,7 +115,7 @@ def embed_rows(
 
 
 @contextlib.contextmanager
-def _evaluating(network: NoteLLM2) -> Iterator[None]:
+def evaluating(network: NoteLLM2) -> Iterator[None]:
     """Put the network into evaluation mode without gradients, and back into its mode at the end."""
     training = network.training
     network.eval()

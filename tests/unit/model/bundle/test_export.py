@@ -16,7 +16,7 @@ from PIL import Image
 
 from notellm2.errors import InputError
 from notellm2.model.backbones.adapters import with_lora
-from notellm2.model.backbones.load import backbone_digest, load_language_model
+from notellm2.model.backbones.load import load_language_model
 from notellm2.model.bundle import export
 from notellm2.model.bundle.bundle import Bundle, BundleConfig, BundleError, save_bundle
 from notellm2.model.bundle.export import export_bundle, standalone
@@ -28,7 +28,7 @@ from notellm2.notes.schema import Note
 from notellm2.recipe import ConnectorConfig, ImageLimits, ModelConfig
 from tests.conftest import ROOT
 from tests.unit.conftest import Backbone
-from tests.unit.model.tiny import VARIANTS, build_network, model_config, png
+from tests.unit.model.tiny import VARIANTS, build_network, bundle_config, model_config, png
 
 RED, BLUE = (200, 30, 30), (20, 40, 220)
 NOTES = [
@@ -50,15 +50,7 @@ PLAIN: list[dict[str, Any]] = [
 
 def bundle_of(folder: Path, backbone: Backbone, config: ModelConfig, llm: str, eyes: str, width: int) -> Path:
     network, language = build_network(backbone(llm), config, width)
-    described = BundleConfig(
-        model=config,
-        images=ImageLimits(),
-        llm=str(backbone(llm)),
-        llm_digest=language.digest,
-        vision=str(backbone(eyes)),
-        vision_digest=backbone_digest(str(backbone(eyes))),
-        revision=None,
-    )
+    described = bundle_config(config, language, backbone(llm), backbone(eyes))
     save_bundle(folder / "bundle", network, language, described, NOTES[:3])
     return folder / "bundle"
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from notellm2.model.backbones.encode_images import encode_images
-from notellm2.model.backbones.load import LanguageModel, VisionEncoder, backbone_digest, load_vision_encoder
+from notellm2.model.backbones.load import LanguageModel, VisionEncoder, load_vision_encoder
 from notellm2.model.bundle import bundle
 from notellm2.model.bundle.bundle import Bundle, BundleConfig, save_bundle
 from notellm2.model.network.note_source import NoteSource
@@ -20,7 +20,7 @@ from notellm2.model.network.prompt import encode_texts, layout
 from notellm2.notes.schema import Note
 from notellm2.recipe import ConnectorConfig, ImageLimits, ModelConfig
 from tests.unit.conftest import Backbone
-from tests.unit.model.tiny import build_network, model_config, png
+from tests.unit.model.tiny import build_network, bundle_config, model_config, png
 
 NOTES = [
     Note("both", "a walk", ("hills",), "we walked all day", png((200, 30, 30))),
@@ -42,15 +42,7 @@ def assembled(
 ) -> tuple[NoteLLM2, LanguageModel, NoteSource, BundleConfig]:
     vision = load_vision_encoder(str(backbone(eyes)))
     network, language = build_network(backbone(llm), config, vision.width)
-    described = BundleConfig(
-        model=config,
-        images=ImageLimits(),
-        llm=str(backbone(llm)),
-        llm_digest=language.digest,
-        vision=str(backbone(eyes)),
-        vision_digest=backbone_digest(str(backbone(eyes))),
-        revision=None,
-    )
+    described = bundle_config(config, language, backbone(llm), backbone(eyes))
     return network, language, source(language, vision, config), described
 
 

@@ -31,6 +31,22 @@ def loss_by_loops(x: np.ndarray, log_scale: float, mask: np.ndarray | None = Non
     return total / len(x)
 
 
+def test_an_offset_is_added_to_the_logits_of_each_column() -> None:
+    x, scale = embeddings(), torch.tensor(1.5, dtype=torch.float64)
+    expected = pair_loss(x, scale)
+    assert torch.equal(pair_loss(x, scale, offset_2B=torch.zeros(2 * PAIRS)), expected)
+    torch.testing.assert_close(pair_loss(x, scale, offset_2B=torch.full((2 * PAIRS,), -0.7)), expected)
+    # Minus infinity takes a note out of the comparison, as a mask does.
+    out = torch.zeros(2 * PAIRS)
+    out[2] = -math.inf
+    mask = np.zeros((2 * PAIRS, 2 * PAIRS), np.bool_)
+    mask[:, 2] = True
+    rows = slice(4, None)
+    assert float(pair_loss(x, scale, None, rows, out)) == pytest.approx(
+        float(pair_loss(x, scale, torch.from_numpy(mask)[rows], rows))
+    )
+
+
 @pytest.mark.parametrize("log_scale", [-1.0, 0.0, 2.0, 3.0])
 def test_pair_loss_is_the_formula(log_scale: float) -> None:
     x = embeddings()
