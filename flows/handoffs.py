@@ -207,7 +207,7 @@ class Report(Made):
 
 
 class Decision(BaseModel):
-    """Whether to promote.
+    """Whether to promote, as it was decided.
 
     Attributes:
         promote: yes or no.
@@ -315,7 +315,7 @@ class Changes(HandOff):
 
 
 class Published(HandOff):
-    """A publication.
+    """A publication that a refresh has made.
 
     Attributes:
         publication: its name.

@@ -52,7 +52,7 @@ class FlowSettings(BaseModel):
 
     @classmethod
     def check(cls, **values: Any) -> Self:
-        """The settings of these values, as a command line has them.
+        """Make the settings of these values, as a command line has them.
 
         Raises:
             InputError: a value is out of range, or the recipe is wrong; names each.
@@ -71,7 +71,7 @@ class FlowSettings(BaseModel):
 
     @property
     def store_path(self) -> Path:
-        """The store."""
+        """The folder of the store."""
         return Path(self.store)
 
 
@@ -147,7 +147,7 @@ class AblateSettings(RetrainSettings):
         return self
 
     def cells(self) -> list[tuple[str, int, Recipe]]:
-        """Variant, seed and recipe of every cell of the table, in order.
+        """List variant, seed and recipe of every cell of the table, in order.
 
         Raises:
             InputError: the recipe does not allow a variant's changes.

@@ -36,7 +36,7 @@ def enter() -> dict[str, str]:
 
 
 def describe() -> dict[str, str]:
-    """What is deployed: the commit of the checkout or of the image, else the package's version.
+    """Say what is deployed: the commit of the checkout or of the image, else the package's version.
 
     Returns:
         ``version``.
@@ -45,7 +45,7 @@ def describe() -> dict[str, str]:
 
 
 def commit(digits: int = 40, folder: Path | None = None) -> str | None:
-    """The commit this code is from, with ``-dirty`` after it if files differ; None where git does not know.
+    """Return the commit this code is from, with ``-dirty`` after it if files differ; None where git does not know.
 
     Pins of data (``*.dvc``) do not count: an ingest writes them, and every run records its data version by itself. An
     image holds no repository: its ``NOTELLM2_COMMIT`` says what it was built from.

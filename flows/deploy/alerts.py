@@ -32,7 +32,7 @@ _WEBHOOK_BODY = (
 
 
 def block_variables() -> dict[str, str]:
-    """Blocks that can be made from the environment, and the variable of each."""
+    """Name the blocks that can be made from the environment, and the variable of each."""
     return {
         "webhook/notellm2": "NOTELLM2_ALERT_WEBHOOK_URL",
         "slack-webhook/notellm2": "NOTELLM2_ALERT_SLACK_URL",
@@ -43,7 +43,7 @@ def block_variables() -> dict[str, str]:
 
 
 def blocks_from_environment() -> dict[str, Block]:
-    """The blocks whose variable is set, by name; not saved anywhere.
+    """Make the blocks whose variable is set, by name; not saved anywhere.
 
     Raises:
         InputError: an address is none of its kind, or its file cannot be read; the address is not shown.
@@ -68,7 +68,7 @@ def blocks_from_environment() -> dict[str, Block]:
 
 
 def load_specifications(path: Path) -> list[dict[str, Any]]:
-    """The automations of a file, as they stand there.
+    """Read the automations of a file, as they stand there.
 
     Raises:
         InputError: the file is missing or is no list of automations, or a name lacks the prefix.
@@ -91,7 +91,7 @@ def load_specifications(path: Path) -> list[dict[str, Any]]:
 def build(
     specification: Mapping[str, Any], deployments: Mapping[str, UUID], blocks: Mapping[str, UUID]
 ) -> AutomationCore | None:
-    """An automation with its short forms resolved; None where all it does is to notify people, and nobody is named.
+    """Build an automation, its short forms resolved; None where it only notifies people, and nobody is named.
 
     Args:
         specification: of one automation, as in the file.
@@ -126,7 +126,7 @@ def build(
 
 
 def missing_blocks(wanted: Sequence[str], there: Mapping[str, UUID], recipe: str) -> InputError | None:
-    """What to say of blocks that a recipe names and the Prefect server does not have; None: all are there."""
+    """Say which blocks a recipe names and the Prefect server lacks; None: all are there."""
     lacking = [name for name in wanted if name not in there]
     if not lacking:
         return None

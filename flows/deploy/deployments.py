@@ -97,7 +97,7 @@ def deploy(file: Path, automations: Path, pool_type: str, *, check_only: bool = 
 
 
 def read_project(file: Path, automations: Path) -> Project:
-    """What the files say; what is wrong in one is known before anything is changed.
+    """Read the project's files; what is wrong in one is known before anything is changed.
 
     Raises:
         InputError: a file is missing or wrong.
@@ -126,7 +126,7 @@ def _server_problems() -> Iterator[None]:
 
 
 def named_deployments(file: Path) -> tuple[list[str], str]:
-    """FLOW/DEPLOYMENT of every deployment of a prefect.yaml, and the recipe that `retrain` follows.
+    """List every deployment of a prefect.yaml as FLOW/DEPLOYMENT, and the recipe that `retrain` follows.
 
     Raises:
         InputError: the file is missing or is not as expected.
@@ -205,7 +205,7 @@ async def _make_automations(project: Project, blocks: Mapping[str, Block]) -> li
 
 
 def updated(before: Automation, made: AutomationCore) -> AutomationCore | None:
-    """What an automation is to become; None: it is so already, and an update would forget whom it is waiting for.
+    """Compute what an automation is to become; None: it is so already (an update would forget whom it waits for).
 
     On or off as somebody has left it. Every field is set, as an update wants them, but the owner, which it refuses.
     """

@@ -64,7 +64,7 @@ _POLL_S = 0.1
 
 
 def uses_embedded_server() -> bool:
-    """Whether the user names no server by ``PREFECT_API_URL``, so that one lives as long as the flow."""
+    """Return whether the user names no server by ``PREFECT_API_URL``, so that one lives as long as the flow."""
     return not os.environ.get("PREFECT_API_URL")
 
 

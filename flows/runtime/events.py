@@ -71,7 +71,7 @@ def emit(
     related: Mapping[str, str] | None = None,
     number: uuid.UUID | None = None,
 ) -> None:
-    """Emit an event.
+    """Emit an event to Prefect and to the log.
 
     Args:
         name: of the event.

@@ -55,13 +55,13 @@ class Job(BaseModel):
         return Store(self.workspace.root, self.provenance)
 
     def about(self, **facts: str | None) -> Job:
-        """This job with more provenance; what is None is left out."""
+        """Return this job with more provenance; what is None is left out."""
         known = {name: value for name, value in facts.items() if value is not None}
         return self.model_copy(update={"provenance": {**self.provenance, **known}})
 
 
 def open_job(recipe: Recipe, store: Path) -> Job:
-    """The job that a recipe describes, in the flow run that calls this, if one does."""
+    """Make the job that a recipe describes, in the flow run that calls this, if one does."""
     from notellm2.registry.recipes import recipe_digest
 
     calm_logs()
@@ -76,7 +76,7 @@ def open_job(recipe: Recipe, store: Path) -> Job:
 
 
 def recipe_name() -> str:
-    """Name of a flow run: its recipe's file name."""
+    """Name a flow run by its recipe's file name."""
     settings = flow_run.parameters["settings"]
     recipe = settings["recipe"] if isinstance(settings, Mapping) else settings.recipe
     return Path(recipe).stem if recipe else "of-the-champion"
@@ -120,7 +120,7 @@ def skip_if_scheduled(reason: str | None) -> State[Any] | None:
 
 
 def missing_export(folder: str | None) -> str | None:
-    """What to say of a folder of new notes that is not there; None: it is there, or none is named."""
+    """Say that a folder of new notes is not there; None: it is there, or none is named."""
     if folder is None or Path(folder).exists():
         return None
     return f"{folder}: no export here yet"

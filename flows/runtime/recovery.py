@@ -13,7 +13,7 @@ _PREFIX = "process:"
 
 
 def run_tag() -> str:
-    """The tag every run of this process carries: which process it is."""
+    """Return the tag every run of this process carries: which process it is."""
     return _PREFIX + process_tag()
 
 

@@ -70,7 +70,7 @@ def _log_origin(run: Run, job: Job, data: DataVersion) -> None:
 
 
 def run_key(job: Job, md5: str) -> str:
-    """Digest of what decides a run's model, curves and figures."""
+    """Digest what decides a run's model, curves and figures."""
     from notellm2.embedding import vectors_stage as embedding
     from notellm2.evaluation import evaluation_stage as evaluation
     from notellm2.model.backbones import backbones_stage as model
@@ -89,7 +89,7 @@ def run_key(job: Job, md5: str) -> str:
 
 
 def attach_run(job: Job) -> Run:
-    """The open run of a job, for a task.
+    """Attach to the open run of a job, for a task.
 
     Raises:
         RuntimeError: none is open; a task is called outside `open_run`.
@@ -102,7 +102,7 @@ def attach_run(job: Job) -> Run:
 
 
 def tracking(job: Job) -> Tracking:
-    """Where runs and versions are recorded."""
+    """Return where runs and versions are recorded."""
     from notellm2.registry.tracking import Tracking
 
     return Tracking.at(job.workspace, job.recipe.registry)

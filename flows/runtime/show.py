@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 
 def warn(message: str) -> None:
-    """A warning in the run's log."""
+    """Put a warning into the run's log."""
     get_run_logger().warning("%s", message)
 
 
 def data(info: DatasetInfo, origin: str) -> None:
-    """What data set the run reads, and what its import set aside."""
+    """Show what data set the run reads, and what its import set aside."""
     rows = [
         ("name", info.name),
         ("notes", f"{info.notes:,}"),
@@ -45,18 +45,18 @@ def data(info: DatasetInfo, origin: str) -> None:
 
 
 def data_version(text: str) -> None:
-    """What an ingest made of an export."""
+    """Show what an ingest made of an export."""
     _markdown("data-version", f"```text\n{text}\n```", "Data version")
 
 
 def cleanup(text: str) -> None:
-    """What a cleanup removed."""
+    """Show what a cleanup removed."""
     _log("%s", text)
     _markdown("cleanup", f"```text\n{text}\n```", "Cleanup")
 
 
 def quality(checked: Artifact) -> None:
-    """The expectations, failures first."""
+    """Show the expectations, failures first."""
     summary = checked.summary
     for warning in summary["warnings"]:
         warn(f"data quality: {warning} did not hold (a warning; see {checked.path / 'summary.md'})")
@@ -65,7 +65,7 @@ def quality(checked: Artifact) -> None:
 
 
 def pairs(mined: Artifact) -> None:
-    """How many notes and pairs each split has."""
+    """Show how many notes and pairs each split has."""
     summary = mined.summary
     splits = [(name, count, summary["pairs"][name]) for name, count in summary["notes"].items()]
     _log("pairs: %s; test pool %s notes", summary["pairs"], summary["pool"])
@@ -88,7 +88,7 @@ class Progress:
 
 
 def training(trained: Artifact) -> None:
-    """How the tuning went, and a warning if it stayed where it began."""
+    """Show how the tuning went, and a warning if it stayed where it began."""
     summary = trained.summary
     if summary["left_chance"] is False:
         warn(
@@ -103,7 +103,7 @@ def training(trained: Artifact) -> None:
 
 
 def metrics(measured: Artifact) -> None:
-    """Recall of every model and baseline, on all pairs and on each slice."""
+    """Show recall of every model and baseline, on all pairs and on each slice."""
     figures: Metrics = json.loads(measured.file("metrics.json").read_text())
     figure = f"recall@{headline_k(figures)}"
     rows = [
@@ -115,12 +115,12 @@ def metrics(measured: Artifact) -> None:
 
 
 def backtest(made: Artifact) -> None:
-    """The backtest's table."""
+    """Show the backtest's table."""
     _markdown("backtest", made.file("backtest.md").read_text(), "Backtest")
 
 
 def verdict(judged: Verdict) -> None:
-    """The gate's rules, and what each compared."""
+    """Show the gate's rules, and what each compared."""
     for rule in judged.warnings:
         warn(f"gate: {rule.name}: {rule.detail}")
     _log("gate: %s", judged.sentence)
@@ -128,7 +128,7 @@ def verdict(judged: Verdict) -> None:
 
 
 def question(version: str, judged: Judged, report: Report) -> str:
-    """What a person reads who is to approve a version: the verdict, every rule, and where the report is."""
+    """Compose what a person reads who is to approve a version: the verdict, every rule, and the report's address."""
     over = f"version {judged.champion}" if judged.champion else "no champion so far"
     page = report.artifact.path / "report.html"
     return (
@@ -138,13 +138,13 @@ def question(version: str, judged: Judged, report: Report) -> str:
 
 
 def waiting(version: str, timeout_s: int) -> None:
-    """That a person is asked now, and where."""
+    """Show that a person is asked now, and where."""
     where = flow_run_page() or "Prefect's page of this run"
     warn(f"version {version} waits for approval, at most {timeout_s} s: {where}")
 
 
 def promotion(entry: Entry) -> None:
-    """What is in use now, in place of what."""
+    """Show what is in use now, in place of what."""
     rows = [
         ("version", entry.to.version),
         ("index", entry.to.publication),
@@ -165,13 +165,13 @@ def _rules(verdict: Verdict) -> str:
 
 
 def report(page: Artifact) -> None:
-    """Where the report is."""
+    """Show where the report is."""
     path = page.file("report.html")
     create_link_artifact(path.as_uri(), link_text="report.html", key="report", description=f"The report: {path}")
 
 
 def mlflow_run(run: Run) -> None:
-    """Where the MLflow run is, from its start on."""
+    """Show where the MLflow run is, from its start on."""
     where = run.tracking
     link = where.page(f"/experiments/{where.experiment_id()}/runs/{run.run_id}")
     about = f"The MLflow run in {where.shown_uri} (without a server: `make ui`)"
@@ -179,7 +179,7 @@ def mlflow_run(run: Run) -> None:
 
 
 def model_version(version: Version, where: Tracking) -> None:
-    """Where the registered version is."""
+    """Show where the registered version is."""
     link = where.page(f"/models/{quote(version.name, safe='')}/versions/{version.version}")
     about = f"The model version in {where.shown_uri}; what it was made from: `notellm2 lineage {version.version}`"
     text = f"{version.name} version {version.version}"
@@ -187,19 +187,19 @@ def model_version(version: Version, where: Tracking) -> None:
 
 
 def flow_run_page() -> str | None:
-    """Address of the present flow run's page; None where Prefect has none (an embedded server)."""
+    """Return the address of the present flow run's page; None where Prefect has none (an embedded server)."""
     number = flow_run.get_id()
     return (number and url_for("flow-run", obj_id=number)) or None
 
 
 def timeline(stages: Iterable[HandOff]) -> str:
-    """Seconds per stage and what was reused, as aligned text."""
+    """Format seconds per stage and what was reused, as aligned text."""
     rows = [f"  {one.name:<16} {one.seconds:>8.1f} s  {'reused' if one.reused else 'done'}" for one in stages]
     return "\n".join(rows)
 
 
 def table(markdown: str) -> None:
-    """The table of a sweep."""
+    """Show the table of a sweep."""
     _markdown("ablation", markdown, "Variants, % (mean ± standard deviation over seeds)")
 
 

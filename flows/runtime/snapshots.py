@@ -23,7 +23,7 @@ _TRIES = 3
 
 
 def data_of_run(job: Job) -> Path | None:
-    """The data that this run read when it began; None: it begins now, or is no run of a deployment."""
+    """Return the data that this run read when it began; None: it begins now, or is no run of a deployment."""
     if job.flow_run is None or not _note(job).is_file():
         return None
     kept = _versions(job) / str(json.loads(_note(job).read_text())["md5"])
@@ -31,7 +31,7 @@ def data_of_run(job: Job) -> Path | None:
 
 
 def keep(job: Job, folder: Path) -> tuple[Path, str]:
-    """The version in a folder under a name that stays as it is, and its md5; the folder itself without a deployment.
+    """Keep the version in a folder under a name that stays as it is; returns that folder and its md5.
 
     Raises:
         OSError: the folder was replaced again and again meanwhile, or cannot be read.

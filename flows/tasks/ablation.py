@@ -11,7 +11,7 @@ from flows.tasks.stage import HOUR, stage
 
 @stage("ablation table", timeout_s=HOUR)
 def tabulate(job: Job, cells: list[CellEvaluated]) -> Ablated:
-    """One table and one plot of all cells, filed with the sweep's run."""
+    """Put all cells into one table and one plot, filed with the sweep's run."""
     from notellm2.evaluation.ablation import Cell, ablation
 
     made = ablation(job.store, [Cell(cell.variant, cell.seed, cell.evaluated.artifact) for cell in cells])

@@ -38,7 +38,7 @@ class NotApproved(InputError):
 
 
 def decide(job: Job, registered: Registered, judged: Judged, report: Report) -> Decision:
-    """Whether to promote, who says so, and why. Not a task: a run that waits for a person may be suspended here.
+    """Decide whether to promote, who says so, and why. Not a task: a run that waits for a person may be suspended here.
 
     Raises:
         NotApproved: nobody decided in time.

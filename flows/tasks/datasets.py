@@ -25,7 +25,7 @@ AS_NAMED, IN_PLACE, IMPORTED_BEFORE, AS_BEGUN = THERE_ALREADY = (
 
 
 def data_folder(job: Job, source: Path | None) -> tuple[Path, str]:
-    """The folder of the data set to train on, ready to open, and a word on how it came to be there.
+    """Return the folder of the data set to train on, ready to open, and a word on how it came to be there.
 
     A plain export is imported unless its data set is there and was made of this very export as it is now, within the
     same bounds. ``--data EXPORT`` goes into the store, so that a trial never replaces the versioned data.
@@ -58,7 +58,7 @@ def data_folder(job: Job, source: Path | None) -> tuple[Path, str]:
 
 
 def previous_version(job: Job, md5: str, info: DatasetInfo) -> DatasetInfo | None:
-    """The version of this data set that passed its checks here before this one did.
+    """Find the version of this data set that passed its checks here before this one did.
 
     The answer for a version that passed never changes, whatever comes later, so that its checks are reused.
     """
@@ -69,7 +69,7 @@ def previous_version(job: Job, md5: str, info: DatasetInfo) -> DatasetInfo | Non
 
 
 def known_version(job: Job, md5: str) -> DatasetInfo | None:
-    """The description of a version that passed its checks here; None: not known."""
+    """Find the description of a version that passed its checks here; None: not known."""
     matches = [entry for entry in _passed(job) if entry["md5"] == md5]
     return DatasetInfo.model_validate(matches[-1]["info"]) if matches else None
 

@@ -16,7 +16,7 @@ _WIDTH = 60
 
 
 def examples(job: Job, dataset: Dataset) -> list[str]:
-    """Lines with example notes, spread over the data set, and their nearest neighbours.
+    """Compose lines with example notes, spread over the data set, and their nearest neighbours.
 
     Raises:
         RuntimeError: the published index does not answer.

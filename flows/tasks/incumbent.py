@@ -42,7 +42,7 @@ def compare_with_champion(job: Job, mined: Mined, evaluated: Evaluated, register
 
 
 def version_to_beat(tracking: Tracking, challenger: str) -> Version | None:
-    """The champion; if that is the challenger itself, promoted by an earlier run of the same job, the one before it."""
+    """Name the champion; if that is the challenger itself, promoted by an earlier run of the job, the one before."""
     from notellm2.registry import versions
 
     current = versions.champion(tracking)
@@ -53,7 +53,7 @@ def version_to_beat(tracking: Tracking, challenger: str) -> Version | None:
 
 
 def evaluate_version(job: Job, mined: Mined, version: Version) -> Artifact | None:
-    """A version's evaluation on these test pairs; None, with a warning, where what it was made of is gone or damaged.
+    """Evaluate a version on these test pairs; None, with a warning, where what it was made of is gone or damaged.
 
     The gate then has nothing to compare with, and refuses the challenger.
     """

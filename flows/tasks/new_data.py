@@ -12,7 +12,7 @@ from notellm2.notes.dataset import Dataset
 
 
 def export_to_import(job: Job, named: str | None) -> str | None:
-    """What to import: the one that is named, else the recipe's; None: the recipe makes its data set itself.
+    """Choose what to import: the one that is named, else the recipe's; None: the recipe makes its data set itself.
 
     Raises:
         InputError: there is none.
@@ -55,7 +55,7 @@ def pin_data(job: Job, data: DataVersion, pin: bool, push: bool, remote: str | N
 
 @stage("summary", timeout_s=MINUTE)
 def summarise(_job: Job, data: DataVersion, checked: Checked, placed: PlacedData, pinned: Pinned) -> Outcome:
-    """What to print at the end."""
+    """Compose what to print at the end."""
     lines = [
         f"Version:  {data.md5} ({'new' if pinned.new else 'known already'})",
         f"Data set: {placed.path} ({'replaced' if placed.changed else 'as it was'})",

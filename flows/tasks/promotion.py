@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @stage("promotion", timeout_s=HOUR, retries=2)
 def promote(job: Job, data: DataVersion, candidate: Candidate, judged: Judged, decision: Decision) -> Promoted:
-    """If it was so decided: make the challenger champion and its index the published one, together."""
+    """Make the challenger champion and its index the published one, together, if it was so decided."""
     if not decision.promote:
         show.warn(f"not promoted: {decision.reason}")
         return Promoted(promoted=False, reason=decision.reason)
@@ -43,7 +43,7 @@ def promote(job: Job, data: DataVersion, candidate: Candidate, judged: Judged, d
 
 
 def promoter(job: Job) -> Promoter:
-    """What moves the alias and the pointer of this job's model and store."""
+    """Make what moves the alias and the pointer of this job's model and store."""
     from notellm2.promotion.transaction import Promoter
     from notellm2.publication.opening import open_location
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def nothing_published(store: Path) -> str | None:
-    """What to say where nothing was published yet; None: something is."""
+    """Say that nothing was published yet; None: something is."""
     from notellm2.publication.pointer import NothingPublished, read_pointer
 
     try:
@@ -30,7 +30,7 @@ def nothing_published(store: Path) -> str | None:
 
 
 def recipe_of_champion(store: Path, overrides: tuple[str, ...]) -> Recipe:
-    """The recipe that the champion's run recorded, with assignments on top.
+    """Read the recipe that the champion's run recorded, with assignments on top.
 
     Raises:
         InputError: nothing is published there, there is no such recipe, or it is wrong.
@@ -136,7 +136,7 @@ def publish(job: Job, data: DataVersion, in_use: InUse, changes: Changes, indexe
 def summarise(
     job: Job, in_use: InUse, changes: Changes, indexed: Indexed | None = None, published: Published | None = None
 ) -> Outcome:
-    """What to print at the end."""
+    """Compose what to print at the end."""
     if published is None or indexed is None:
         same = f"the published index {in_use.publication} has these {in_use.count} notes as they are."
         return Outcome(text=f"Nothing to do: {same}")

@@ -26,7 +26,7 @@ def register_model(job: Job, mined: Mined, trained: Trained, made_from: list[Mad
 
 
 def test_set(mined: Artifact) -> str:
-    """Digest of the data, the test pairs, their pool and the way they are measured.
+    """Digest the data, the test pairs, their pool and the way they are measured.
 
     Figures compare only where it is equal: the same pairs of notes whose text or images changed are another test.
     """

@@ -114,7 +114,7 @@ def check_staleness(job: Job) -> Cleaned:
 
 @stage("summary", timeout_s=MINUTE)
 def summarise(_job: Job, done: list[Cleaned], dry_run: bool) -> Outcome:
-    """What to print at the end."""
+    """Compose what to print at the end."""
     text = "\n".join(["Would be removed:" if dry_run else "Removed:", *(f"  {one.summary}" for one in done)])
     show.cleanup(text)
     return Outcome(text=text)

@@ -13,7 +13,7 @@ from flows.tasks.stage import MINUTE, stage
 def summarise(
     job: Job, data: DataVersion, done: list[HandOff], judged: Judged, report: Report, promoted: Promoted
 ) -> Outcome:
-    """What to print at the end: how long each stage took, and where to look."""
+    """Compose what to print at the end: how long each stage took, and where to look."""
     reused = [stage.reused for stage in done if stage.artifact is not None]
     lines = ["", "Stages:", show.timeline(done), ""]
     lines.append(f"{sum(reused)} of {len(reused)} artifacts were there already, {len(reused) - sum(reused)} made")

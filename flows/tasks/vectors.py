@@ -1,4 +1,4 @@
-"""Embed every note."""
+"""Embed every note of the data set."""
 
 from __future__ import annotations
 

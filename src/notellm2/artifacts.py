@@ -60,7 +60,7 @@ class Artifact:
     reused: bool = field(default=True, compare=False)
 
     def file(self, name: str) -> Path:
-        """Path of one of its files.
+        """Return the path of one of its files.
 
         Raises:
             ArtifactError: the artifact has no such file.
@@ -83,29 +83,29 @@ class Artifact:
         return summary
 
     def reference(self) -> dict[str, str]:
-        """The artifact as plain strings, for JSON."""
+        """Return the artifact as plain strings, for JSON."""
         return {"stage": self.stage, "key": self.key, "path": str(self.path)}
 
     @classmethod
     def from_reference(cls, reference: Mapping[str, str]) -> Artifact:
-        """The artifact that `reference` named."""
+        """Return the artifact that `reference` named."""
         return cls(reference["stage"], reference["key"], Path(reference["path"]))
 
 
 def digest_json(value: Any) -> str:
-    """SHA-256 (hex) of a JSON value, independent of key order and platform."""
+    """Compute the SHA-256 (hex) of a JSON value, independent of key order and platform."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def digest_file(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes, read in blocks."""
+    """Compute the SHA-256 (hex) of a file's bytes, read in blocks."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def digest_tree(root: Path) -> str:
-    """SHA-256 (hex) of a directory: relative names and bytes of every file below it, in order of name."""
+    """Compute the SHA-256 (hex) of a directory: relative names and bytes of every file, in order of name."""
     files = sorted(p for p in root.rglob("*") if p.is_file())
     return digest_json([[p.relative_to(root).as_posix(), digest_file(p)] for p in files])
 
@@ -148,7 +148,7 @@ class Store:
     provenance: Mapping[str, str] = field(default_factory=dict)
 
     def key(self, stage: str, version: int, config: Config, inputs: Inputs) -> str:
-        """The address of a stage's output; changes when the stage, its configuration or any input does."""
+        """Compute the address of a stage's output; it changes when stage, configuration or any input does."""
         return digest_json(
             {
                 "stage": stage,
@@ -214,7 +214,7 @@ class Store:
         return Artifact(stage, key, final, reused=False)
 
     def find(self, stage: str, key: str) -> Artifact | None:
-        """The artifact at an address, or None; verified file by file, and moved aside if it is damaged."""
+        """Find the artifact at an address, or None; verified file by file, and moved aside if it is damaged."""
         path = self.root / stage / key
         if not path.is_dir():
             return None
@@ -227,7 +227,7 @@ class Store:
         return artifact
 
     def problems(self, artifact: Artifact) -> list[str]:
-        """What is wrong with an artifact, one line a problem; empty when every file matches its manifest."""
+        """List what is wrong with an artifact, one line a problem; empty when every file matches its manifest."""
         try:
             manifest = artifact.manifest
             files: dict[str, dict[str, Any]] = manifest["files"]
@@ -249,19 +249,19 @@ class Store:
         return problems
 
     def workspace(self, stage: str, key: str, *, create: bool = True) -> Path:
-        """A directory beside the artifact that survives a kill (checkpoints); removed once the artifact is built."""
+        """Make a directory beside the artifact that survives a kill (checkpoints); removed once that is built."""
         path = self._sibling(stage, key, "work")
         if create:
             path.mkdir(parents=True, exist_ok=True)
         return path
 
     def artifacts(self) -> Iterator[Artifact]:
-        """Every artifact with a manifest, by stage and key."""
+        """List every artifact with a manifest, by stage and key."""
         for manifest in sorted(self.root.glob(f"[!_.]*/[!.]*/{MANIFEST}")):
             yield Artifact(manifest.parent.parent.name, manifest.parent.name, manifest.parent)
 
     def get(self, address: str) -> Artifact:
-        """The artifact named ``stage/key``; the key may be cut as long as it stays unambiguous.
+        """Find the artifact named ``stage/key``; the key may be cut as long as it stays unambiguous.
 
         Raises:
             InputError: no artifact, or more than one, answers to that address.

@@ -16,7 +16,7 @@ _IN_URL = re.compile(r"(?<=://)(?P<user>[^/\s:@'\"]*):[^/\s'\"]*@")
 
 
 def secret(name: str) -> str | None:
-    """The value of a secret variable, or what the file that ``NAME_FILE`` names holds; None where neither is set.
+    """Read a secret variable, or the file that ``NAME_FILE`` names; None where neither is set.
 
     Raises:
         InputError: both are set and differ, or the file cannot be read or is empty; never tells the value.
@@ -36,5 +36,5 @@ def secret(name: str) -> str | None:
 
 
 def redacted(text: str) -> str:
-    """The text with every password in a URL (``scheme://user:password@host``) replaced by ``***``."""
+    """Replace every password in a text's URLs (``scheme://user:password@host``) by ``***``."""
     return _IN_URL.sub(r"\g<user>:***@", text)

@@ -11,13 +11,13 @@ _PLAY_S = 5.0
 
 
 def process_tag(process: psutil.Process | None = None) -> str:
-    """``host:number:created`` of a process on this machine; None: this one. Seconds since 1970."""
+    """Identify a process on this machine as ``host:number:created``, seconds since 1970; None: this one."""
     process = process or psutil.Process()
     return f"{socket.gethostname()}:{process.pid}:{process.create_time():.0f}"
 
 
 def tagged_process(tag: str) -> psutil.Process | None:
-    """The running process of this machine that a tag names; None if it has ended, or the tag names none here."""
+    """Find the running process of this machine that a tag names; None if it has ended or is elsewhere."""
     host, number, created = _parts(tag)
     if host != socket.gethostname() or not (number.isdigit() and created.isdigit()):
         return None
@@ -30,7 +30,7 @@ def tagged_process(tag: str) -> psutil.Process | None:
 
 
 def has_ended(tag: str) -> bool:
-    """Whether a tag names a process of this machine that runs no more; of another machine nothing is known: False."""
+    """Return whether a tag names a process of this machine that runs no more; False for other machines."""
     host, number, created = _parts(tag)
     ours = host == socket.gethostname() and number.isdigit() and created.isdigit()
     return ours and tagged_process(tag) is None

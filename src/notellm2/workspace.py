@@ -77,7 +77,7 @@ class Workspace:
 
     @classmethod
     def at(cls, root: Path) -> Workspace:
-        """The workspace at a folder, made absolute so that later changes of directory do not matter."""
+        """Return the workspace at a folder, made absolute so that later changes of directory do not matter."""
         return cls(root.absolute())
 
     @property
@@ -106,7 +106,7 @@ class Workspace:
         return os.environ.get(PUBLISHED) or self.root / "_published"
 
     def of_flow(self, name: str) -> Workspace:
-        """A folder of a flow's own in here, with its own lock and Prefect home: it need not wait for a retraining.
+        """Return a folder of a flow's own in here; its lock and Prefect home let it not wait for a retraining.
 
         Args:
             name: of the flow, such as ``ingest``.

@@ -131,6 +131,39 @@ def test_no_function_takes_more_than_six_arguments(folder: str) -> None:
     assert many == {}
 
 
+def docstrings(folder: str) -> Iterator[tuple[str, bool, str]]:
+    """Name, whether it is a function, and first line of the docstring of every module and all that is public in it."""
+
+    def of(node: ast.AST, name: str) -> Iterator[tuple[str, bool, str]]:
+        for part in ast.iter_child_nodes(node):
+            if isinstance(part, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef) and part.name[0] != "_":
+                called = not isinstance(part, ast.ClassDef) and not any(
+                    "property" in ast.unparse(decorator) for decorator in part.decorator_list
+                )
+                yield f"{name} {part.name}", called, (ast.get_docstring(part) or "").partition("\n")[0]
+                if isinstance(part, ast.ClassDef):
+                    yield from of(part, f"{name} {part.name}")
+
+    later = {"access", "quality", "registry"}
+    for path in sorted(p for p in (ROOT / folder).rglob("*.py") if p.parent.name not in later):
+        name, module = str(path.relative_to(ROOT)), ast.parse(path.read_text())
+        yield name, False, (ast.get_docstring(module) or "").partition("\n")[0]
+        yield from of(module, name)
+
+
+@pytest.mark.parametrize("folder", ["src", "flows"])
+def test_the_first_line_of_a_docstring_is_a_sentence_that_stands_alone(folder: str) -> None:
+    """It ends where the line ends and is no mere word; that of a function begins with a verb: what it does."""
+    no_verb = {"The", "A", "An", "All", "Each", "Every", "What", "Whether", "Which", "Where", "Who", "Why", "How", "As"}
+    wrong = []
+    for name, called, line in docstrings(folder):
+        words = line.split() or [""]
+        stands = line.endswith((".", "?")) and (len(words) > 2 or words[0] == "See")
+        if not stands or (called and (words[0] in no_verb or not re.fullmatch(r"[A-Z][a-z]+[,:]?", words[0]))):
+            wrong.append(f"{name}: {line}")
+    assert wrong == []
+
+
 def test_no_committed_text_names_one_machine() -> None:
     listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:

@@ -21,12 +21,12 @@ STORE = Path("store")
 
 
 def group(about: str) -> typer.Typer:
-    """A group of commands: bare, it prints its help."""
+    """Make a group of commands that prints its help when it is called without one."""
     return typer.Typer(help=about, no_args_is_help=True)
 
 
 def open_store(root: Path) -> Store:
-    """The artifacts of a store that is there.
+    """Open the artifact store of a folder that must be there.
 
     Raises:
         InputError: there is no such folder.

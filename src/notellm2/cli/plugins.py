@@ -23,12 +23,12 @@ class CommandGroup(TyperGroup):
     """The commands of the library, and before them those that are installed beside it."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """Names in the order of the help."""
+        """List the commands' names in the order of the help."""
         own = super().list_commands(ctx)
         return [*(name for name in installed() if name not in own), *own]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """A command by its name; None: there is none.
+        """Find a command by its name; None: there is none.
 
         Raises:
             InputError: the name is none of ours, and nothing is installed beside us: likely an installation that is
@@ -46,7 +46,7 @@ class CommandGroup(TyperGroup):
 
 
 def installed() -> dict[str, EntryPoint]:
-    """Entry points by command name, in order; of two installations that name one, the first on Python's path counts."""
+    """Find entry points by command name; of two installations with one name, the first on Python's path counts."""
     plugins: dict[str, EntryPoint] = {}
     for point in entry_points(group=GROUP):
         plugins.setdefault(point.name, point)

@@ -26,7 +26,7 @@ STATE = Path(".stack")
 
 
 def open_stack(env: Path, compose: Path, state: Path) -> Stack:
-    """The stack that these options name, telling its steps on standard output."""
+    """Open the stack that these options name; it prints its steps on standard output."""
     from notellm2.stack.native import Stack
     from notellm2.stack.settings import Settings
 

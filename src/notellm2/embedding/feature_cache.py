@@ -93,7 +93,7 @@ class FeatureCache:
         self._shrink(self._budget)
 
     def get(self, key: bytes) -> NDArray[np.float16] | None:
-        """An image's features float16[P, V], memory-mapped unless new, or None.
+        """Return an image's features float16[P, V], memory-mapped unless new, or None.
 
         Args:
             key: sha256 of the image's bytes, 32 bytes.

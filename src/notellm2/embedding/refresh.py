@@ -52,7 +52,7 @@ class Changes:
 
 
 def note_digest(note: Note) -> bytes:
-    """SHA-256 (32 bytes) of what the model reads of a note: title, topics, content, image."""
+    """Compute the SHA-256 (32 bytes) of what the model reads of a note: title, topics, content, image."""
     text = json.dumps([note.title, list(note.topics), note.content], ensure_ascii=True)
     digest = hashlib.sha256(f"{len(text)} {text}".encode())
     if note.image is not None:
@@ -62,7 +62,7 @@ def note_digest(note: Note) -> bytes:
 
 
 def note_digests(store: Store, dataset: Dataset, data_md5: str) -> Artifact:
-    """The digest of every note of a data set.
+    """Compute the digest of every note of a data set.
 
     Files: ``digests.npy`` uint8[N, 32] in data set order, and ``note_ids.json``.
     """
@@ -80,12 +80,12 @@ def note_digests(store: Store, dataset: Dataset, data_md5: str) -> Artifact:
 
 
 def find_note_digests(store: Store, data_md5: str) -> Artifact | None:
-    """The digests of a data version, which itself may be gone by now."""
+    """Find the digests of a data version, which itself may be gone by now."""
     return store.find(DIGESTS_STAGE, store.key(DIGESTS_STAGE, DIGESTS_VERSION, {}, {"data": data_md5}))
 
 
 def compare_notes(now: Artifact, before: Artifact | None) -> Changes:
-    """What changed between two data versions.
+    """Compare the notes of two data versions.
 
     Args:
         now: note digests of the new one.
@@ -105,7 +105,7 @@ def compare_notes(now: Artifact, before: Artifact | None) -> Changes:
 
 
 def compare_refresh(store: Store, dataset: Dataset, data_md5: str, previous: Artifact | None) -> Changes:
-    """What became of the notes that earlier vectors are of; where that is not known, every note is new.
+    """Compare notes with those that earlier vectors are of; where these are not known, every note is new.
 
     Args:
         store: holds the note digests of the earlier data version; those of the new one are made there.

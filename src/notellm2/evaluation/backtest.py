@@ -39,13 +39,13 @@ class Window:
         return f"window {self.number} ({self.start:%Y-%m-%d %H:%M} to {self.end:%Y-%m-%d %H:%M})"
 
     def facts(self) -> dict[str, Any]:
-        """All of it as plain JSON."""
+        """Return all of it as plain JSON."""
         return {"number": self.number, "start": self.start.isoformat(), "end": self.end.isoformat()}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """One window's outcome.
+    """Hold what one window's models scored.
 
     Attributes:
         window: `Window.facts`.

@@ -42,7 +42,7 @@ class TfIdf:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(Q, P)."""
+        """Numbers of queries and of notes in the pool: (Q, P)."""
         return self._queries.shape[0], self._pool.shape[0]
 
     def margins(self, rows: slice, columns: slice, thresholds: F32) -> F32:
@@ -67,7 +67,7 @@ class Popular:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(Q, P)."""
+        """Numbers of queries and of notes in the pool: (Q, P)."""
         return self._n_queries, len(self._popularity)
 
     def margins(self, rows: slice, columns: slice, thresholds: F32) -> F32:

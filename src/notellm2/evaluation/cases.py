@@ -60,20 +60,20 @@ class Cases:
     now: datetime | None = None
 
     def columns(self, rows: I64) -> I64:
-        """i64: column in the pool of each row of the data set, or -1."""
+        """Return the column in the pool of each row of the data set, i64; -1 where it is not in the pool."""
         column = np.full(len(self.notes), -1, np.int64)
         column[self.pool_rows] = np.arange(len(self.pool_rows))
         columns: I64 = column[rows]
         return columns
 
     def chars(self) -> I64:
-        """i64[N]: characters of every note's uncut text (title, topics and content, without separators)."""
+        """Count the characters of every note's uncut text (title, topics, content, no separators), i64[N]."""
         topics = pc.utf8_length(pc.binary_join(self.notes["topics"], ""))
         chars = pc.add(pc.add(pc.utf8_length(self.notes["title"]), pc.utf8_length(self.notes["content"])), topics)
         return np.asarray(chars.to_numpy(), np.int64)
 
     def ages_h(self) -> F64 | None:
-        """f64[N]: each note's age at `now` in hours; infinite where a note has no time; None: no note has one."""
+        """Compute each note's age at `now` in hours, f64[N]; infinite without a time; None: no note has one."""
         created = self.notes["created_at"].combine_chunks()
         if self.now is None or created.null_count == len(created):
             return None
@@ -84,7 +84,7 @@ class Cases:
         return ages
 
     def texts(self, rows: I64, limits: TextLimits | None) -> list[str]:
-        """Text of some notes, within limits or whole."""
+        """Return the text of some notes, within limits or whole."""
         return [
             whole_text(note["title"], note["topics"], note["content"])
             if limits is None
@@ -93,12 +93,12 @@ class Cases:
         ]
 
     def digest(self, data_md5: str) -> str:
-        """Digest of data version, test pairs and pool: where it is equal, figures and queries compare."""
+        """Digest data version, test pairs and pool: where it is equal, figures and queries compare."""
         pairs = list(zip(self.ids(self.query_rows), self.ids(self.target_rows), strict=True))
         return digest_json([data_md5, pairs, self.ids(self.pool_rows)])[:20]
 
     def ids(self, rows: I64) -> list[str]:
-        """note_id of some rows."""
+        """Return the note_id of some rows."""
         ids: list[str] = self.notes["note_id"].take(pa.array(rows)).to_pylist()
         return ids
 

@@ -49,7 +49,7 @@ class MapSettings:
 
 @dataclass(frozen=True)
 class LinearMap:
-    """A trained map.
+    """A linear map as it was trained.
 
     Attributes:
         matrix_FD: f32[F, D].
@@ -64,7 +64,7 @@ class LinearMap:
     steps: int
 
     def embed(self, inputs_NF: F32) -> F32:
-        """f32[N, D], rows of length 1."""
+        """Map inputs to embeddings, f32[N, D], rows of length 1."""
         rows: F32 = inputs_NF @ self.matrix_FD - self.centre_D
         rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
         return rows
@@ -112,7 +112,7 @@ def train_map(inputs_NF: F32, pairs_M2: I64, settings: MapSettings) -> LinearMap
 
 
 def info_nce(outputs_RD: F32, log_scale: float, masked_RR: Bool) -> tuple[float, F32, float]:
-    """InfoNCE over a batch, centred and normalised, with its gradients.
+    """Compute InfoNCE over a batch, centred and normalised, with its gradients.
 
     Args:
         outputs_RD: f32[R, D]; rows 2i and 2i + 1 are partners.

@@ -89,7 +89,7 @@ def linear_vectors(store: Store, data: MinedData, features: Artifact, limits: Te
 
 
 def text_features(data: MinedData, limits: TextLimits, notes: I64) -> F32:
-    """TF-IDF vectors of all notes, cut to their leading singular vectors and scaled to about 1.
+    """Compute TF-IDF vectors of all notes, cut to their leading singular vectors and scaled to about 1.
 
     Args:
         data: the notes.
@@ -117,7 +117,7 @@ def text_features(data: MinedData, limits: TextLimits, notes: I64) -> F32:
 
 
 def image_features(features: Artifact, notes: I64) -> F32:
-    """Mean patch of every note's image, standardised on the training notes; the summary where there is no patch.
+    """Average the patches of every note's image, standardised on training notes; without patches the summary.
 
     Args:
         features: features.npy float16[N, P, V], index 0 the summary, zeros without image.

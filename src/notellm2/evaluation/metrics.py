@@ -35,40 +35,40 @@ _GAINS = {IMAGE_GAIN: "text_only", IMAGE_GAIN_OVER_TEXT: "variant_text"}
 
 
 def usable_ks(ks: Sequence[int], pool: int) -> tuple[int, ...]:
-    """The cut-offs that the pool allows, ascending: beyond the pool every recall is 1 and says nothing."""
+    """Return the cut-offs that the pool allows, ascending: beyond the pool every recall is 1 and says nothing."""
     return tuple(sorted({k for k in ks if 1 <= k <= pool}))
 
 
 def headline(ks: Sequence[int]) -> int:
-    """The cut-off that tables, plots and sentences quote: 10 where it was measured, else the smallest."""
+    """Choose the cut-off that tables, plots and sentences quote: 10 where it was measured, else the smallest."""
     return 10 if 10 in ks else min(ks)
 
 
 def headline_k(metrics: Metrics) -> int:
-    """The cut-off that plots and sentences quote: 10 where it was measured, else the smallest."""
+    """Choose the cut-off that plots and sentences quote: 10 where it was measured, else the smallest."""
     return headline(recall_ks(metrics))
 
 
 def recall_ks(metrics: Metrics) -> list[int]:
-    """The cut-offs that were measured, ascending."""
+    """List the cut-offs that were measured, ascending."""
     return sorted(int(name.partition("@")[2]) for name in metrics["both"]["all"] if name.startswith("recall@"))
 
 
 def per_query(ranks: Ranks, ks: Sequence[int]) -> dict[str, F64]:
-    """Metric to its value for each query, f64[Q]."""
+    """Compute every metric for each query: name to f64[Q]."""
     values = {f"recall@{k}": ranks.recall(k) for k in ks}
     values |= {f"ndcg@{k}": ranks.ndcg(k) for k in ks}
     return values | {"mrr": ranks.reciprocal()}
 
 
 def visual_reliance(both: Ranks, shuffled: Ranks) -> F64:
-    """f64[Q]: recall@10 with each note's own image less recall@10 with another note's image."""
+    """Subtract recall@10 with another note's image from recall@10 with the note's own, f64[Q]."""
     reliance: F64 = both.recall(RELIANCE_K) - shuffled.recall(RELIANCE_K)
     return reliance
 
 
 def image_gains(ranks: Mapping[str, Ranks]) -> dict[str, F64]:
-    """What the images add, f64[Q] by figure: recall@10 with them less recall@10 without, where that was measured.
+    """Compute what the images add, f64[Q] by figure: recall@10 with them less recall@10 without, where measured.
 
     A model that was trained with images may be helpless without them, so that a gain over its own text proves little:
     where the text variant was trained, the gain over it counts as well.

@@ -47,16 +47,16 @@ class Scorer(Protocol):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(Q, P)."""
+        """Numbers of queries and of notes in the pool: (Q, P)."""
 
     def margins(self, rows: slice, columns: slice, thresholds: F32) -> F32:
-        """f32[q, p]: scores of some queries with some notes, less the queries' `thresholds` f32[Q].
+        """Score some queries with some notes, less the queries' `thresholds` f32[Q]: f32[q, p].
 
         The caller may overwrite the result, and must be done with it before the next call.
         """
 
     def at(self, columns: I64) -> F32:
-        """f32[Q]: score of each query with the one note of the pool that `columns` i64[Q] names for it."""
+        """Score each query with the one note of the pool that `columns` i64[Q] names for it: f32[Q]."""
 
 
 @dataclass(frozen=True)
@@ -81,26 +81,26 @@ class Ranks:
 
     @classmethod
     def by_chance(cls, candidates: I64) -> Ranks:
-        """Ranks of a scorer that knows nothing: everything ties, so that recall@k is k / candidates."""
+        """Return the ranks of a scorer that knows nothing: everything ties, so that recall@k is k / candidates."""
         return cls(np.zeros_like(candidates), candidates - 1, candidates)
 
     def expected(self) -> F64:
-        """f64[Q]: expected rank of each target; the best is 1."""
+        """Return the expected rank of each target, f64[Q]; the best is 1."""
         rank: F64 = self.above + self.ties / 2 + 1
         return rank
 
     def recall(self, k: int) -> F64:
-        """f64[Q]: chance that each target is among the first `k`; 0 or 1 where nothing ties."""
+        """Return the chance that each target is among the first `k`, f64[Q]; 0 or 1 where nothing ties."""
         chance: F64 = np.clip((k - self.above) / (self.ties + 1), 0.0, 1.0)
         return chance
 
     def reciprocal(self) -> F64:
-        """f64[Q]: expectation of 1 / rank."""
+        """Return the expectation of 1 / rank for each target, f64[Q]."""
         last = int((self.above + self.ties + 1).max(initial=1))
         return self._mean_gain(1.0 / np.arange(1, last + 1, dtype=np.float64))
 
     def ndcg(self, k: int) -> F64:
-        """f64[Q]: expectation of NDCG@k with one relevant note: 1 / log2(rank + 1) within the first `k`, else 0."""
+        """Return the expected NDCG@k (one relevant note), f64[Q]: 1 / log2(rank + 1) within the first `k`, else 0."""
         return self._mean_gain(1.0 / np.log2(np.arange(2, k + 2, dtype=np.float64)))
 
     def _mean_gain(self, gain: F64) -> F64:
@@ -130,7 +130,7 @@ class Cosine:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(Q, P)."""
+        """Numbers of queries and of notes in the pool: (Q, P)."""
         return len(self._queries_QD), len(self._pool_PD1)
 
     def margins(self, rows: slice, columns: slice, thresholds: F32) -> F32:
@@ -180,7 +180,7 @@ def count_ranks(scorer: Scorer, targets: I64, selves: I64) -> Ranks:
 
 
 def nearest(scorer: Scorer, row: int, k: int, own_column: int) -> list[tuple[int, float]]:
-    """The `k` notes of the pool that score highest with one query: (column, score), best first.
+    """Find the `k` notes of the pool that score highest with one query: (column, score), best first.
 
     `own_column` is the query itself in the pool, or `NOT_IN_POOL`. Ties are in the order of the pool.
     """
@@ -196,7 +196,7 @@ def nearest(scorer: Scorer, row: int, k: int, own_column: int) -> list[tuple[int
 
 
 def blocks(n: int, size: int) -> list[slice]:
-    """The ranges of `size` that cover 0 .. n, the last one shorter."""
+    """Split 0 .. n into ranges of `size`, the last one shorter."""
     return [slice(start, min(start + size, n)) for start in range(0, n, size)]
 
 

@@ -37,7 +37,7 @@ class Slices:
 
 
 def slice_queries(cases: Cases, has_image: Bool, config: EvaluationConfig) -> Slices:
-    """All slices of a test.
+    """Divide the queries of a test into all its slices.
 
     Args:
         cases: queries and targets.
@@ -73,7 +73,7 @@ def slice_queries(cases: Cases, has_image: Bool, config: EvaluationConfig) -> Sl
 
 
 def text_masks(query_chars: I64, target_chars: I64, short_text_chars: int) -> dict[str, Bool]:
-    """The paper's slices: name to a mask bool[Q] of its queries.
+    """Divide queries into the paper's slices: name to a mask bool[Q] of its queries.
 
     Args:
         query_chars: i64[Q], characters of the query note's uncut text.
@@ -92,8 +92,10 @@ def text_masks(query_chars: I64, target_chars: I64, short_text_chars: int) -> di
 
 
 def deciles(popularity: I64) -> I64:
-    """i64[Q]: tenth of the targets by popularity, 1 the least popular; equal popularity is never parted, so that
-    tenths differ in size and some may be empty."""
+    """Put each target into a tenth by popularity, i64[Q], 1 the least popular.
+
+    Equal popularity is never parted, so that tenths differ in size and some may be empty.
+    """
     if len(popularity) == 0:
         return np.zeros(0, np.int64)
     edges = np.quantile(popularity, np.arange(1, DECILES) / DECILES)
@@ -102,13 +104,13 @@ def deciles(popularity: I64) -> I64:
 
 
 def ordered_counts(values: Sequence[str]) -> list[tuple[str, int]]:
-    """Values by how often they occur, most often first, then by name; the empty one is left out."""
+    """Order values by how often they occur, most often first, then by name; the empty one is left out."""
     counts = Counter(value for value in values if value)
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
 
 
 def slug(value: str) -> str:
-    """A name for MLflow that tells values apart: ``film-noir`` stays; what ASCII cannot spell gets a digest."""
+    """Make a name for MLflow that tells values apart: ``film-noir`` stays; what ASCII cannot spell gets a digest."""
     plain = re.sub(r"[^a-z0-9]+", "-", value).strip("-")[:_SLUG_CHARS]
     if plain and plain == value:
         return plain
@@ -117,6 +119,6 @@ def slug(value: str) -> str:
 
 
 def images_read(vision_NV: npt.NDArray[np.float32]) -> Bool:
-    """bool[N]: notes whose frozen vision embedding f32[N, V] is not all zeros, as it is where no image was read."""
+    """Mark notes whose frozen vision embedding f32[N, V] is not all zeros, bool[N]; zeros: no image was read."""
     readable: Bool = np.logical_or.reduce(vision_NV != 0, axis=1)
     return readable

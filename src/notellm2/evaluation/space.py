@@ -40,7 +40,7 @@ class Space:
 
 
 def describe_space(space: Space) -> dict[str, Any]:
-    """The figures of `space.json`, as docs/reference/metrics.md explains them.
+    """Compute the figures of `space.json`, as docs/reference/metrics.md explains them.
 
     `alignment` and `uniformity` are Wang and Isola's (ICML 2020, section 4.1.2, alpha 2, t 2); `effective_rank` is Roy
     and Vetterli's (EUSIPCO 2007): the exponential of the entropy of the normalised singular values, at most `dim`.
@@ -79,7 +79,7 @@ def describe_space(space: Space) -> dict[str, Any]:
 
 
 def effective_rank(rows_ND: F32) -> float:
-    """Exponential of the entropy of the normalised singular values of the centred rows; 0 where all rows are equal."""
+    """Return exp of the entropy of the centred rows' normalised singular values; 0 where all rows are equal."""
     centred: F64 = rows_ND.astype(np.float64)
     centred -= centred.mean(axis=0)
     singular = np.sqrt(np.clip(np.linalg.eigvalsh(centred.T @ centred), 0.0, None))

@@ -62,12 +62,12 @@ class Plan:
     parameters: Mapping[str, int]
 
     def as_json(self) -> dict[str, Any]:
-        """All of it as plain JSON."""
+        """Return all of it as plain JSON."""
         return {**asdict(self), "parameters": dict(self.parameters)}
 
 
 def list_count(count: int) -> int:
-    """Inverted lists for so many notes: the largest power of two with 128 notes a list and at most 6 sqrt(N).
+    """Choose the inverted lists for so many notes: the largest power of two with 128 a list and at most 6 sqrt(N).
 
     530,000 notes give 4,096. The square root bounds the cost of k-means, which grows with lists times notes.
     """

@@ -83,7 +83,7 @@ def vectors_of(store: Store, index: Artifact) -> Artifact | None:
 
 
 def same_settings(index: Artifact, config: IndexConfig) -> bool:
-    """Whether an index was built by these settings, by this version of the stage."""
+    """Return whether an index was built by these settings, by this version of the stage."""
     manifest = index.manifest
     return bool((manifest["version"], manifest["config"]) == (VERSION, _settings(config)))
 

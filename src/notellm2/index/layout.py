@@ -65,7 +65,7 @@ class FileEntry:
 
     @classmethod
     def of(cls, path: Path) -> FileEntry:
-        """The entry of a file as it is now."""
+        """Describe a file as it is now."""
         with path.open("rb") as handle:
             return cls(hashlib.file_digest(handle, "sha256").hexdigest(), path.stat().st_size)
 
@@ -107,7 +107,7 @@ class NoteIds(Sequence[str]):
 
     @classmethod
     def of(cls, ids: Sequence[str]) -> NoteIds:
-        """Ids held in memory.
+        """Hold ids in memory.
 
         Raises:
             IndexInvalid: an id is empty, is no text, or occurs twice; names rows.
@@ -130,7 +130,7 @@ class NoteIds(Sequence[str]):
 
     @classmethod
     def open(cls, directory: Path) -> NoteIds:
-        """The ids of an index directory, memory-mapped.
+        """Open the ids of an index directory, memory-mapped.
 
         Raises:
             OSError, ValueError: a file is missing or is no such array.
@@ -156,7 +156,7 @@ class NoteIds(Sequence[str]):
         return self._bytes(row).decode()
 
     def row(self, note_id: str) -> int | None:
-        """The row of a note, or None when the index does not have it; about 20 comparisons for a million notes."""
+        """Find the row of a note, or None if the index lacks it; about 20 comparisons for a million notes."""
         try:
             wanted = note_id.encode()
         except UnicodeEncodeError:
@@ -167,7 +167,7 @@ class NoteIds(Sequence[str]):
         return None
 
     def near(self, note_id: str, count: int = 3) -> list[str]:
-        """The ids around the position where an unknown id would stand: those that share its longest beginning."""
+        """List the ids around the position of an unknown id: those that share its longest beginning."""
         position = self._position(note_id.encode(errors="replace"))
         first = max(0, min(position - count // 2, len(self) - count))
         return [self[int(row)] for row in self._order[first : first + count]]
@@ -202,7 +202,7 @@ class Titles:
 
     @classmethod
     def of(cls, titles: Sequence[str]) -> Titles:
-        """Titles held in memory; not all of them may be empty."""
+        """Hold titles in memory; not all of them may be empty."""
         parts = [title.encode(errors="replace") for title in titles]
         offsets = np.zeros(len(parts) + 1, np.int64)
         np.cumsum([len(part) for part in parts], out=offsets[1:])
@@ -210,7 +210,7 @@ class Titles:
 
     @classmethod
     def open(cls, directory: Path, count: int) -> Titles:
-        """The titles of an index directory with so many notes, memory-mapped.
+        """Open the titles of an index directory with so many notes, memory-mapped.
 
         Raises:
             OSError, ValueError: a file is missing or is no such array.

@@ -56,7 +56,7 @@ class Validation:
     self_cosine: float
 
     def as_json(self) -> dict[str, Any]:
-        """All figures as plain JSON."""
+        """Return all figures as plain JSON."""
         return asdict(self)
 
 

@@ -61,7 +61,7 @@ ZERO_SHOT = tuple(
 
 
 def variants() -> dict[str, Variant]:
-    """All variants by name, trained ones first."""
+    """Return all variants by name, trained ones first."""
     return {variant.name: variant for variant in (*TRAINED, *ZERO_SHOT)}
 
 

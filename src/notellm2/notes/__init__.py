@@ -1,1 +1,1 @@
-"""Notes, interactions and images: schemas, shards, safe decoding, importers, the sample generator, data versions."""
+"""Notes, interactions and images: schemas, shards, safe decoding, importers, data versions."""

@@ -38,7 +38,7 @@ class Images(Protocol):
     name: str
 
     def read(self, path: str) -> bytes:
-        """The bytes of one image, at most ``limits.max_bytes``.
+        """Read the bytes of one image, at most ``limits.max_bytes``.
 
         Raises:
             ImageProblem: missing, outside-folder, not-a-file, oversized-bytes, truncated, broken or unreadable.
@@ -46,12 +46,12 @@ class Images(Protocol):
         ...
 
     def remaining(self) -> Iterator[tuple[str, str, str]]:
-        """Members refused that no note asked for, and damage of the archive: (location, reason, detail)."""
+        """List refused members that no note asked for, and damage of the archive: (location, reason, detail)."""
         ...
 
 
 def find_images(export: Path) -> Path | None:
-    """The folder or archive of an export's images, or None.
+    """Find the folder or archive of an export's images, or None.
 
     Raises:
         InputError: there are several.
@@ -107,7 +107,7 @@ class FolderImages:
         self._limits = limits
 
     def read(self, path: str) -> bytes:
-        """As `Images.read`."""
+        """See `Images.read`."""
         key = key_of(path)
         try:
             file = (self._root / key).resolve(strict=True)
@@ -126,7 +126,7 @@ class FolderImages:
             raise ImageProblem("unreadable", f"{path!r}: {error}") from error
 
     def remaining(self) -> Iterator[tuple[str, str, str]]:
-        """As `Images.remaining`; files that no note names are not looked at."""
+        """See `Images.remaining`; files that no note names are not looked at."""
         return iter(())
 
 
@@ -170,7 +170,7 @@ class ZipImages:
             self._index.link(member.filename, posixpath.join(posixpath.dirname(member.filename), target))
 
     def read(self, path: str) -> bytes:
-        """As `Images.read`."""
+        """See `Images.read`."""
         member = self._index.find(path)
         try:
             with self._archive.open(member) as handle:
@@ -186,5 +186,5 @@ class ZipImages:
         return data
 
     def remaining(self) -> Iterator[tuple[str, str, str]]:
-        """As `Images.remaining`."""
+        """See `Images.remaining`."""
         return self._index.remaining()

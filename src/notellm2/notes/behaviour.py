@@ -48,7 +48,7 @@ class RowProblem:
 
 
 def read_interactions(piece: Piece, known: pa.Array) -> tuple[pa.Table, list[RowProblem]]:
-    """The usable rows of a piece, in order, and what is wrong with the others.
+    """Read the usable rows of a piece, in order, and what is wrong with the others.
 
     Args:
         piece: raw rows with the columns of `COLUMNS`; without ``event`` each row is a click.
@@ -114,7 +114,7 @@ def _instants(values: Values | None, rows: int) -> pa.Array:
 
 
 def as_micros(array: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Numbers (Unix seconds), timestamps or dates as microseconds since 1970 (UTC), and which of them are usable.
+    """Convert numbers (Unix seconds), timestamps or dates to microseconds since 1970 (UTC), and mark the usable ones.
 
     Null, not finite or outside the years 1 to 9999 is not usable, and 0.
     """
@@ -146,7 +146,7 @@ def as_micros(array: pa.Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bo
 
 
 def raw_instants(array: pa.Array) -> list[Any]:
-    """A typed time column as raw values for `fields.moment`: `Micros`, None for null."""
+    """Return a typed time column as raw values for `fields.moment`: `Micros`, None for null."""
     micros, sound = as_micros(array)
     out_of_range = Micros(LAST_MICROS + 1)
     valid = pc.is_valid(array).to_pylist()
@@ -157,7 +157,7 @@ def raw_instants(array: pa.Array) -> list[Any]:
 
 
 def raw_values(values: Values, rows: Sequence[int] | None = None) -> list[Any]:
-    """A column as Python values for `fields`, text of a typed column as bytes (its encoding is not checked yet)."""
+    """Return a column as Python values for `fields`, text as bytes (its encoding is not checked yet)."""
     if isinstance(values, list):
         return values if rows is None else [values[row] for row in rows]
     array = values if rows is None else values.take(pa.array(rows, pa.int64()))

@@ -76,7 +76,7 @@ class Dataset:
         return dataset
 
     def shards(self, room: str) -> list[Path]:
-        """The parquet files of ``notes`` or ``interactions``, in order.
+        """List the parquet files of ``notes`` or ``interactions``, in order.
 
         Raises:
             InputError: there is none.
@@ -87,21 +87,21 @@ class Dataset:
         return shards
 
     def notes(self, columns: Sequence[str] = ("note_id", "title", "topics", "content")) -> pa.Table:
-        """Chosen columns of all notes as one table, in file order. Ask for ``image`` only if all must be in memory."""
+        """Read chosen columns of all notes as one table, in file order; ``image`` needs memory for all images."""
         return self._table("notes", columns)
 
     def interactions(self, columns: Sequence[str] = tuple(INTERACTIONS.names)) -> pa.Table:
-        """Chosen columns of all interactions as one table, in file order."""
+        """Read chosen columns of all interactions as one table, in file order."""
         return self._table("interactions", columns)
 
     def texts(self) -> list[Note]:
-        """All notes without their images, in file order."""
+        """Read all notes without their images, in file order."""
         columns = self.notes().to_pydict()
         fields = zip(columns["note_id"], columns["title"], columns["topics"], columns["content"], strict=True)
         return [Note(note_id, title, tuple(topics), content) for note_id, title, topics, content in fields]
 
     def batches(self, rows: int = 256) -> Iterator[list[Note]]:
-        """All notes with their images, in file order, `rows` at a time; memory stays bounded by the batch."""
+        """Yield all notes with their images, in file order, `rows` at a time; memory stays bounded by the batch."""
         columns = ["note_id", "title", "topics", "content", "image"]
         for shard in self.shards("notes"):
             with pq.ParquetFile(shard) as file:

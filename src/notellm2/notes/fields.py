@@ -41,7 +41,7 @@ class Micros(int):
 
 
 def text(value: Any, column: str) -> str:
-    """A text field; None is the empty text, bytes are UTF-8.
+    """Read a text field; None is the empty text, bytes are UTF-8.
 
     Raises:
         FieldProblem: another type, or not valid UTF-8.
@@ -61,7 +61,7 @@ def text(value: Any, column: str) -> str:
 
 
 def identifier(value: Any, column: str) -> str:
-    """An id: text that is not blank, or a whole number.
+    """Read an id: text that is not blank, or a whole number.
 
     Raises:
         FieldProblem: missing, another type, or not valid UTF-8.
@@ -77,7 +77,7 @@ def identifier(value: Any, column: str) -> str:
 
 
 def listed(written: str) -> list[str] | None:
-    """Texts of a list that was written as text (``['a', 'b']``, ``["a"]``, ``[{'name': 'a'}]``), or None.
+    """Read the texts of a list that was written as text (``['a', 'b']``, ``[{'name': 'a'}]``), or None.
 
     pandas writes a list into a CSV so, in Python's notation; NumPy leaves out the commas.
     """
@@ -94,7 +94,7 @@ def listed(written: str) -> list[str] | None:
 
 
 def is_listed(value: Any) -> bool:
-    """Whether a raw value is the text of a list."""
+    """Return whether a raw value is the text of a list."""
     if isinstance(value, bytes):
         value = value.decode(errors="replace") if value.lstrip().startswith(b"[") else None
     return isinstance(value, str) and listed(value) is not None
@@ -131,7 +131,7 @@ def _literal(written: str) -> Any:
 
 
 def topics(value: Any, column: str = "topics") -> list[str]:
-    """Topics from a list of texts, the text of such a list, or one text joined by ``|``; blank ones are dropped.
+    """Read topics from a list of texts, the text of such a list, or one text joined by ``|``; blank ones are dropped.
 
     Raises:
         FieldProblem: another type, or not valid UTF-8.
@@ -154,7 +154,7 @@ def topics(value: Any, column: str = "topics") -> list[str]:
 
 
 def moment(value: Any, column: str) -> int | None:
-    """A point in time as microseconds since 1970 (UTC), or None when there is no value.
+    """Read a point in time as microseconds since 1970 (UTC), or None when there is no value.
 
     Numbers, also as text, are Unix seconds; other text is ISO 8601, in UTC unless it names an offset.
 
@@ -191,7 +191,7 @@ def moment(value: Any, column: str) -> int | None:
 
 
 def required_moment(value: Any, column: str) -> int:
-    """As `moment`, for a column in which a value must be.
+    """Read a time as `moment` does, for a column in which a value must be.
 
     Raises:
         FieldProblem: no value, not a time, or outside the years 1 to 9999.

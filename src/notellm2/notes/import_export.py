@@ -94,7 +94,7 @@ class ImportReport:
         return self.info.quarantined
 
     def render(self) -> str:
-        """The report as plain text for a terminal."""
+        """Format the report as plain text for a terminal."""
         info = self.info
         span = f", {info.first_interaction} to {info.last_interaction}" if info.first_interaction else ""
         lines = [

@@ -18,7 +18,7 @@ Member = TypeVar("Member")
 
 
 def key_of(name: str) -> str:
-    """A name relative to the images' folder: ``images/12.jpg``, ``./12.jpg`` and ``12.jpg`` are one.
+    """Make a name relative to the images' folder: ``images/12.jpg``, ``./12.jpg`` and ``12.jpg`` are one.
 
     Raises:
         ImageProblem: outside-folder: the name is absolute, or climbs by ``..``; missing: it names nothing.
@@ -37,7 +37,7 @@ def key_of(name: str) -> str:
 
 
 def too_large(size: int, limits: ImageLimits) -> ImageProblem:
-    """The problem of a file above the limit, known before it is read."""
+    """Describe the problem of a file above the limit, known before it is read."""
     return ImageProblem("oversized-bytes", f"{size} bytes, at most {limits.max_bytes} are read")
 
 
@@ -89,7 +89,7 @@ class MemberIndex(Generic[Member]):
         self._reports.append((self.archive, "damaged-archive", detail))
 
     def find(self, path: str) -> Member:
-        """The member that a note names.
+        """Find the member that a note names.
 
         Raises:
             ImageProblem: there is none, it was refused, or the name leaves the folder.
@@ -109,7 +109,7 @@ class MemberIndex(Generic[Member]):
         return self._members[key]
 
     def remaining(self) -> Iterator[tuple[str, str, str]]:
-        """What no note asked for and yet is wrong: (location, reason, detail)."""
+        """List what no note asked for and yet is wrong: (location, reason, detail)."""
         yield from self._reports
         for key, problem in self._refused.items():
             if key not in self._asked:

@@ -27,7 +27,7 @@ _RENAME_EXCHANGE = 2
 
 @contextmanager
 def building(target: Path) -> Iterator[Path]:
-    """A fresh directory beside `target`, removed again unless `publish` has put it in its place.
+    """Make a fresh directory beside `target`, removed again unless `publish` has put it in its place.
 
     It is held by a file lock for as long as this process lives, so that another process can tell what a killed one
     left behind, and remove that.

@@ -23,7 +23,7 @@ Values: TypeAlias = pa.Array | list[Any]
 
 @dataclass(frozen=True)
 class Piece:
-    """Some successive rows.
+    """Hold some successive rows of a table.
 
     Attributes:
         positions: row (parquet, from 1) or first line (text files, from 1) of each row.
@@ -116,12 +116,12 @@ class SourceFile:
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Whether an Arrow type holds text (its encoding may still be wrong)."""
+    """Return whether an Arrow type holds text (its encoding may still be wrong)."""
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def is_time(kind: pa.DataType) -> bool:
-    """Whether an Arrow type can be read as a point in time: number of seconds, timestamp or date."""
+    """Return whether an Arrow type can be read as a point in time: number of seconds, timestamp or date."""
     return bool(
         pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_timestamp(kind) or pa.types.is_date(kind)
     )
@@ -157,5 +157,5 @@ def read_line(handle: BinaryIO, begun: bytes = b"") -> Line:
 
 
 def without_mark(data: bytes) -> bytes:
-    """The first line of a file without its byte order mark."""
+    """Strip the byte order mark from the first line of a file."""
     return data.removeprefix(b"\xef\xbb\xbf")

@@ -94,7 +94,7 @@ class ExportTable:
 
 
 def is_export(folder: Path) -> bool:
-    """Whether a folder holds a table of notes in one of the forms that an import reads."""
+    """Return whether a folder holds a table of notes in one of the forms that an import reads."""
     return any((folder / name).exists() for name in _names("notes"))
 
 

@@ -75,7 +75,7 @@ class TarImages:
         self._read_headers(archive, source, spool if packed else None)
 
     def read(self, path: str) -> bytes:
-        """As `archive.Images.read`."""
+        """See `archive.Images.read`."""
         place = self._index.find(path)
         self._data.seek(place.offset)
         data = self._data.read(place.size)
@@ -84,7 +84,7 @@ class TarImages:
         return data
 
     def remaining(self) -> Iterator[tuple[str, str, str]]:
-        """As `archive.Images.remaining`."""
+        """See `archive.Images.remaining`."""
         return self._index.remaining()
 
     def _read_headers(self, archive: Any, source: _Headers, spool: IO[bytes] | None) -> None:

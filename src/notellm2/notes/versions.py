@@ -55,7 +55,7 @@ class DataStatus:
 
 
 def data_md5(directory: Path) -> str:
-    """The version of a directory as DVC would name it, ``<32 hex digits>.dir``.
+    """Compute the version of a directory as DVC would name it, ``<32 hex digits>.dir``.
 
     It is the md5 of the JSON list of every file's md5 and relative path, in order of path; empty folders do not count.
 
@@ -73,7 +73,7 @@ def data_md5(directory: Path) -> str:
 
 
 def pinned_md5(directory: Path) -> str | None:
-    """The version that ``<dir>.dvc`` names, or None if there is no such file.
+    """Read the version that ``<dir>.dvc`` names, or None if there is no such file.
 
     Raises:
         InputError: the file is not one that DVC writes for a directory.
@@ -95,7 +95,7 @@ def pinned_md5(directory: Path) -> str | None:
 
 
 def status(directory: Path) -> DataStatus:
-    """How the data on disk relate to the pinned version; reads every file, changes nothing."""
+    """Compare the data on disk with the pinned version; reads every file, changes nothing."""
     there = directory.is_dir() and any(path.is_file() for path in directory.rglob("*"))
     return DataStatus(pinned_md5(directory), data_md5(directory) if there else None)
 
@@ -208,7 +208,7 @@ def _link(source: str, target: str) -> None:
 
 
 def file_md5(path: Path) -> str:
-    """MD5 (hex) of a file: DVC's name for its bytes, and an object store's tag of what was uploaded in one part."""
+    """Compute the MD5 (hex) of a file: DVC's name for its bytes, and an object store's tag of a whole upload."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 

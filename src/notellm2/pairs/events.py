@@ -47,7 +47,7 @@ class Events:
     unknown_notes: int = 0
 
     def where(self, mask: npt.NDArray[np.bool_]) -> Events:
-        """The rows under a mask, bool[R]."""
+        """Return the rows under a mask, bool[R]."""
         return Events(self.user[mask], self.note[mask], self.kind[mask], self.time[mask], self.n_users, self.n_notes)
 
 

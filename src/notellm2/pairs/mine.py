@@ -63,7 +63,7 @@ class Mined:
         return len(self.query)
 
     def where(self, mask: npt.NDArray[np.bool_], reason: str) -> Mined:
-        """The pairs under a mask, bool[P]; the others are counted as dropped for `reason`."""
+        """Return the pairs under a mask, bool[P]; the others are counted as dropped for `reason`."""
         dropped = {**self.dropped, reason: int(np.count_nonzero(~mask))}
         return Mined(
             self.query[mask], self.target[mask], self.score[mask], self.support[mask], self.candidates, dropped

@@ -123,7 +123,7 @@ def write_pairs(directory: Path, dataset: Dataset, config: PairsConfig) -> dict[
 
 
 def bounds_where_set(config: PairsConfig) -> dict[str, Any]:
-    """The section as it enters the key: fields that came later count where they are set, and change no key else."""
+    """Return the section as it enters the key: a field that came later counts only where it is set."""
     unset = {name for name in ("cut_at", "until", "related_share") if getattr(config, name) is None}
     return config.model_dump(mode="json", exclude=unset)
 

@@ -19,12 +19,12 @@ Protocol = Literal["paper", "best-partner"]
 
 
 def targets_per_query(protocol: Protocol, top_t: int) -> int:
-    """How many targets of a query to mine for the protocol."""
+    """Return how many targets of a query to mine for the protocol."""
     return 1 if protocol == "best-partner" else top_t
 
 
 def unseen(query: npt.NDArray[np.int32], target: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_]:
-    """Which pairs, read in order, have neither note in an earlier kept pair.
+    """Mark which pairs, read in order, have neither note in an earlier kept pair.
 
     Args:
         query: int32[P], rows of notes.

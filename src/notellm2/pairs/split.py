@@ -22,7 +22,7 @@ SPLITS = ("train", "validation", "test")
 def assign_notes(
     notes: pa.Table, how: Literal["random", "newest"], *, validation_share: float, test_share: float, seed: int
 ) -> npt.NDArray[np.int8]:
-    """The split of each note.
+    """Assign each note to a split.
 
     Args:
         notes: columns note_id and created_at, in data set order.
@@ -64,7 +64,7 @@ def assign_notes(
 
 
 def cut_time(time: npt.NDArray[np.int64], share: float) -> int:
-    """The time at which behaviour is cut: what is earlier may be trained on, the rest is for validation and test.
+    """Find the time at which behaviour is cut: before it for training, after it for validation and test.
 
     Args:
         time: int64[R], microseconds since 1970, in any order, not empty.

@@ -12,7 +12,7 @@ _WIDTH = 60
 
 
 def render(entries: Sequence[Entry]) -> str:
-    """A line an entry, the newest last; ``*`` marks the one whose pair is in use now."""
+    """Format the ledger, a line an entry, the newest last; ``*`` marks the one whose pair is in use now."""
     if not entries:
         return "nothing has been promoted yet; start with: notellm2 retrain --recipe recipes/sample.yaml"
     pairs = pairs_in_use(entries)

@@ -16,7 +16,7 @@ from notellm2.registry.versions import with_bundle
 def names_to_keep(
     entries: Sequence[Entry], stored: Mapping[str, Publication], aliased: Collection[str | None], *, keep: int
 ) -> set[str]:
-    """Names of the publications that are not to be removed, besides the one the pointer names.
+    """Name the publications that are not to be removed, besides the one the pointer names.
 
     The last `keep` that were in use; and of the last `keep` *versions* that were in use the newest index each, so that
     an index refreshed every hour does not push every earlier model out; and the newest of each version with an alias,

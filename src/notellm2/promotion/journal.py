@@ -65,7 +65,7 @@ class Lease(BaseModel):
     expires: float
 
     def is_free(self, now: float) -> bool:
-        """Whether another may take it: it has expired, or its holder has ended."""
+        """Return whether another may take it: it has expired, or its holder has ended."""
         return now >= self.expires or (self.namespace == _namespace() and has_ended(self.holder))
 
 
@@ -197,7 +197,7 @@ def _try(location: Location, purpose: str, lease_s: float) -> tuple[Held | None,
 
 
 def read_intent(location: Location) -> Entry | None:
-    """What is recorded as begun and not ended, for people; says nothing of whether its process still runs.
+    """Read what is recorded as begun and not ended, for people; says nothing of whether its process still runs.
 
     Raises:
         InputError: the journal is not readable.

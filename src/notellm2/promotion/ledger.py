@@ -36,7 +36,7 @@ class Ledger:
         self._location = location
 
     def entries(self) -> tuple[Entry, ...]:
-        """All entries, oldest first.
+        """Read all entries, oldest first.
 
         Raises:
             LedgerDamaged: a line is no entry or does not follow from the one before; names it.
@@ -100,7 +100,7 @@ def _digest(line: bytes) -> str:
 
 
 def pairs_in_use(entries: Iterable[Entry]) -> tuple[Pair, ...]:
-    """The pairs a rollback goes back through, the present one last.
+    """List the pairs a rollback goes back through, the present one last.
 
     A promotion or a refresh adds a pair; a rollback takes pairs off until the one it went to is the last. So a second
     rollback goes one further back, and never forward to what was rolled back. A pair that is back in use counts once.
@@ -121,7 +121,7 @@ def pairs_in_use(entries: Iterable[Entry]) -> tuple[Pair, ...]:
 
 
 def rolled_back(entries: Sequence[Entry], version: str, bundle: str) -> Entry | None:
-    """The rollback that took a model out of use, if nothing has brought it back since.
+    """Find the rollback that took a model out of use, if nothing has brought it back since.
 
     Args:
         entries: the ledger.

@@ -108,7 +108,7 @@ class Release:
 
     @contextlib.contextmanager
     def held(self, purpose: str) -> Iterator[Held]:
-        """Hold the lease.
+        """Hold the lease for the length of the block.
 
         Raises:
             LeaseTaken: another promotion is under way.
@@ -160,7 +160,7 @@ class Release:
         )
 
     def alias_strayed(self, pointer: Publication | None) -> bool:
-        """Whether the alias is not where the pointer is, though the registry has the version that the pointer names."""
+        """Return whether the alias is not where the pointer is, though the registry has the pointer's version."""
         if pointer is None or versions.alias_version(self.tracking, names.CHAMPION) == pointer.model_version:
             return False
         # In a registry that was lost and begun anew, versions are others.
@@ -168,7 +168,7 @@ class Release:
 
 
 def this_actor() -> str:
-    """Who acts, for the record: the system's user and host."""
+    """Name who acts, for the record: the system's user and host."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # A container whose user has no name.

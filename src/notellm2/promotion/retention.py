@@ -32,7 +32,7 @@ class Expired:
 
 
 def artifacts_to_keep(workspace: Workspace, *, newest: int) -> set[tuple[str, str]]:
-    """Addresses (stage, key) of what a removal of artifacts must leave, with all that they were made from.
+    """Collect addresses (stage, key) of what a removal of artifacts must leave, with all they were made from.
 
     Those of champion, challenger and every version a rollback can go to: without them a version could be brought back,
     but not compared with on new test pairs.

@@ -120,7 +120,7 @@ def collect_status(workspace: Workspace, config: RegistryConfig | None = None) -
 
 
 def reachable_versions(workspace: Workspace) -> list[Version]:
-    """The versions of which an index is kept at the published place: the one in use, and those a rollback can go to."""
+    """List the versions with an index at the published place: the one in use, and those a rollback can go to."""
     published = {(p.model_name, p.model_version) for p in publish.versions(workspace.published).values()}
     reachable = []
     for model, version in sorted(published):
@@ -130,7 +130,7 @@ def reachable_versions(workspace: Workspace) -> list[Version]:
 
 
 def render(status: Status) -> str:
-    """The status as text for a terminal; R@10 by modality, baseline and slice."""
+    """Format the status as text for a terminal; R@10 by modality, baseline and slice."""
     lines = [f"Workspace   {status.workspace}", f"MLflow      {status.tracking_uri}, model {status.model_name}", ""]
     lines += _version_lines("Champion", status.champion)
     if status.challenger is not None and status.challenger == status.champion:

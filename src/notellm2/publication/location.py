@@ -54,7 +54,7 @@ class Stored(NamedTuple):
 
 
 class Folder(NamedTuple):
-    """A complete folder.
+    """A complete folder of a location.
 
     Attributes:
         record: bytes of its `RECORD`.
@@ -78,7 +78,7 @@ class Location(ABC):
 
     @abstractmethod
     def read(self, name: str) -> Stored | None:
-        """A small object; None where there is none."""
+        """Read a small object; None where there is none."""
 
     @abstractmethod
     def swap(self, name: str, data: bytes, expected: str | None) -> str:
@@ -101,7 +101,7 @@ class Location(ABC):
 
     @abstractmethod
     def folders(self, under: str) -> dict[str, Folder]:
-        """The complete folders directly below a folder, by name."""
+        """List the complete folders directly below a folder, by name."""
 
     @abstractmethod
     def put_folder(self, folder: str, files: Mapping[str, tuple[Path, FileEntry]], record: bytes) -> None:
@@ -127,7 +127,7 @@ class Location(ABC):
 
     @abstractmethod
     def fetch(self, folder: str, files: Mapping[str, FileEntry]) -> Path:
-        """A local directory with these files of a folder, to be memory-mapped. Not verified: see `layout.damage`."""
+        """Fetch files of a folder into a local directory, to be memory-mapped. Not verified: see `layout.damage`."""
 
     @abstractmethod
     def remove_folder(self, folder: str) -> None:
@@ -139,7 +139,7 @@ class Location(ABC):
 
 
 def checked_name(name: str) -> str:
-    """A name that stays inside its location.
+    """Return a name after checking that it stays inside its location.
 
     Raises:
         ValueError: it does not.

@@ -68,13 +68,13 @@ class Publication:
     files: Mapping[str, FileEntry]
 
     def as_json(self) -> dict[str, Any]:
-        """All of it as plain JSON."""
+        """Return all of it as plain JSON."""
         plain = {name: getattr(self, name) for name in (*_TEXTS, *_NUMBERS)}
         files = {name: {"sha256": entry.sha256, "bytes": entry.size} for name, entry in self.files.items()}
         return {"format": FORMAT, **plain, "files": files}
 
     def as_bytes(self) -> bytes:
-        """All of it as the file that says it."""
+        """Return all of it as the file that says it."""
         return (json.dumps(self.as_json(), indent=2, sort_keys=True) + "\n").encode()
 
     @property

@@ -97,16 +97,16 @@ class OpenVersion:
         return self._ids.row(note_id) is not None
 
     def note_id(self, row: int) -> str:
-        """Id of the note at a row, 0 to the number of notes."""
+        """Return the id of the note at a row, 0 to the number of notes."""
         return self._ids[row]
 
     def title(self, note_id: str) -> str | None:
-        """Title of a note; None where the publication has no titles, the note has none, or there is no such note."""
+        """Return a note's title; None where the publication has no titles, the note has none, or is unknown."""
         row = None if self._titles is None else self._ids.row(note_id)
         return None if self._titles is None or row is None else self._titles[row] or None
 
     def similar(self, note_id: str, k: int = 10) -> list[Neighbour]:
-        """The `k` notes most similar to a note, best first, the note itself never among them.
+        """Find the `k` notes most similar to a note, best first, the note itself never among them.
 
         Args:
             note_id: a note of the index.
@@ -129,7 +129,7 @@ class OpenVersion:
         return self._neighbours(scores, rows)
 
     def search(self, vectors: npt.ArrayLike, k: int = 10) -> list[list[Neighbour]]:
-        """The `k` notes nearest to each vector, best first.
+        """Find the `k` notes nearest to each vector, best first.
 
         Args:
             vectors: float [n, d] from the same model version, L2-normalised; one [d] is taken as one row.

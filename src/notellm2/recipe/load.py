@@ -1,4 +1,4 @@
-"""A whole recipe, and how its YAML file is read."""
+"""Read a whole recipe from its YAML file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from notellm2.recipe.yaml12 import line_of, load_yaml
 
 
 class Recipe(Section):
-    """One retraining, complete."""
+    """All settings of one retraining."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]*$", description="name of the recipe")
     data: DataConfig = DataConfig()
@@ -106,7 +106,7 @@ def parse_recipe(tree: dict[str, Any], overrides: tuple[str, ...] = (), *, sourc
 
 
 def change_recipe(recipe: Recipe, overrides: tuple[str, ...]) -> Recipe:
-    """A recipe with assignments on top, as `load_recipe` takes them.
+    """Return a recipe with assignments on top, as `load_recipe` takes them.
 
     Raises:
         InputError: a field is unknown or out of range; names every field.

@@ -101,7 +101,7 @@ class ConnectorConfig(Section):
         return self
 
     def keyed(self, *, used: bool) -> dict[str, Any]:
-        """This section as the key of a training covers it: connectors of the first release keep their keys.
+        """Return this section as the key of a training covers it: connectors of the first release keep theirs.
 
         Args:
             used: whether the model has a connector at all.
@@ -243,7 +243,7 @@ class ModelConfig(Section):
         return of_llm or of_image or self.head == "linear"
 
     def keyed(self) -> dict[str, Any]:
-        """This section as the key of a training covers it: a field that changes nothing is left out.
+        """Return this section as the key of a training covers it: a field that changes nothing is left out.
 
         So models that were trained before such a field existed keep their key.
         """
@@ -258,7 +258,7 @@ class ModelConfig(Section):
         return section
 
     def variant(self, name: Literal["text", "basic"]) -> ModelConfig:
-        """The same model without image (`text`) or with early fusion alone (`basic`), the paper's baselines."""
+        """Return the model without image (`text`) or with early fusion alone (`basic`), the paper's baselines."""
         return ModelConfig.model_validate(
             {**self.model_dump(), "prompt": name, "visual_tokens": True, "late_fusion": False}
         )

@@ -105,7 +105,7 @@ class TrainingConfig(Section):
     seed: int = Field(0, ge=0, description="seed of initialisation and order")
 
     def keyed(self) -> dict[str, Any]:
-        """This section as the key of a training covers it: a field of later versions counts where it is set."""
+        """Return this section as the key of a training covers it: a later version's field counts where it is set."""
         section = self.model_dump(mode="json")
         for name in ("sharding", "decay", "betas"):
             if getattr(self, name) == type(self).model_fields[name].default:

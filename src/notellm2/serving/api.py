@@ -59,13 +59,13 @@ class Source(BaseModel):
 
     @classmethod
     def of(cls, publication: Publication) -> Source:
-        """The source that a publication is."""
+        """Describe a publication as the source of an answer."""
         names = ("model_name", "model_version", "bundle", "index_key", "data_md5", "published")
         facts = {name: getattr(publication, name) for name in names}
         return cls(publication=publication.version, notes=publication.count, **facts)
 
 
-class Found(BaseModel):
+class SimilarNote(BaseModel):
     """A similar note: its id, its cosine to the one asked for, its title where it has one and the index has titles."""
 
     note_id: str
@@ -78,7 +78,7 @@ class Similar(BaseModel):
 
     note_id: str
     title: str | None = None
-    similar: list[Found]
+    similar: list[SimilarNote]
     served_by: Source
 
 
@@ -105,7 +105,7 @@ class Readiness(BaseModel):
 
 
 class Running(BaseModel):
-    """What runs.
+    """The package that runs, and the index that it serves.
 
     Attributes:
         notellm2: version of this package.
@@ -137,7 +137,7 @@ Count = Annotated[int, Query(ge=1, le=MOST_NEIGHBOURS, description="Most notes r
 
 
 def application(follower: Follower) -> FastAPI:
-    """The application; it follows the pointer from its start to its end.
+    """Make the application; it follows the pointer from its start to its end.
 
     Args:
         follower: of the published place, not yet started.
@@ -184,7 +184,7 @@ def _answers(app: FastAPI, follower: Follower) -> None:
             raise _Unknown(Refusal(detail=str(error), near=list(error.near), served_by=source)) from None
         response.headers["Cache-Control"] = "no-cache"
         similar = [
-            Found(note_id=n.note_id, score=round(n.score, 6), title=version.title(n.note_id)) for n in neighbours
+            SimilarNote(note_id=n.note_id, score=round(n.score, 6), title=version.title(n.note_id)) for n in neighbours
         ]
         return Similar(note_id=note_id, title=version.title(note_id), similar=similar, served_by=source)
 

@@ -26,7 +26,7 @@ class Page:
 
     @classmethod
     def load(cls) -> Page:
-        """The page of this package."""
+        """Load the page of this package."""
         html = resources.files("notellm2.serving").joinpath("page.html").read_text(encoding="utf-8")
         digests = {name: f"'sha256-{_digest(text)}'" for name, text in _BLOCK.findall(html)}
         policy = "; ".join(

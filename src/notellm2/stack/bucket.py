@@ -49,7 +49,7 @@ def set_up(client: Any, bucket: str) -> bool:
 
 
 def answers_anybody(anonymous: Any, bucket: str) -> bool:
-    """Whether a client without a key may list a bucket."""
+    """Return whether a client without a key may list a bucket."""
     from botocore.exceptions import ClientError
 
     try:

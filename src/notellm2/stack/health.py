@@ -13,7 +13,7 @@ _TIMEOUT_S = 10.0
 
 
 def main(arguments: list[str]) -> int:
-    """0 where a GET of the URL answers with 200 within 10 s, 1 where not, 2 where it is no http URL."""
+    """Return 0 where a GET of the URL answers with 200 within 10 s, 1 where not, 2 where it is no http URL."""
     if len(arguments) != 1 or not arguments[0].startswith(("http://", "https://")):
         sys.stderr.write("usage: python -m notellm2.stack.health http://HOST:PORT/PATH\n")
         return 2

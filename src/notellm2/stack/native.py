@@ -61,14 +61,14 @@ class Stack:
     # What there is.
 
     def left_out(self, name: str) -> str:
-        """Why a service does not run natively; empty where it does."""
+        """Say why a service does not run natively; empty where it does."""
         native = self.services[name].native
         if native.needs_objects and not self.machine.objects:
             return "no object store is named (S3_ENDPOINT_URL): plain folders are used"
         return native.skip
 
     def names(self, wanted: Iterable[str] | None = None) -> list[str]:
-        """The services that run natively, in the order of their dependencies.
+        """List the services that run natively, in the order of their dependencies.
 
         Args:
             wanted: only these and what they depend on; None: all without a profile.
@@ -91,28 +91,28 @@ class Stack:
         return [name for name in self._order if name in chosen]
 
     def url(self, name: str) -> str:
-        """Where a service is reached from this machine; empty where it listens nowhere."""
+        """Return the URL of a service on this machine; empty where it listens nowhere."""
         return self.machine.url(self._known(name))
 
     def environment(self, name: str) -> dict[str, str]:
-        """What docker-compose.yml gives a service, in its native form: for a client that is to see what it sees."""
+        """Return what docker-compose.yml gives a service, in its native form, for a client that is to see the same."""
         return self.machine.environment(self._known(name))
 
     def log_path(self, name: str) -> Path:
-        """The log of a service."""
+        """Return the path of a service's log."""
         return self.state.log(self._known(name).name)
 
     def pid(self, name: str) -> int:
-        """The process id of a service; 0 where it does not run."""
+        """Return the process id of a service; 0 where it does not run."""
         process = self._supervisor.process(self._known(name).name)
         return process.pid if process else 0
 
     def status(self) -> list[ServiceStatus]:
-        """How each service is, asked now."""
+        """Ask now how each service is."""
         return [self._status(name) for name in self._order if not self.services[name].profiles]
 
     def running(self) -> int:
-        """How many processes of this stack run, supervisor among them."""
+        """Count the processes of this stack that run, supervisor among them."""
         return sum(1 for _ in processes(self.state.root))
 
     # What is done to it.
@@ -275,7 +275,7 @@ class Stack:
 
 
 def down(state: Path) -> int:
-    """As `Stack.down`, for a state folder alone: settings that have become unfit since keep nobody from stopping.
+    """Stop a stack as `Stack.down` does, by its state folder alone: settings that became unfit keep nobody from it.
 
     Raises:
         InputError: an `up` is at work.

@@ -40,7 +40,7 @@ _ALLOWED = re.compile(r"[A-Za-z0-9_.,~/+=:@%^*!-]+")
 
 
 def fault(name: str, value: str) -> str | None:
-    """What is wrong with a secret's value, in words that never hold it; None where nothing is.
+    """Say what is wrong with a secret's value, in words that never hold it; None where nothing is.
 
     Args:
         name: the setting's name; ``PREFECT_AUTH`` is checked as ``user:password``.
@@ -81,7 +81,7 @@ def refuse_unfit(values: Mapping[str, str]) -> None:
 
 
 def read_file_forms(values: Mapping[str, str], folder: Path) -> dict[str, str]:
-    """The settings with each secret's ``<NAME>_FILE`` replaced by what that file holds, without its last line end.
+    """Replace each secret's ``<NAME>_FILE`` in the settings by what that file holds, without its last line end.
 
     Args:
         values: settings by name.
@@ -105,7 +105,7 @@ def read_file_forms(values: Mapping[str, str], folder: Path) -> dict[str, str]:
 
 
 def generate(name: str) -> str:
-    """A new value for a secret: 192 random bits, in letters and digits that every reader of env files takes alike."""
+    """Make a new value for a secret: 192 random bits, in letters and digits that readers of env files agree on."""
     value = secrets.token_hex(24)
     if name == "S3_ACCESS_KEY":
         return "N2" + value[:18].upper()

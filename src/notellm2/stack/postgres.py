@@ -18,7 +18,7 @@ _INSTALLED = "/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt
 
 
 def system_user(wanted: str) -> str:
-    """Who PostgreSQL runs as: ourselves (empty) unless we are root, which it refuses.
+    """Return whom PostgreSQL runs as: ourselves (empty) unless we are root, which it refuses.
 
     Raises:
         InputError: we are root and there is no such user.
@@ -34,7 +34,7 @@ def system_user(wanted: str) -> str:
 
 
 def programs() -> Path:
-    """The folder of PostgreSQL's programs: the newest of this machine's, from 15 on.
+    """Find the folder of PostgreSQL's programs: the newest of this machine's, from 15 on.
 
     Raises:
         InputError: there is none; says where it was looked for.

@@ -23,7 +23,7 @@ _GRACE_S = 10.0
 
 
 def processes(state: Path, service: str | None = None) -> Iterator[psutil.Process]:
-    """The running processes of a stack, or of one of its services; never ourselves or those that started us."""
+    """Find the running processes of a stack, or of one of its services; never ourselves or those that started us."""
     ours = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
     for process in psutil.process_iter():
         if process.pid in ours:

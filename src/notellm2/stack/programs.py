@@ -68,36 +68,36 @@ class Machine:
         }
 
     def environment(self, service: Service) -> dict[str, str]:
-        """The environment of a service's program."""
+        """Return the environment of a service's program."""
         without = {} if self.objects else service.native.without_objects
         return {**service.environment, **service.native.environment, **without}
 
     def program(self, service: Service) -> Program:
-        """The native form of a service."""
+        """Return the native form of a service."""
         return Program(self.command(service.command), self.environment(service), self.project)
 
     def command(self, command: tuple[str, ...]) -> tuple[str, ...]:
-        """A command of a service, its own or its health check's."""
+        """Return a command of a service, its own or its health check's."""
         return (sys.executable if command[0] == "python" else command[0], *command[1:])
 
     def address(self, service: Service) -> str:
-        """The address at which a service is reached from this machine."""
+        """Return the address at which a service is reached from this machine."""
         return self.variables["NATIVE_ADDRESS" if service.ports else "NATIVE_LOOPBACK"]
 
     def url(self, service: Service) -> str:
-        """Where a service is reached from this machine; empty where it listens nowhere."""
+        """Return the URL of a service on this machine; empty where it listens nowhere."""
         scheme = "postgresql" if service.command[:1] == ("postgres",) else "http"
         return f"{scheme}://{self.address(service)}:{service.native.port}" if service.native.port else ""
 
     def folder(self, source: str) -> Path:
-        """What a mount's source is here: a path, from the project's folder; otherwise a volume's name."""
+        """Return what a mount's source is here: a path, from the project's folder; otherwise a volume's name."""
         if source.startswith(("/", ".", "~")):
             return (self.project / Path(source).expanduser()).resolve()
         return self.volumes / source
 
 
 def inherited(programs: Path | None) -> dict[str, str]:
-    """What services take from the environment of this process, with a folder of programs first on PATH."""
+    """Return what services take from the environment of this process, with a folder of programs first on PATH."""
     variables = {name: value for name, value in os.environ.items() if _INHERITED.fullmatch(name)}
     path = variables.get("PATH", os.defpath)
     return {**variables, "PATH": f"{programs}{os.pathsep}{path}" if programs else path}

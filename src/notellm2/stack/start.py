@@ -116,7 +116,7 @@ def start_in_order(
 
 
 def last_lines(path: Path, count: int) -> list[str]:
-    """The last lines of a log; none where it is not there."""
+    """Read the last lines of a log; none where it is not there."""
     with contextlib.suppress(FileNotFoundError), path.open("rb") as handle:
         handle.seek(max(0, path.stat().st_size - 400 * count))
         return handle.read().decode(errors="replace").splitlines()[-count:]

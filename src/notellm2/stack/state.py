@@ -50,7 +50,7 @@ class StateFolder:
         return Path(tempfile.gettempdir()) / f"notellm2-{os.getuid()}-{digest}" / "supervisor.sock"
 
     def log(self, name: str) -> Path:
-        """The log of a service."""
+        """Return the path of a service's log."""
         return self.logs / f"{name}.log"
 
     def make(self) -> None:

@@ -57,7 +57,7 @@ class Process(NamedTuple):
 
 
 def configuration(state: StateFolder, services: Mapping[str, Service], programs: Mapping[str, Program]) -> str:
-    """Supervisor's configuration; nothing starts by itself.
+    """Compose supervisor's configuration; nothing starts by itself.
 
     Args:
         state: the state folder.
@@ -138,7 +138,7 @@ class Supervisor:
         self.state = state
 
     def is_running(self) -> bool:
-        """Whether it answers."""
+        """Return whether it answers a request."""
         try:
             self._call("getState")
         except (OSError, xmlrpc.client.Error):
@@ -186,7 +186,7 @@ class Supervisor:
                 supervisor.wait(timeout=_STOP_S)
 
     def process(self, name: str) -> Process | None:
-        """What it says of a service; None where it does not know it or does not run."""
+        """Return what it says of a service; None where it does not know it or does not run."""
         try:
             answer = cast("dict[str, Any]", self._call("getProcessInfo", name))
         except (OSError, xmlrpc.client.Error):  # Nobody there, shutting down, or no such service.

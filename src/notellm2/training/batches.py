@@ -34,7 +34,7 @@ class PairOrder:
         self._known = np.unique(np.concatenate([forth, back]))
 
     def step(self, step: int) -> Rows:
-        """int64[2B] rows of step `step` (from 0): partners lie side by side."""
+        """Return the rows of step `step` (from 0), int64[2B]: partners lie side by side."""
         positions = np.arange(step * self.batch, (step + 1) * self.batch)
         epochs = positions // len(self.pairs)
         chosen = np.empty(self.batch, np.int64)
@@ -62,7 +62,7 @@ class PairOrder:
         return NotNegatives(back, len(distinct), each[here], nearest[here])
 
     def related(self, rows: Rows, columns: Rows) -> Flags:
-        """bool[R, C]: the same note, known partners, or related."""
+        """Mark the same note, known partners and related ones, bool[R, C]."""
         codes = rows[:, None] * self._base + columns[None, :]
         nearest = np.searchsorted(self._known, codes).clip(max=len(self._known) - 1)
         # A note beyond every pair's has no code of its own, and no partners.
@@ -71,7 +71,7 @@ class PairOrder:
         return known
 
     def not_negatives(self, rows: Rows, *, known_positives: bool) -> NDArray[np.bool_]:
-        """bool[C, C], the whole matrix of `excluded`."""
+        """Return the whole matrix of `excluded`, bool[C, C]."""
         return self.excluded(rows, known_positives=known_positives).block(slice(0, len(rows)))
 
 
@@ -91,7 +91,7 @@ class NotNegatives:
         self._second = second
 
     def block(self, rows: slice) -> NDArray[np.bool_]:
-        """bool[R, C] of some rows; R·(U + C) bytes of memory."""
+        """Return some rows of the matrix, bool[R, C]; R·(U + C) bytes of memory."""
         notes = self._back[rows]
         by_note = np.zeros((len(notes), self._notes), np.bool_)
         by_note[np.arange(len(notes)), notes] = True
@@ -130,7 +130,7 @@ def withheld_images(notes: int, share: float, seed: int, step: int) -> Flags | N
 
 
 def pictured_pairs(rows: Rows, has_image: Flags, imageless: Flags | None) -> Flags:
-    """bool[2B]: rows of the pairs of which both notes show their image.
+    """Mark rows of the pairs of which both notes show their image, bool[2B].
 
     Args:
         rows: int64[2B], partners side by side.

@@ -300,7 +300,7 @@ def _generation_task(
 
 
 def pair_rows(pairs: Artifact, name: str, row_of: Mapping[str, int]) -> Rows:
-    """int64[M, 2]: the pairs of one file of a pairs artifact, as rows of the data set.
+    """Read the pairs of one file of a pairs artifact as rows of the data set, int64[M, 2].
 
     Raises:
         InputError: a note is not in the data set.

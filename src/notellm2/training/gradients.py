@@ -28,7 +28,7 @@ def sum_gradients(network: NoteLLM2, parameters: Sequence[nn.Parameter], team: T
 
 
 def gradient_norms(network: NoteLLM2, team: Team) -> dict[str, float]:
-    """The gradient's norm by part of the network, ``gradient_norm_llm`` and so on, of slices and whole weights."""
+    """Compute the gradient's norm by part of the network, ``gradient_norm_llm`` and so on, over sliced weights too."""
     squares: dict[str, float] = {}
     sliced: dict[str, float] = {}
     for name, parameter in network.named_parameters():

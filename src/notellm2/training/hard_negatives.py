@@ -65,7 +65,7 @@ class HardNegatives:
         return cls(rows[asked], negatives)
 
     def draw(self, notes: Rows, each: int, seed: int, step: int) -> Rows:
-        """int64[≤ len(notes)·each]: hard negatives for the notes of a step, a function of (seed, step)."""
+        """Draw hard negatives for the notes of a step, int64[≤ len(notes)·each], a function of (seed, step)."""
         if not len(self.notes):
             return self.notes
         rng = np.random.default_rng([seed, step, 5])

@@ -74,7 +74,7 @@ class Progress:
         return float(np.mean(self.recent[-20:])) < -LEFT_CHANCE
 
     def figures(self, config: TrainingConfig) -> dict[str, Any]:
-        """Figures of the run, at its end."""
+        """Return the figures of the run, at its end."""
         return {
             "steps": self.step,
             "final_loss": self.last_loss,
@@ -89,7 +89,7 @@ class Progress:
 
 
 def total_steps(config: TrainingConfig, pairs: int) -> int:
-    """Optimiser steps of a run over `pairs` pairs."""
+    """Count the optimiser steps of a run over `pairs` pairs."""
     return (
         config.steps if config.steps is not None else max(1, math.ceil(config.epochs * pairs / config.pairs_per_batch))
     )
@@ -111,7 +111,7 @@ def learning_rate_share(step: int, steps: int, config: TrainingConfig) -> float:
 
 
 def build_optimiser(network: NoteLLM2, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW in groups: the LLM, the image's path, the head, the logit scale; vectors and the scale are not decayed."""
+    """Make AdamW in groups: LLM, image path, head, logit scale; vectors and the scale do not decay."""
     image_lr = config.head_lr if config.image_lr is None else config.image_lr
     peaks = {"llm": config.lr, "head": config.head_lr, "log_scale": config.scale_lr}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -153,7 +153,7 @@ class TrainingRun:
     related: Rows | None = None
 
     def context(self) -> StepContext:
-        """What the steps share, with a fresh optimiser."""
+        """Make what the steps share, with a fresh optimiser."""
         order = PairOrder(self.pairs, self.config.pairs_per_batch, self.config.seed, self.related)
         return StepContext(
             network=self.network,

@@ -11,7 +11,7 @@ from notellm2.recipe import TrainingConfig
 
 
 def in_bf16(config: TrainingConfig, device: torch.device) -> bool:
-    """Whether the recipe asks for bf16, or leaves it to a device that has it."""
+    """Return whether the recipe asks for bf16, or leaves it to a device that has it."""
     able = device.type == "cuda" and torch.cuda.is_bf16_supported()
     return config.precision == "bf16" or (config.precision == "auto" and able)
 

@@ -113,7 +113,7 @@ def _parts(
 
 
 def standardised(x_NK: Tensor, dropout: float, shown_N: Tensor | None = None) -> Part:
-    """Inputs of mean zero and variance one, over the notes that are `shown_N`; the others are zero."""
+    """Standardise inputs to mean zero and variance one, over the notes that are `shown_N`; the others are zero."""
     measured = x_NK if shown_N is None else x_NK[shown_N]
     mean_K, scale_K = measured.mean(0), measured.std(0) + 1e-6
     inputs_NK = (x_NK - mean_K) / scale_K

@@ -64,17 +64,17 @@ def shard(network: NoteLLM2, config: TrainingConfig, team: Team) -> None:
 
 
 def is_sharded(network: NoteLLM2) -> bool:
-    """Whether the network's weights are sliced: then each process must run it as often as every other one does."""
+    """Return whether the network's weights are sliced: then each process must run it as often as the others."""
     return isinstance(network.head.weight, DTensor)
 
 
 def is_slice(tensor: Tensor) -> bool:
-    """Whether the process holds only a slice of this weight, gradient or moment."""
+    """Return whether the process holds only a slice of this weight, gradient or moment."""
     return isinstance(tensor, DTensor)
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A weight or moment as one tensor; all processes call this for a sliced one."""
+    """Gather a weight or moment as one tensor; all processes call this for a sliced one."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
@@ -84,7 +84,7 @@ def held(tensor: Tensor) -> Tensor:
 
 
 def laid_out(value: Tensor, parameter: Tensor) -> Tensor:
-    """A whole tensor with the device, type and slicing of a weight; the leader's value counts where it is sliced."""
+    """Lay out a whole tensor with the device, type and slicing of a weight; where sliced, the leader's value counts."""
     value = value.to(parameter.device, parameter.dtype)
     if not isinstance(parameter, DTensor):
         return value
@@ -93,13 +93,13 @@ def laid_out(value: Tensor, parameter: Tensor) -> Tensor:
 
 
 def held_bytes(network: nn.Module, optimiser: torch.optim.Optimizer) -> int:
-    """Bytes of weights and of the optimiser's state that this process holds."""
+    """Count the bytes of weights and of the optimiser's state that this process holds."""
     state = [value for values in optimiser.state.values() for value in values.values() if isinstance(value, Tensor)]
     return sum(held(tensor).numel() * tensor.element_size() for tensor in (*network.parameters(), *state))
 
 
 def units(part: nn.Module | None) -> Iterator[nn.Module]:
-    """The modules whose weights are gathered together, inner ones first: each layer, the words, and what is left."""
+    """List the modules whose weights are gathered together, inner ones first: each layer, the words, and the rest."""
     if part is None:
         return
     words = getattr(part, "get_input_embeddings", lambda: None)()

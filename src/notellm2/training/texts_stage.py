@@ -18,7 +18,7 @@ STAGE, VERSION = "texts", 1
 
 
 def token_texts(store: Store, dataset: Dataset, data_md5: str, tokenizer: Any, model: ModelConfig) -> EncodedTexts:
-    """The data set's texts as tokens, in its order; from the store if any run has made them.
+    """Encode the data set's texts as tokens, in its order; from the store if any run has made them.
 
     They depend on the data, the tokenizer, the prompt's language and the text limits, and on nothing else of a recipe:
     variants, sweeps, retrains and the embedding of all notes share them.
@@ -53,7 +53,7 @@ def token_texts(store: Store, dataset: Dataset, data_md5: str, tokenizer: Any, m
 
 
 def tokenizer_digest(tokenizer: Any) -> str | None:
-    """SHA-256 (hex) of what a fast tokenizer does to a text; None for one that cannot be written down as JSON."""
+    """Compute the SHA-256 (hex) of what a fast tokenizer does to a text; None if it cannot be written as JSON."""
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     if not hasattr(backend, "to_str"):
         return None

@@ -36,7 +36,7 @@ class TrainingInputs:
     published: Artifact | None = None
 
     def keyed(self, training: TrainingConfig) -> dict[str, Artifact | str]:
-        """The inputs that the training's key covers."""
+        """Return the inputs that the training's key covers."""
         inputs: dict[str, Artifact | str] = {
             "data": self.data_md5,
             "pairs": self.pairs,

@@ -54,7 +54,7 @@ DARK = Theme(
 
 
 def new_figure(theme: Theme, height: float, rows: int = 1) -> tuple[Figure, list[Axes]]:
-    """A figure `height` inches high with `rows` axes that share their x axis."""
+    """Make a figure `height` inches high with `rows` axes that share their x axis."""
     figure = Figure(figsize=(4.5, height), dpi=_DPI, facecolor=theme.paper, layout="constrained")
     FigureCanvasAgg(figure)
     axes = list(figure.subplots(rows, 1, sharex=True, squeeze=False).flat)
@@ -70,7 +70,7 @@ def new_figure(theme: Theme, height: float, rows: int = 1) -> tuple[Figure, list
 
 
 def add_legend(figure: Figure, axes: Axes, theme: Theme, columns: int) -> None:
-    """The legend below the axes, in so many columns."""
+    """Put the legend below the axes, in so many columns."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(
         handles,
@@ -85,7 +85,7 @@ def add_legend(figure: Figure, axes: Axes, theme: Theme, columns: int) -> None:
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as a PNG file."""
+    """Write a figure as the bytes of a PNG file."""
     buffer = io.BytesIO()
     # No software version or date in the file: equal metrics give equal bytes.
     figure.savefig(buffer, format="png", facecolor=figure.get_facecolor(), metadata={"Software": None})

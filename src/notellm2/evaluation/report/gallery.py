@@ -22,7 +22,7 @@ _ORDINARY = {"ordinary": ("A random sample", "Drawn at random: what the model do
 
 
 def gallery(content: ReportInput) -> list[dict[str, Any]]:
-    """Groups of examples, the largest wins first; images as data URIs."""
+    """Group the examples, the largest wins first; images as data URIs."""
     images = {note_id: data_uri("jpeg", data) for note_id, data in content.thumbnails.items()}
     groups = []
     for group, (title, meaning) in ((_AGAINST_CHAMPION if content.champion else _AGAINST_TFIDF) | _ORDINARY).items():
@@ -35,7 +35,7 @@ def gallery(content: ReportInput) -> list[dict[str, Any]]:
 
 
 def data_uri(kind: str, data: bytes) -> str:
-    """An image inside the page."""
+    """Put an image into a data URI, so that it is inside the page."""
     return f"data:image/{kind};base64,{base64.b64encode(data).decode('ascii')}"
 
 

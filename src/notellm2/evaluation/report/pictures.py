@@ -16,7 +16,7 @@ Drawing = Callable[[Theme], bytes | None]
 
 
 def drawings(content: ReportInput) -> dict[str, tuple[str, str, Drawing]]:
-    """File name (no ending) to title, words and drawing; a drawing without data gives None."""
+    """List the drawings: file name (no ending) to title, words and drawing; one without data gives None."""
     metrics, intervals = content.metrics, content.intervals
     k = headline_k(metrics)
     both = percent(metrics["both"]["all"][f"recall@{k}"])
@@ -64,7 +64,7 @@ def drawings(content: ReportInput) -> dict[str, tuple[str, str, Drawing]]:
 
 
 def pictures(content: ReportInput) -> list[dict[str, str]]:
-    """Each drawing that has data: title, alternative text, and the image in both themes."""
+    """Draw each picture that has data: title, alternative text, and the image in both themes."""
     shown = []
     for title, alt, draw in drawings(content).values():
         light, dark = draw(LIGHT), draw(DARK)

@@ -42,7 +42,7 @@ _LINES: dict[str, tuple[str | None, str, str]] = {
 
 
 def recall_bars(metrics: Metrics, intervals: Intervals, theme: Theme = LIGHT) -> bytes:
-    """Recall at the headline cut-off of every model, as labelled bars with 95 % intervals; the tuned ones in colour."""
+    """Draw recall at the headline cut-off of every model as labelled bars with 95 % intervals; the tuned in colour."""
     name = f"recall@{headline_k(metrics)}"
     shown = {model: metrics[model]["all"][name] for model in LABELS if model in metrics}
     figure, (axes,) = new_figure(theme, height=3.9)
@@ -66,7 +66,7 @@ def recall_bars(metrics: Metrics, intervals: Intervals, theme: Theme = LIGHT) ->
 
 
 def recall_curve(metrics: Metrics, theme: Theme = LIGHT) -> bytes:
-    """Recall by cut-off, all pairs, one line a model."""
+    """Draw recall by cut-off, all pairs, one line a model."""
     ks = recall_ks(metrics)
     figure, (axes,) = new_figure(theme, height=3.9)
     for model in (name for name in _LINES if name in metrics):
@@ -85,7 +85,7 @@ def recall_curve(metrics: Metrics, theme: Theme = LIGHT) -> bytes:
 
 
 def by_popularity(metrics: Metrics, intervals: Intervals, theme: Theme = LIGHT) -> bytes | None:
-    """Recall by popularity of the target; None where fewer than two tenths have queries."""
+    """Draw recall by popularity of the target; None where fewer than two tenths have queries."""
     k = headline_k(metrics)
     names = [f"popularity_{i:02d}" for i in range(1, DECILES + 1)]
     tenths = [i for i, name in enumerate(names, 1) if (metrics["both"].get(name) or {}).get("n")]
@@ -107,7 +107,7 @@ def by_popularity(metrics: Metrics, intervals: Intervals, theme: Theme = LIGHT) 
 
 
 def training_curve(history: Sequence[Mapping[str, Any]], theme: Theme = LIGHT) -> bytes | None:
-    """Loss against chance, and mean cosine, by step; None when the history holds no loss.
+    """Draw loss against chance, and mean cosine, by step; None when the history holds no loss.
 
     Args:
         history: rows of training's metrics.jsonl: `step` with `loss` and, where there, `chance` (the loss of

@@ -150,7 +150,7 @@ def read_json(artifact: Artifact, name: str) -> Any:
 
 
 def shown_ids(gallery: list[dict[str, Any]]) -> set[str]:
-    """Notes whose thumbnails the page needs."""
+    """Collect the notes whose thumbnails the page needs."""
     lists = ("neighbours", "champion_neighbours")
     notes = [note for example in gallery for note in (example["query"], example["target"])]
     notes += [note for example in gallery for name in lists for note in example[name] or ()]

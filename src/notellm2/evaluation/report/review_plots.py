@@ -22,7 +22,7 @@ def changes(
     metric: str = "recall@10",
     theme: Theme = LIGHT,
 ) -> bytes:
-    """Difference of a metric to the champion by slice, in points, with 95 % intervals.
+    """Draw a metric's difference to the champion by slice, in points, with 95 % intervals.
 
     Args:
         compared: slice to its part of comparison.json, top to bottom; those without queries are left out.
@@ -49,7 +49,7 @@ def changes(
 
 
 def saliency(layers: Sequence[Mapping[str, float]], theme: Theme = LIGHT) -> bytes:
-    """Mean flow into the compression position by layer.
+    """Draw the mean flow into the compression position by layer.
 
     Args:
         layers: of saliency.json: {"visual", "text", "rest"} a layer, from the first; shares of the layer's flow.
@@ -70,7 +70,7 @@ def saliency(layers: Sequence[Mapping[str, float]], theme: Theme = LIGHT) -> byt
 
 
 def aging(rows: Sequence[Mapping[str, Any]], theme: Theme = LIGHT) -> bytes:
-    """Recall by window of time: a model trained up to it, the first model, and TF-IDF.
+    """Draw recall by window of time: a model trained up to it, the first model, and TF-IDF.
 
     Args:
         rows: of backtest.json: "window", "metric", and recalls in [0, 1]: "fresh" with "low" and "high", "first",

@@ -25,7 +25,7 @@ _SPACE = {
 
 
 def tiles(content: ReportInput) -> list[tuple[str, str, str]]:
-    """Key figures: label, value, note."""
+    """List the key figures: label, value, note."""
     metrics, k = content.metrics, headline_k(content.metrics)
     name = f"recall@{k}"
     shown = [
@@ -48,7 +48,7 @@ def tiles(content: ReportInput) -> list[tuple[str, str, str]]:
 
 
 def overall(metrics: Metrics) -> dict[str, Any]:
-    """Models by metric, all pairs; the best of each column marked. An older evaluation may lack a metric."""
+    """Tabulate models by metric, all pairs, the best of each column marked; an older evaluation may lack a metric."""
     ks = recall_ks(metrics)
     shown_ks = ks if len(ks) <= _TABLE_KS else [k for k in ks if k in {10, 50, 100, 1000}] or ks[:_TABLE_KS]
     wanted = [*(f"recall@{k}" for k in shown_ks), f"ndcg@{headline_k(metrics)}", "mrr"]
@@ -60,7 +60,7 @@ def overall(metrics: Metrics) -> dict[str, Any]:
 
 
 def space(content: ReportInput) -> dict[str, Any]:
-    """Health of the embedding space, beside the champion's."""
+    """Tabulate the health of the embedding space, beside the champion's."""
     sides = [content.space["both"], *([content.champion.space["both"]] if content.champion else [])]
 
     def cell(key: str, value: float | None) -> str:
@@ -71,12 +71,12 @@ def space(content: ReportInput) -> dict[str, Any]:
 
 
 def is_fine(name: str) -> bool:
-    """Whether a slice is one of many: a tenth of popularity or a category."""
+    """Return whether a slice is one of many: a tenth of popularity or a category."""
     return name.startswith(("popularity_", "category_"))
 
 
 def changes(champion: Opponent, labels: Mapping[str, str], *, fine: bool) -> list[dict[str, Any]]:
-    """Model against champion by slice; `fine`: by popularity and category instead."""
+    """Compare model and champion by slice; `fine`: by popularity and category instead."""
     return [
         {
             "label": labels.get(name, name),
@@ -113,7 +113,7 @@ def _change(difference: Mapping[str, float], n: int) -> dict[str, str]:
 
 
 def slices(content: ReportInput, *, fine: bool) -> dict[str, Any]:
-    """The model's own figures by slice; `fine`: by popularity and category instead."""
+    """Tabulate the model's own figures by slice; `fine`: by popularity and category instead."""
     name = f"recall@{headline_k(content.metrics)}"
     models = [model for model in _SLICE_MODELS if model in content.metrics]
     rows = []

@@ -20,7 +20,7 @@ _QUALITY = 70
 
 
 def thumbnails(dataset: Dataset, note_ids: Collection[str], limits: ImageLimits) -> dict[str, bytes]:
-    """note_id to JPEG of at most 96 pixels a side; notes without a readable image are left out."""
+    """Make a JPEG of at most 96 pixels a side for each note; those without a readable image are left out."""
     wanted = pa.array(sorted(note_ids), pa.string())
     made: dict[str, bytes] = {}
     for shard in dataset.shards("notes"):
@@ -39,7 +39,7 @@ def thumbnails(dataset: Dataset, note_ids: Collection[str], limits: ImageLimits)
 
 
 def thumbnail(image: bytes, limits: ImageLimits) -> bytes | None:
-    """One image, small; None when it cannot be decoded (the import has counted and reported it already)."""
+    """Make one image small; None when it cannot be decoded (the import has counted and reported it already)."""
     try:
         decoded = decode_image(image, limits)
     except ImageProblem:

@@ -75,7 +75,7 @@ def headline(content: ReportInput) -> Headline:
 
 
 def regressions(comparison: Mapping[str, Any], labels: Mapping[str, str]) -> list[str]:
-    """What is surely worse than the champion beside the overall recall, as parts of a sentence, gravest first.
+    """Name what is surely worse than the champion beside the overall recall, as parts of a sentence, gravest first.
 
     A slice counts when its p is below 0.05 divided by the number of slices looked at (Bonferroni).
     """

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def show(value: Any) -> str:
-    """A value of a summary, for reading."""
+    """Format a value of a summary, for reading."""
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -24,17 +24,17 @@ def show(value: Any) -> str:
 
 
 def percent(value: float | None) -> str:
-    """A share in percent."""
+    """Format a share in per cent."""
     return "–" if value is None else f"{100 * value:.1f}"
 
 
 def points(value: float) -> str:
-    """A difference of shares in points, signed; a true minus sign lines up with plus."""
+    """Format a difference of shares in points, signed; a true minus sign lines up with plus."""
     return f"{100 * value:+.1f}".replace("-", "−")
 
 
 def facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """A summary as labelled lines; a mapping of mappings gets a line for each part."""
+    """Format a summary as labelled lines; a mapping of mappings gets a line for each part."""
     lines = []
     for key, value in summary.items():
         label = str(key).replace("_", " ")
@@ -46,7 +46,7 @@ def facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
-    """A tree as dotted names and values; an empty branch has none."""
+    """Flatten a tree to dotted names and values; an empty branch has none."""
     leaves: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, Mapping):
@@ -57,13 +57,13 @@ def flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 
 
 def recipe_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """(field, before, now) of each field of two recipes that differs; a field that one does not have is "not there"."""
+    """List (field, before, now) of each field that two recipes differ in; one that is missing is "not there"."""
     old, new = flat(before), flat(now)
     return [(name, _known(old, name), _known(new, name)) for name in _different(old, new)]
 
 
 def data_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    """(fact, before, now, change) of each fact of two data versions that differs; numbers with their change."""
+    """List (fact, before, now, change) of each fact that two data versions differ in; numbers with their change."""
     old, new = flat(before), flat(now)
     return [
         (

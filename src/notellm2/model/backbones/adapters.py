@@ -25,7 +25,7 @@ def tune(llm: nn.Module, config: ModelConfig) -> nn.Module:
 
 
 def with_lora(llm: nn.Module, settings: LoraSettings) -> nn.Module:
-    """The LLM with fresh low-rank adapters (output unchanged until trained).
+    """Give an LLM fresh low-rank adapters (output unchanged until trained).
 
     Raises:
         InputError: the LLM has no module of a name in `settings.targets`. (peft passes over it where another one fits.)
@@ -56,7 +56,7 @@ def with_lora(llm: nn.Module, settings: LoraSettings) -> nn.Module:
 
 
 def merged(llm: nn.Module) -> nn.Module:
-    """The LLM with its adapters folded into the weights, for inference; an LLM without adapters as it is.
+    """Fold an LLM's adapters into its weights, for inference; an LLM without adapters stays as it is.
 
     Adapters on weights narrower than float32 stay beside them: folded in, they would be rounded away with them.
     """

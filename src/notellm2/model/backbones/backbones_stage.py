@@ -43,7 +43,7 @@ class Backbones:
 
     @classmethod
     def of(cls, artifact: Artifact) -> Backbones:
-        """The backbones that an artifact names; built ones lie inside it."""
+        """Read the backbones that an artifact names; built ones lie inside it."""
         named = json.loads(artifact.file("backbones.json").read_text())
         for part in ("llm", "vision"):
             if named[part] is None:

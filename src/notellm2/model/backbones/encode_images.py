@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 def encode_images(
     vision: VisionEncoder, notes: Sequence[Note], limits: ImageLimits, *, batch: int = 4
 ) -> tuple[NDArray[np.float16], list[tuple[str, str]]]:
-    """Features of the notes' images, a few at a time (small batches stay in a CPU's cache: 18 ms an image for
-    MobileNetV2 at 4, 36 at 32).
+    """Encode the notes' images, a few at a time.
+
+    Small batches stay in a CPU's cache: 18 ms an image for MobileNetV2 at 4, 36 at 32.
 
     Returns:
         float16[n, P, V], zeros where there is no image that decodes; and (note id, reason) of those that do not.

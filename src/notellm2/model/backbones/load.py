@@ -127,7 +127,7 @@ def load_tokenizer(name: str, digest: str, revision: str | None = None) -> Langu
 
 
 def load_language_head(name: str, revision: str | None = None) -> Tensor:
-    """The weight of an LLM's language-model head, float32[W, H]: what turns a hidden state into scores of words.
+    """Load the weight of an LLM's language-model head, float32[W, H]: it turns hidden states into scores of words.
 
     Of the LLM only its words are read beside it, no layer.
 
@@ -140,8 +140,9 @@ def load_language_head(name: str, revision: str | None = None) -> Tensor:
 
 
 def load_vision_encoder(name: str, revision: str | None = None) -> VisionEncoder:
-    """Load a vision encoder and its image processor; of a two-tower model (CLIP, SigLIP) the vision tower, of a
-    multimodal LLM tower and projector.
+    """Load a vision encoder and its image processor.
+
+    Of a two-tower model (CLIP, SigLIP) that is the vision tower, of a multimodal LLM tower and projector.
 
     Raises:
         InputError: as `load_language_model`.
@@ -196,7 +197,7 @@ def _is_lfs_pointer(path: Path) -> bool:
 
 
 def left_out_tokens(name: str, revision: str | None = None) -> int:
-    """Tokens of a vision encoder's output that are neither summary nor patches, by its configuration alone.
+    """Count the tokens of a vision encoder's output that are neither summary nor patches, by its configuration.
 
     Raises:
         InputError: it has no readable configuration.
@@ -211,7 +212,7 @@ def left_out_tokens(name: str, revision: str | None = None) -> int:
 
 
 def backbone_digest(name: str, revision: str | None = None) -> str:
-    """What identifies a backbone: a folder by its bytes, a hub name as ``name@commit``.
+    """Identify a backbone: a folder by its bytes, a hub name as ``name@commit``.
 
     A branch such as main moves, so it is looked up, in the local cache where the hub cannot be reached.
 
@@ -329,7 +330,7 @@ def _check_words(name: str, tokenizer: PreTrainedTokenizerBase, model: Any) -> N
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' own report of odd weights and its bars: what matters is raised as an error here."""
+    """Silence transformers' report of odd weights and its bars: what matters is raised as an error here."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -34,7 +34,7 @@ _ONE_IMAGE_A_SAMPLE = ("idefics3", "smolvlm")
 
 
 def is_multimodal(config: Any) -> bool:
-    """Whether a configuration is of an image-text-to-text model.
+    """Return whether a configuration is of an image-text-to-text model.
 
     Raises:
         InputError: it is, and of a kind that is not supported.
@@ -49,7 +49,7 @@ def is_multimodal(config: Any) -> bool:
 
 
 def language_part(model: Any) -> nn.Module:
-    """The language model of a multimodal one, without its head."""
+    """Return the language model of a multimodal one, without its head."""
     decoder: nn.Module = model.model.get_decoder()
     return decoder
 
@@ -72,7 +72,7 @@ class MultimodalVision(nn.Module):
         self.kind: str = model.config.model_type
 
     def read(self, processor: Any, images: Sequence[Image]) -> Tensor:
-        """[B, 1 + T, H] of RGB images: the mean of the visual tokens, then each of them."""
+        """Encode RGB images as [B, 1 + T, H]: the mean of the visual tokens, then each of them."""
         from PIL import Image as Pillow
 
         squares = [image.resize((_SIDE, _SIDE), Pillow.Resampling.BICUBIC) for image in images]
@@ -108,7 +108,7 @@ class PretrainedConnector(nn.Module):
         self._queries = queries
 
     def forward(self, vision_BPV: Tensor) -> Tensor:
-        """Visual tokens: [B, 1 + T, H] -> [B, T, H]."""
+        """Return the visual tokens: [B, 1 + T, H] -> [B, T, H]."""
         tokens = vision_BPV.shape[1] - 1
         if tokens != self._queries:
             raise InputError(f"model.connector.queries ({self._queries}): the encoder gives {tokens} tokens; set it so")
@@ -116,13 +116,13 @@ class PretrainedConnector(nn.Module):
 
 
 def reads_grids(llm: nn.Module) -> bool:
-    """Whether the LLM's rotary positions have rows and columns (Qwen2-VL's M-RoPE)."""
+    """Return whether the LLM's rotary positions have rows and columns (Qwen2-VL's M-RoPE)."""
     rope = getattr(getattr(llm, "config", None), "rope_parameters", None) or {}
     return "mrope_section" in rope
 
 
 def grid_positions(slots: NDArray[np.int64], length: int) -> Tensor:
-    """int64[3, 1, L]: time, row and column of each token; text has all three alike (Qwen2-VL, arXiv 2409.12191, 2.1).
+    """Compute time, row and column of each token, int64[3, 1, L]; of text all three are alike (Qwen2-VL).
 
     The visual tokens share one time and lie in a square; the text goes on after its longest side.
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 def has_class_token(model: nn.Module) -> bool:
-    """Whether the encoder puts a summary of its own before the patches (ViT, CLIP, DINOv2)."""
+    """Return whether the encoder puts a summary of its own before the patches (ViT, CLIP, DINOv2)."""
     return any(name.endswith(("cls_token", "class_embedding")) for name, _ in model.named_parameters())
 
 
@@ -26,7 +26,7 @@ def register_tokens(config: Any) -> int:
 
 
 def summary_and_patches(output: Any, class_token: bool, registers: int = 0) -> Tensor:
-    """An encoder's output as [B, P, V].
+    """Return an encoder's output as [B, P, V]: its summary, then the patches.
 
     The summary is the class token where there is one, the pooled map of a convolutional network (MobileNetV2, whose
     grid gives the patches), else the encoder's own pooled output (SigLIP), else the patches' mean.

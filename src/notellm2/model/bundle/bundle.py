@@ -67,7 +67,7 @@ class BundleError(RuntimeError):
 
 
 class BundleConfig(BaseModel):
-    """``config.json``."""
+    """Describe a bundle: the file ``config.json``."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -155,7 +155,7 @@ class Bundle:
     def embed(
         self, notes: Sequence[Note], *, batch: int = 64, modality: Modality = "both", width: int | None = None
     ) -> NDArray[np.float32]:
-        """Embed notes.
+        """Embed notes, float32[n, D], L2-normalised.
 
         A note whose image does not decode is embedded without it, counted in `undecodable` and logged.
 
@@ -182,7 +182,7 @@ class Bundle:
         return embedded if width == self.dim else prefixes(embedded, width)
 
     def vision_features(self, notes: Sequence[Note]) -> NDArray[np.float16]:
-        """Frozen features of the notes' images, float16[n, P, V]; zeros where there is none that decodes."""
+        """Compute frozen features of the notes' images, float16[n, P, V]; zeros where there is none that decodes."""
         if self.vision is None:
             raise ValueError("this variant reads no image: it has no vision encoder")
         features, failed = encode_images(self.vision, notes, self.config.images)
@@ -209,7 +209,7 @@ class Bundle:
 
 
 def load_canaries(folder: Path) -> tuple[list[Note], NDArray[np.float32]]:
-    """The notes that a bundle is checked with, and their embeddings float32[n, D].
+    """Load the notes that a bundle is checked with, and their embeddings float32[n, D].
 
     Raises:
         BundleError: the file is unreadable.

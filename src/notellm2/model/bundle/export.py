@@ -104,7 +104,7 @@ def export_bundle(
 
 
 def standalone(source: str) -> str:
-    """A module of this project as a file that imports its neighbours relatively, and nothing else of the project.
+    """Rewrite a module of this project as a file that imports its neighbours relatively, and nothing else of it.
 
     Imports for type checking go: annotations are never evaluated. Comments and layout stay.
 

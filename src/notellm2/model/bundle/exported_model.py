@@ -89,7 +89,7 @@ class NoteLLM2Model(PreTrainedModel):
         """Nothing: every weight comes from the file."""
 
     def forward(self, tokens: Tensor, last: Tensor, pixel_values: Tensor | None, has_image: Tensor | None) -> Tensor:
-        """Embed assembled notes.
+        """Embed notes that are assembled already.
 
         Args:
             tokens: int64[B, L], prompt and text, right-padded; -1 a visual token, -2 <IMG_EMB>.
@@ -122,7 +122,7 @@ class NoteLLM2Model(PreTrainedModel):
         return np.concatenate([np.zeros((0, self.network.head.out_features), np.float32), *rows])
 
     def inputs(self, notes: Sequence[Mapping[str, Any]]) -> dict[str, Tensor | None]:
-        """The arguments of `forward` for some notes; also what the ONNX file reads, by the same names."""
+        """Return the arguments of `forward` for some notes; also what the ONNX file reads, by the same names."""
         fields = ("title", ""), ("topics", ()), ("content", "")
         plain: Any = [SimpleNamespace(**{name: note.get(name) or empty for name, empty in fields}) for note in notes]
         texts = encode_texts(self._tokenizer, plain, self._settings)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def build_connector(config: ConnectorConfig, vision_width: int, llm_width: int) -> nn.Module:
-    """The connector of a recipe: a module from [B, P, V] to [B, Q, H]."""
+    """Build the connector of a recipe: a module from [B, P, V] to [B, Q, H]."""
     if config.kind == "none":
         return PretrainedConnector(config.queries, vision_width, llm_width)
     kinds: dict[str, type[QFormer | PatchMLP | QueryConnector]] = {
@@ -77,7 +77,7 @@ class QFormer(nn.Module):
         self.project = nn.Sequential(nn.Linear(config.width, llm_width), nn.GELU(), nn.Linear(llm_width, llm_width))
 
     def forward(self, vision_BPV: Tensor) -> Tensor:
-        """Visual tokens: [B, P, V] -> [B, Q, H]."""
+        """Read visual tokens from vision features: [B, P, V] -> [B, Q, H]."""
         queries_BQC = self.queries.expand(vision_BPV.shape[0], -1, -1)
         read = self.former(query_embeds=queries_BQC, encoder_hidden_states=vision_BPV)
         tokens_BQH: Tensor = self.project(read.last_hidden_state)
@@ -155,7 +155,7 @@ class QueryConnector(nn.Module):
         self.project = nn.Sequential(nn.Linear(config.width, llm_width), nn.GELU(), nn.Linear(llm_width, llm_width))
 
     def forward(self, vision_BPV: Tensor) -> Tensor:
-        """Visual tokens: [B, P, V] -> [B, Q, H]."""
+        """Read visual tokens from vision features: [B, P, V] -> [B, Q, H]."""
         features_BPC = self.features(vision_BPV)
         x_BQC = self.queries.expand(vision_BPV.shape[0], -1, -1)
         for layer in self.layers:
@@ -187,7 +187,7 @@ class PatchMLP(nn.Module):
         self.cells = None if config.query_std == 0 else _start(config, llm_width)
 
     def forward(self, vision_BPV: Tensor) -> Tensor:
-        """Visual tokens: [B, P, V] -> [B, Q, H]."""
+        """Read visual tokens from vision features: [B, P, V] -> [B, Q, H]."""
         x_BHP = self.project(vision_BPV[:, 1:]).transpose(1, 2)
         side, cells = math.isqrt(x_BHP.shape[2]), math.isqrt(self.tokens)
         if side**2 == x_BHP.shape[2] and cells**2 == self.tokens:
@@ -199,7 +199,7 @@ class PatchMLP(nn.Module):
 
 
 def visual_token_rank(tokens_BQH: Tensor) -> float:
-    """Mean effective rank of an image's visual tokens: 1 where they are copies of one, Q where they are orthogonal.
+    """Average the effective rank of an image's visual tokens: 1 where they are copies of one, Q where orthogonal.
 
     The exponential of the entropy of the normalised squared singular values of each [Q, H].
     """

@@ -1,4 +1,4 @@
-"""A start from which contrastive tuning learns.
+"""Fit a start from which contrastive tuning learns.
 
 The trap: hidden states of a language model at one prompt position are nearly parallel (mean cosine 0.987 over
 different notes with a 260 k Llama). A randomly started head maps every note to one direction, the loss sits at
@@ -88,7 +88,7 @@ class Discriminant:
         self._x = x
 
     def map(self, width: int, shrinkage: float) -> Tensor:
-        """float32[width, H], scaled so that outputs have unit mean square; rows beyond H are zero.
+        """Return the map float32[width, H], scaled to outputs of unit mean square; rows beyond H are zero.
 
         Args:
             width: D, number of outputs.
@@ -109,7 +109,7 @@ class Discriminant:
 
 
 def fit_map(x_NH: Tensor, pairs_M2: Tensor, width: int, *, seed: int) -> FittedMap:
-    """The discriminant map of all pairs, at the shrinkage that serves unseen notes best.
+    """Fit the discriminant map of all pairs, at the shrinkage that serves unseen notes best.
 
     Args:
         x_NH: float[N, H] inputs of a sample of notes.
@@ -151,7 +151,7 @@ def _not_negatives(rows: Tensor, pairs_M2: Tensor) -> Tensor:
 
 
 def fitted_log_scale(x_2BD: Tensor, mask_22: Tensor | None = None) -> tuple[float, float]:
-    """The logit scale τ at which the pair loss is least, on a grid of quarters in [-2, 4], and that loss.
+    """Find the logit scale τ with the least pair loss, on a grid of quarters in [-2, 4], and that loss.
 
     Args:
         x_2BD: [2B, D], L2-normalised; rows 2i and 2i+1 are partners.
@@ -163,7 +163,7 @@ def fitted_log_scale(x_2BD: Tensor, mask_22: Tensor | None = None) -> tuple[floa
 
 
 def mean_cosine(x_BD: Tensor) -> float:
-    """Mean cosine between different rows of L2-normalised `x_BD`; 1 when all are alike, 0 when spread."""
+    """Average the cosine between different rows of L2-normalised `x_BD`; 1 when all are alike, 0 when spread."""
     rows = len(x_BD)
     total = x_BD.detach().sum(0).square().sum() - rows
     return float(total / (rows * (rows - 1)))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class LateFusion(nn.Module):
-    """ñ = z⊙v + (1 - z)⊙n with v = W_p·CLS and z = σ(W·[v; n]); no biases, W Xavier-normal.
+    """Gate the image into the embedding: ñ = z⊙v + (1 - z)⊙n with v = W_p·CLS, z = σ(W·[v; n]), no biases.
 
     One gate serves the visual embedding n_v and the multimodal embedding n_m alike. (The authors' code calls it with
     its two arguments swapped, which only relabels z.)

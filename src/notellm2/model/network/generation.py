@@ -108,7 +108,7 @@ class Exercises:
         return max(around[task] + int((self.texts[task].lengths + self.answers[task].lengths).max()) for task in tasks)
 
     def choose(self, rows: NDArray[np.int64], topic_share: float, rng: np.random.Generator) -> list[tuple[int, Task]]:
-        """One task for each row that has one: topics for about `topic_share` of those that could do either."""
+        """Choose a task for each row that has one: topics for about `topic_share` of those that could do either."""
         wish = rng.random(len(rows)) < topic_share
         chosen: list[tuple[int, Task]] = []
         for row, topics_first in zip(rows.tolist(), wish, strict=True):
@@ -118,7 +118,7 @@ class Exercises:
         return chosen
 
     def batch(self, chosen: Sequence[tuple[int, Task]], pad: int = 0) -> tuple[Tensor, Tensor]:
-        """int64[B, L] tokens, right-padded, and bool[B, L] which of them are answers."""
+        """Return the tokens int64[B, L], right-padded, and which of them are answers, bool[B, L]."""
         rows = []
         for row, task in chosen:
             asked = np.concatenate([self.opening, self.texts[task].text(row), self.guidance[task]])

@@ -17,7 +17,7 @@ def pair_loss(
     rows: slice | None = None,
     offset_2B: Tensor | None = None,
 ) -> Tensor:
-    """Cross-entropy of each embedding's partner among all others.
+    """Compute the cross-entropy of each embedding's partner among all others.
 
     Rows 2i and 2i+1 of `x_2BD` are partners. logits = x·xᵀ·exp(τ), self-similarity masked.
 
@@ -45,7 +45,7 @@ def pair_loss(
 
 
 def spread(y_CD: Tensor, *, centre: bool) -> Tensor:
-    """What a batch is compared by: the head's bare outputs, their mean subtracted, made length 1.
+    """Subtract a batch's mean from the head's bare outputs and make them length 1, to be compared.
 
     A direction common to all notes tells none apart, yet where hidden states are nearly parallel it is most of them,
     and one optimiser step moves it further than what differs. Subtracted, it has no gradient and cannot take over.
@@ -64,7 +64,7 @@ def matryoshka_loss(
     mask_22: Tensor | None = None,
     rows: slice | None = None,
 ) -> Tensor:
-    """Mean pair loss of the whole embedding and of its prefixes, each made length 1 again (arXiv 2205.13147).
+    """Average the pair loss of the embedding and of its prefixes, each made length 1 again (arXiv 2205.13147).
 
     Args:
         x_2BD: as in `pair_loss`.
@@ -78,7 +78,7 @@ def matryoshka_loss(
 
 
 def chance_loss(pairs: int, mask_22: Tensor | None = None) -> float:
-    """The loss of embeddings that tell nothing apart: ln(2B - 1), and less where a mask leaves fewer to compare."""
+    """Return the loss of embeddings that tell nothing apart: ln(2B - 1), less where a mask leaves fewer to compare."""
     if mask_22 is None:
         return math.log(2 * pairs - 1)
     index = torch.arange(len(mask_22), device=mask_22.device)

@@ -45,7 +45,7 @@ class NoteBatch:
     vision_BPV: Tensor | None
 
     def to(self, device: torch.device) -> NoteBatch:
-        """The same batch on another device."""
+        """Move the batch to another device."""
         vision = None if self.vision_BPV is None else self.vision_BPV.to(device, non_blocking=True)
         return NoteBatch(self.tokens_BL.to(device), self.last_B.to(device), vision)
 
@@ -139,7 +139,7 @@ class NoteLLM2(nn.Module):
         return self.head.bias is not None
 
     def hidden(self, batch: NoteBatch) -> Hidden:
-        """The fused hidden states at the compression positions; the encoder's summary where there is no LLM."""
+        """Compute the fused hidden states at the compression positions; without an LLM the encoder's summary."""
         if self.llm is None:
             return Hidden(_present(batch.vision_BPV)[:, 0], None)
         x_BLH = _token_embeddings(self.llm)(batch.tokens_BL.clamp(min=0))
@@ -176,7 +176,7 @@ class NoteLLM2(nn.Module):
         return Hidden(n_m, n_v, beside_BD)
 
     def embed(self, hidden: Hidden, *, bare: bool = False) -> Embeddings:
-        """Head and L2 norm; `bare`: the head's output as it is, for a whole batch to be centred (`spread`)."""
+        """Apply head and L2 norm; `bare`: the head's output as it is, for a whole batch to be centred (`spread`)."""
 
         def mapped(h_BH: Tensor, beside_BD: Tensor | None = None) -> Tensor:
             y_BD: Tensor = self.head(h_BH).float()
@@ -198,7 +198,7 @@ class NoteLLM2(nn.Module):
 
 
 def check_length(llm: nn.Module | None, longest: int, what: str) -> None:
-    """Whether an LLM reads `longest` tokens.
+    """Check that an LLM reads `longest` tokens.
 
     Raises:
         InputError: it does not; begins with `what`.

@@ -12,14 +12,14 @@ from notellm2.errors import InputError
 
 
 def prefixes(x_ND: NDArray[np.floating[Any]], width: int) -> NDArray[np.float32]:
-    """float32[N, width]: prefixes of embeddings, L2-normalised; a row of zeros stays one."""
+    """Cut embeddings to prefixes float32[N, width], L2-normalised; a row of zeros stays one."""
     x = np.asarray(x_ND[:, :width], np.float32)
     lengths = np.linalg.norm(x, axis=1, keepdims=True)
     return np.asarray(x / np.maximum(lengths, 1e-12), np.float32)
 
 
 def check_width(width: int, dim: int, trained: Sequence[int]) -> None:
-    """Whether a model serves a width.
+    """Check that a model serves a width.
 
     Args:
         width: asked for.

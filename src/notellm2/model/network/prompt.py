@@ -58,7 +58,7 @@ class Wording:
     line_break: str
 
     def note_text(self, note: Note, limits: TextLimits) -> str:
-        """The note's own text, each field cut to its limit; a field without text is left out."""
+        """Compose the note's own text, each field cut to its limit; a field without text is left out."""
         named = [topic[: limits.topic_chars] for topic in note.topics]
         topics = "".join(self.topic_mark + topic for topic in [t for t in named if t][: limits.topics])
         fields = (
@@ -140,7 +140,7 @@ class EncodedTexts:
         return np.diff(self.offsets)
 
     def text(self, note: int) -> NDArray[np.int32]:
-        """int32[L], the tokens of one note."""
+        """Return the tokens of one note, int32[L]."""
         return self.tokens[self.offsets[note] : self.offsets[note + 1]]
 
 
@@ -235,6 +235,6 @@ def _around_images(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """The tokens of a prompt's fixed part, special words by their names."""
+    """Encode a prompt's fixed part, special words by their names."""
     encoded: Any = tokenizer(text, add_special_tokens=False)
     return [int(i) for i in encoded["input_ids"]]

@@ -16,7 +16,7 @@ _READ: ContextVar[Tensor | None] = ContextVar("read_positions", default=None)
 
 @contextlib.contextmanager
 def reading(positions_BP: Tensor) -> Iterator[None]:
-    """Promise, for the length of the block, to read an LLM's last hidden states at these positions alone.
+    """Tell an LLM, for the length of the block, that only these positions' last hidden states will be read.
 
     An LLM that `notellm2.model.network.attention.attend_fast` has seen then leaves the last layer's other attention
     out: its other hidden states mean nothing. Every other LLM computes them as ever.

@@ -58,7 +58,7 @@ class Shortcuts(nn.Module):
         self.requires_grad_(False)
 
     def forward(self, tokens_BL: Tensor, last_B: Tensor, vision_BPV: Tensor | None) -> Tensor:
-        """The shortcuts' sum: float32[B, D]. The arguments are those of `NoteBatch`."""
+        """Sum the shortcuts: float32[B, D], from the arguments of `NoteBatch`."""
         parts = []
         if self.image is not None and vision_BPV is not None:
             shown_B1 = (vision_BPV[:, 0] != 0).any(-1, keepdim=True)
@@ -68,13 +68,13 @@ class Shortcuts(nn.Module):
         return torch.stack(parts).sum(0)
 
     def image_features(self, vision_BPV: Tensor) -> Tensor:
-        """[B, (1 + G)·V] of frozen features: the patches' mean over the image and over each cell of the grid."""
+        """Average the patches over the image and over each cell of the grid: [B, (1 + G)·V] of frozen features."""
         if self._grid is None:
             raise ValueError("this model has no image shortcut")
         return image_grid(vision_BPV.float(), self._grid)
 
     def text_features(self, tokens_BL: Tensor, last_B: Tensor) -> Tensor:
-        """[B, F]: weights of the runs of each note's text, of length 1."""
+        """Weigh the runs of each note's text, [B, F], of length 1."""
         if self.runs is None:
             raise ValueError("this model has no text shortcut")
         return self.runs.features(tokens_BL, self._first, last_B + 1 - self._after)
@@ -100,7 +100,7 @@ class TokenRuns(nn.Module):
         self.weight = nn.Parameter(torch.zeros(kept, width), requires_grad=False)
 
     def features(self, tokens_BL: Tensor, first: int, end_B: Tensor) -> Tensor:
-        """[B, F]: (1 + ln count) · rarity of each known run among the tokens from `first` to before `end_B`."""
+        """Weigh each known run among the tokens from `first` to before `end_B`: (1 + ln count) · rarity, [B, F]."""
         counts_BF = torch.zeros(len(tokens_BL), len(self.codes), device=tokens_BL.device)
         for codes_BL, inside_BL in token_runs(tokens_BL, first, end_B, self.longest):
             index_BL = torch.searchsorted(self.codes, codes_BL).clamp(max=len(self.codes) - 1)
@@ -111,7 +111,7 @@ class TokenRuns(nn.Module):
 
 
 def token_runs(tokens_BL: Tensor, first: int, end_B: Tensor, longest: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """For each length 1 to `longest`: int64[B, L], codes of the runs that begin at each token, and whether they count.
+    """Yield for each length 1 to `longest` the codes of the runs at each token, int64[B, L], and whether they count.
 
     Args:
         tokens_BL: int64[B, L].
@@ -128,7 +128,7 @@ def token_runs(tokens_BL: Tensor, first: int, end_B: Tensor, longest: int) -> It
 
 
 def image_grid(vision_BPV: Tensor, cells: int) -> Tensor:
-    """[B, (1 + cells²)·V]: the mean of the patches, and of those in each cell of a grid; zeros without image.
+    """Average all patches, and those in each cell of a grid: [B, (1 + cells²)·V]; zeros without image.
 
     Patches that form no square (an encoder's own order) have no cells: their mean stands in each.
     """

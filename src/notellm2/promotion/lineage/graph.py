@@ -107,11 +107,11 @@ class Graph:
         return name
 
     def up(self, start: Name) -> list[Name]:
-        """What a thing rests on, nearest first, without itself."""
+        """List what a thing rests on, nearest first, without itself."""
         return _reached(start, lambda name: self._nodes[name].rests_on)
 
     def down(self, start: Name) -> list[Name]:
-        """What rests on a thing, nearest first, without itself; and what was judged by that very thing."""
+        """List what rests on a thing, nearest first, without itself; and what was judged by that very thing."""
         users: dict[Name, list[Name]] = {}
         for name, node in self._nodes.items():
             for other in node.rests_on:
@@ -121,11 +121,11 @@ class Graph:
         return reached + [name for name in judged if name not in reached]
 
     def users(self, of: Name) -> list[Name]:
-        """What rests on a thing directly."""
+        """List what rests on a thing directly."""
         return [name for name, node in self._nodes.items() if of in node.rests_on]
 
     def served(self) -> Name:
-        """The published index in use.
+        """Return the published index in use.
 
         Raises:
             InputError: none is known.
@@ -136,7 +136,7 @@ class Graph:
         raise InputError("; ".join(["no published index is in use: say what to trace", *self.missing]))
 
     def find(self, what: str) -> Name:
-        """The one thing that a person means by its id, the beginning of it, or ``kind:id``.
+        """Find the one thing that a person means by its id, the beginning of it, or ``kind:id``.
 
         Raises:
             InputError: nothing or more than one thing is called so; lists what there is.
@@ -176,7 +176,7 @@ class Thing(BaseModel):
 
 
 class Trace(BaseModel):
-    """The answer.
+    """Hold the answer to a trace.
 
     Attributes:
         what: the thing asked for.
@@ -194,7 +194,7 @@ class Trace(BaseModel):
 
 
 def trace(graph: Graph, what: str | None) -> Trace:
-    """What a thing rests on, and what rests on it, each in the order from answers to origins.
+    """Trace what a thing rests on, and what rests on it, each in the order from answers to origins.
 
     Args:
         graph: what is known.

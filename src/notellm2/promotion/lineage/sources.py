@@ -39,7 +39,7 @@ _JUDGED_BY = ("quality", "evaluation", "comparison", "saliency")
 
 
 def collect(workspace: Workspace, model: str | None = None, *, note: str | None = None) -> Graph:
-    """Everything that store, published place and registry know.
+    """Collect everything that store, published place and registry know.
 
     Args:
         workspace: the store; the published place and MLflow's address come from it or from the environment.

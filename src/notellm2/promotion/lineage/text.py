@@ -20,7 +20,7 @@ _REASON_CHARS = 60
 
 
 def render(trace: Trace) -> str:
-    """The thing, what it rests on, what rests on it, and what could not be read."""
+    """Format a thing, what it rests on, what rests on it, and what could not be read."""
     everything = (trace.what, *trace.up, *trace.down)
     lines = _table([trace.what], everything)
     others = _other_artifacts(trace)

@@ -35,7 +35,7 @@ Progress = Callable[[str, int, int], None]
 
 
 def silent(what: str, done: int, total: int) -> None:
-    """Show no progress."""
+    """Show no progress at all."""
     del what, done, total
 
 
@@ -48,11 +48,11 @@ class Archive:
         self._blobs = self.root / "blobs"
 
     def names(self) -> list[str]:
-        """The complete backups, oldest first."""
+        """List the complete backups, oldest first."""
         return sorted(path.parent.name for path in self._backups.glob(f"[!.]*/{MANIFEST}"))
 
     def choose(self, name: str | None = None) -> str:
-        """A backup by its name; None: the newest.
+        """Choose a backup by its name; None: the newest.
 
         Raises:
             InputError: there is none, or none of that name; lists those that are there.
@@ -65,7 +65,7 @@ class Archive:
         return name or names[-1]
 
     def manifest(self, name: str) -> Manifest:
-        """The manifest of a backup.
+        """Read the manifest of a backup.
 
         Raises:
             InputError: it is damaged, or of a newer format.
@@ -73,7 +73,7 @@ class Archive:
         return read_manifest(self._backups / name / MANIFEST)
 
     def files(self, manifest: Manifest) -> list[Saved]:
-        """The files of a backup.
+        """Read the list of a backup's files.
 
         Raises:
             InputError: their list is damaged; without it nothing is known of them.
@@ -85,15 +85,15 @@ class Archive:
             return [Saved(**json.loads(line)) for line in lines]
 
     def dump_path(self, manifest: Manifest, dump: Dump) -> Path:
-        """The path of a dump."""
+        """Return the path of a dump."""
         return self._backups / manifest.name / dump.beside.file
 
     def blob(self, sha256: str) -> Path:
-        """The path of the content of that digest."""
+        """Return the path of the content of that digest."""
         return self._blobs / sha256[:2] / sha256
 
     def has(self, sha256: str, size: int) -> bool:
-        """Whether the content is there, judged by name and size; `verify` reads it."""
+        """Return whether the content is there, judged by name and size; `verify` reads it."""
         try:
             return self.blob(sha256).stat().st_size == size
         except FileNotFoundError:
@@ -140,7 +140,7 @@ class Archive:
 
     @contextlib.contextmanager
     def new_backup(self, name: str) -> Iterator[Path]:
-        """A folder for a new backup; it becomes the backup where the block ends well, and is removed otherwise."""
+        """Make a folder for a new backup; it becomes the backup where the block ends well, else it is removed."""
         self._backups.mkdir(parents=True, exist_ok=True)
         for path in (*self._backups.glob(".*"), *self._blobs.glob(".*")):
             # Only the holder of the lock writes: these are of a process that was killed.

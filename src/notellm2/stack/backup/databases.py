@@ -99,7 +99,7 @@ class Server:
         }
 
     def facts(self, database: str) -> Facts:
-        """What is known of a database.
+        """Collect what is known of a database.
 
         Raises:
             InputError: the server does not answer, refuses the password, or has no such database.
@@ -112,7 +112,7 @@ class Server:
 
     @contextlib.contextmanager
     def snapshot(self, database: str) -> Iterator[str]:
-        """The name of what a database holds now, for `dump` to see the same while the block lasts.
+        """Name what a database holds now, for `dump` to see the same while the block lasts.
 
         Raises:
             InputError: as `facts`.

@@ -74,7 +74,7 @@ class Scope:
     left_out: tuple[str, ...] = ()
 
     def entries(self, name: str) -> Iterator[Entry]:
-        """The files of a storage without the `POINTERS`, which are read and written by themselves."""
+        """List the files of a storage without the `POINTERS`, which are read and written by themselves."""
         storage, prefix = self.versions
         pointers = {f"{prefix}{pointer}" for pointer in POINTERS} if name == storage else set()
         return (entry for entry in self.storages[name].entries() if entry.name not in pointers)
@@ -119,7 +119,7 @@ def read_scope(environment: Mapping[str, str]) -> Scope:
 
 
 def dvc_remotes(project: Path) -> dict[str, str]:
-    """The remotes that DVC's settings in a project name: an absolute folder or a URL each.
+    """List the remotes that DVC's settings in a project name: an absolute folder or a URL each.
 
     Raises:
         InputError: a settings file is not readable.

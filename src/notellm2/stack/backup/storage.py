@@ -54,7 +54,7 @@ class Folder:
         return str(self._root)
 
     def entries(self) -> Iterator[Entry]:
-        """The files that belong into a backup."""
+        """List the files that belong into a backup."""
         for top in (path for pattern in self._tops for path in sorted(self._root.glob(pattern))):
             if top.is_file():
                 yield from self._entry(top)
@@ -65,7 +65,7 @@ class Folder:
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[tuple[IO[bytes], dict[str, str]]]:
-        """A file to be read, and its metadata: none.
+        """Open a file to be read, with its metadata: none.
 
         Raises:
             FileNotFoundError: it is gone.
@@ -124,7 +124,7 @@ class Bucket:
         return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
 
     def entries(self) -> Iterator[Entry]:
-        """As `Folder.entries`.
+        """See `Folder.entries`.
 
         Raises:
             InputError: there is no such bucket.
@@ -137,14 +137,14 @@ class Bucket:
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[tuple[IO[bytes], dict[str, str]]]:
-        """As `Folder.open`, with an object's metadata."""
+        """See `Folder.open`; metadata are the object's."""
         with _absent_as(FileNotFoundError(f"{self}/{name}")):
             answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + name)
         with contextlib.closing(answer["Body"]) as stream:
             yield stream, _metadata(answer)
 
     def put(self, name: str, content: Path, sha256: str, about: Mapping[str, str]) -> bool:
-        """As `Folder.put`; an object that was uploaded in parts counts as the same only by its own digest."""
+        """See `Folder.put`; an object that was uploaded in parts counts as the same only by its own digest."""
         key = self._prefix + name
         if self._holds(key, content, sha256, about):
             return False
