@@ -12,13 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.progress import Progress
 
 from notellm2.artifacts import KEY_LENGTH, Artifact, Store, digest_json, digest_tree
 from notellm2.errors import InputError
 from notellm2.notes.dataset import Dataset
 from notellm2.notes.schema import Note
+from notellm2.progress import track
 from notellm2.recipe import ImageLimits
 from notellm2.workspace import Workspace
 
@@ -108,9 +107,7 @@ def _features(folder: Path, dataset: Dataset, encoder: _Encoder, cache: FeatureC
     features: np.memmap[Any, Any] | None = None
     has_image = np.zeros(dataset.info.notes, np.bool_)
     row = 0
-    console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("vision features", total=len(has_image))
+    with track("vision features", len(has_image), "notes") as advance:
         for notes in dataset.batches(_BATCH):
             read = _batch_features(notes, encoder, cache)
             if read and features is None:
@@ -120,7 +117,7 @@ def _features(folder: Path, dataset: Dataset, encoder: _Encoder, cache: FeatureC
                 features[row + at] = one  # type: ignore[index]
                 has_image[row + at] = one[0].any()
             row += len(notes)
-            bar.update(task, advance=len(notes))
+            advance(len(notes))
     if features is None:
         shape = (len(has_image), encoder.model.tokens, encoder.model.width)
         features = np.lib.format.open_memmap(folder / "features.npy", "w+", np.float16, shape)
@@ -163,7 +160,7 @@ def embed(store: Store, dataset: Dataset, data_md5: str, training: Artifact, fea
     def write(folder: Path) -> dict[str, Any]:
         from notellm2.model.bundle.bundle import Bundle
         from notellm2.model.network.attention import attend_fast
-        from notellm2.model.network.note_source import Modality, NoteSource, embed_rows, shuffled_images
+        from notellm2.model.network.note_source import Modality, NoteSource, embed_chunks, shuffled_images
         from notellm2.training.texts_stage import token_texts
 
         bundle = Bundle.load(training.file("bundle"))
@@ -181,8 +178,13 @@ def embed(store: Store, dataset: Dataset, data_md5: str, training: Artifact, fea
             ("image", source, "image"),
             ("shuffled", shuffled, "both"),
         )
-        for name, shown, modality in passes:
-            np.save(folder / f"{name}.npy", embed_rows(bundle.network, shown, rows, size=_BATCH, modality=modality))
+        with track("vectors", len(passes) * len(rows), "embeddings") as advance:
+            for name, shown, modality in passes:
+                embedded = np.empty((len(rows), bundle.dim), np.float32)
+                for chunk, embeddings in embed_chunks(bundle.network, shown, rows, size=_BATCH, modality=modality):
+                    embedded[chunk] = embeddings
+                    advance(len(chunk))
+                np.save(folder / f"{name}.npy", embedded)
         summary = vision[:, 0].astype(np.float32)
         summary /= np.maximum(np.linalg.norm(summary, axis=1, keepdims=True), 1e-12)
         np.save(folder / "vision.npy", summary)

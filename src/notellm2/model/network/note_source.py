@@ -107,11 +107,19 @@ def embed_rows(
     With `bare` they are the head's outputs as they are (`NoteLLM2.embed`).
     """
     embedded = np.empty((len(rows), network.head.out_features), np.float32)
+    for chunk, embeddings in embed_chunks(network, source, rows, size=size, modality=modality, bare=bare):
+        embedded[chunk] = embeddings
+    return embedded
+
+
+def embed_chunks(
+    network: NoteLLM2, source: NoteSource, rows: Rows, *, size: int, modality: Modality = "both", bare: bool = False
+) -> Iterator[tuple[Rows, NDArray[np.float32]]]:
+    """Embed many notes a chunk at a time, as `embed_rows`: (positions in `rows`, float32[chunk, D])."""
     with evaluating(network):
         for chunk, hidden in _hidden_chunks(network, source, rows, size, modality):
             embeddings = network.embed(replace(hidden, visual_BH=None), bare=bare)
-            embedded[chunk] = embeddings.multimodal_BD.cpu().numpy()
-    return embedded
+            yield chunk, embeddings.multimodal_BD.cpu().numpy()
 
 
 @contextlib.contextmanager
