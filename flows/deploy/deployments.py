@@ -145,33 +145,38 @@ def named_deployments(file: Path) -> tuple[list[str], str]:
 
 async def _make_pool(kind: str, template: dict[str, Any] | None) -> None:
     from prefect.client.orchestration import get_client
-    from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
-    from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
     from prefect.workers.utilities import get_default_base_job_template_for_infrastructure_type
 
     template = template or await get_default_base_job_template_for_infrastructure_type(kind) or {}
     async with get_client() as client:
+        await _make_pool_and_queues(client, kind, template)
+
+
+async def _make_pool_and_queues(client: PrefectClient, kind: str, template: dict[str, Any]) -> None:
+    from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+    from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+
+    try:
+        pool = await client.read_work_pool(POOL)
+    except ObjectNotFound:
         try:
+            pool = await client.create_work_pool(WorkPoolCreate(name=POOL, type=kind, base_job_template=template))
+        except ObjectAlreadyExists:  # A worker that starts at the same moment makes it too.
             pool = await client.read_work_pool(POOL)
+    if pool.type != kind:
+        raise InputError(
+            f"work pool {POOL} is of type {pool.type}: deploy with --pool-type {pool.type}, or remove it first "
+            f"(prefect work-pool delete {POOL})"
+        )
+    if kind != "process":
+        await client.update_work_pool(POOL, WorkPoolUpdate(base_job_template=template))
+    for name, limit in QUEUES.items():
+        try:
+            queue = await client.read_work_queue_by_name(name, POOL)
         except ObjectNotFound:
-            try:
-                pool = await client.create_work_pool(WorkPoolCreate(name=POOL, type=kind, base_job_template=template))
-            except ObjectAlreadyExists:  # A worker that starts at the same moment makes it too.
-                pool = await client.read_work_pool(POOL)
-        if pool.type != kind:
-            raise InputError(
-                f"work pool {POOL} is of type {pool.type}: deploy with --pool-type {pool.type}, or remove it first "
-                f"(prefect work-pool delete {POOL})"
-            )
-        if kind != "process":
-            await client.update_work_pool(POOL, WorkPoolUpdate(base_job_template=template))
-        for name, limit in QUEUES.items():
-            try:
-                queue = await client.read_work_queue_by_name(name, POOL)
-            except ObjectNotFound:
-                await client.create_work_queue(name, work_pool_name=POOL, concurrency_limit=limit)
-            else:
-                await client.update_work_queue(queue.id, concurrency_limit=limit)
+            await client.create_work_queue(name, work_pool_name=POOL, concurrency_limit=limit)
+        else:
+            await client.update_work_queue(queue.id, concurrency_limit=limit)
 
 
 async def _make_automations(project: Project, blocks: Mapping[str, Block]) -> list[str]:

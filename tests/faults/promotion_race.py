@@ -1,7 +1,7 @@
 """Many promoters at once, each with a version of its own, all of which were compared with the same champion.
 
 Run as a program: `promotion_race.py FOLDER PROMOTERS ROUNDS INDEXES`. Each promoter is a process with connections of
-its own to one real SQLite store; all are let loose by one event.
+its own to one real SQLite store; they open it a few at a time, and are let loose together once all have.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import multiprocessing
 import sys
-from multiprocessing.synchronize import Event
+from dataclasses import dataclass
+from multiprocessing.synchronize import Barrier, Semaphore
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,24 @@ from notellm2.promotion.ledger import Ledger
 from tests.faults.promotion_crashes import in_child, must, open_once, served, world_at
 
 WAIT_S = 240.0
+AT_ONCE = 4
+"""Promoters that open the store at the same time: that opening is slow under load is not what is tried here."""
 
 
-def promote(folder: Path, version: str, index: Artifact, expected: str | None, start: Event, answers: Any) -> None:
-    world = world_at(folder)
-    world.pair()  # The client is there before the race begins.
-    start.wait()
+@dataclass(frozen=True)
+class Start:
+    """What holds the promoters until all of them have opened the store."""
+
+    opening: Semaphore
+    line: Barrier
+
+
+def promote(folder: Path, version: str, index: Artifact, expected: str | None, start: Start, answers: Any) -> None:
     try:
+        world = world_at(folder)
+        with start.opening:
+            world.pair()
+        start.line.wait(WAIT_S)
         done = world.promote(version, index, expected, wait_s=WAIT_S)
         answers.put({"won": done.entry.to.version, "error": None, "message": ""})
     except Exception as error:
@@ -33,14 +45,14 @@ def promote(folder: Path, version: str, index: Artifact, expected: str | None, s
 
 def race(folder: Path, numbers: list[str], index: Artifact) -> dict[str, Any]:
     context = multiprocessing.get_context("fork")
-    start, answers = context.Event(), context.Queue()
+    answers = context.Queue()
+    start = Start(context.Semaphore(AT_ONCE), context.Barrier(len(numbers)))
     _, expected = in_child(lambda: world_at(folder).pair().version)
     promoters = [
         context.Process(target=promote, args=(folder, number, index, expected, start, answers)) for number in numbers
     ]
     for promoter in promoters:
         promoter.start()
-    start.set()
     found = [answers.get(timeout=WAIT_S) for _ in promoters]
     for promoter in promoters:
         promoter.join(timeout=WAIT_S)

@@ -9,7 +9,7 @@ import re
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pytest
 import yaml
@@ -151,18 +151,12 @@ def test_a_container_of_a_pool_is_our_image_with_one_folder_that_outlives_it(kin
     assert template["variables"]["properties"]["image"]["default"] == f"notellm2:{version.group(1)}"
 
 
-def test_a_worker_that_makes_the_pool_at_the_same_moment_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_makes_the_pool_at_the_same_moment_is_no_failure() -> None:
     class Client:
         """A server on which the pool appears between the question and the request."""
 
         asked = 0
         queues: ClassVar[list[str]] = []
-
-        async def __aenter__(self) -> Client:
-            return self
-
-        async def __aexit__(self, *_: object) -> None:
-            return None
 
         async def read_work_pool(self, name: str) -> SimpleNamespace:
             self.asked += 1
@@ -179,8 +173,7 @@ def test_a_worker_that_makes_the_pool_at_the_same_moment_is_no_failure(monkeypat
         async def create_work_queue(self, name: str, **_: object) -> None:
             self.queues.append(name)
 
-    monkeypatch.setattr("prefect.client.orchestration.get_client", Client)
-    asyncio.run(deployments._make_pool("process", {"variables": {}}))
+    asyncio.run(deployments._make_pool_and_queues(cast(Any, Client()), "process", {"variables": {}}))
     assert Client.queues == ["training", "light"]
 
 

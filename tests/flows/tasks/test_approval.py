@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,9 @@ from notellm2.artifacts import Artifact
 from notellm2.recipe import load_recipe
 from notellm2.registry.decisions import Rule, Verdict
 from tests.flows.running import RECIPE
+
+PATIENCE_S = 300.0
+"""How long a person waits for the question: a machine may be busy with other work."""
 
 JUDGED = Judged(
     verdict=Verdict(
@@ -119,7 +123,8 @@ def answering(given: dict[str, Any], seen: list[Any]) -> threading.Thread:
 
     def answer() -> None:
         with get_client(sync_client=True) as client:
-            for _ in range(600):
+            deadline = time.monotonic() + PATIENCE_S
+            while time.monotonic() < deadline:
                 runs = client.read_flow_runs(flow_run_filter=paused)
                 if runs and runs[0].state.state_details.run_input_keyset:
                     keyset = runs[0].state.state_details.run_input_keyset
