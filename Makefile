@@ -7,10 +7,13 @@ PIP_ARGS ?=
 STORE ?= store
 RECIPE ?= recipes/sample.yaml
 PORT ?= 5000
+WORKERS ?= 2
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet $(PIP_ARGS) -c constraints.txt
 TORCH := $(shell grep '^torch==' constraints.txt)
+# Whole files go to a worker, so that what a file shares is made once; the folders that take longest come first.
+TESTS := -n $(WORKERS) --dist loadfile --no-loadscope-reorder tests/faults tests/flows tests/docs tests/unit
 QUIET := DO_NOT_TRACK=true MLFLOW_DISABLE_TELEMETRY=true DVC_NO_ANALYTICS=1 GX_ANALYTICS_ENABLED=false
 
 .DEFAULT_GOAL := help
@@ -51,14 +54,14 @@ demo: $(VENV)/.installed data/dataset.json ## install, make the sample data, tra
 	$(QUIET) $(BIN)/dvc status data.dvc
 	$(BIN)/notellm2 retrain --recipe $(RECIPE) --store $(STORE)
 
-test: $(VENV)/.installed-dev ## the tests, but for those on real servers
-	$(BIN)/python -m pytest tests/unit tests/docs tests/flows tests/faults $(PYTEST_ARGS)
+test: $(VENV)/.installed-dev ## the tests, but for those on real servers, in WORKERS processes
+	$(BIN)/python -m pytest $(TESTS) $(PYTEST_ARGS)
 
 test-fast: $(VENV)/.installed-dev ## the unit tests that need neither torch, servers nor databases: under 90 seconds
 	$(BIN)/python -m pytest tests/unit --fast -m "not shared and not browser" $(PYTEST_ARGS)
 
 coverage: $(VENV)/.installed-dev ## `make test` with the share of lines and branches it runs
-	$(BIN)/python -m pytest tests/unit tests/docs tests/flows tests/faults --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(TESTS) --cov --cov-report=term:skip-covered $(PYTEST_ARGS)
 
 test-stack: $(VENV)/.installed-dev ## the tests on real servers: PostgreSQL, MLflow, Prefect, an S3 API, a worker
 	$(BIN)/python -m pytest tests/stack $(PYTEST_ARGS)
