@@ -136,10 +136,14 @@ class Registered(HandOff):
     Attributes:
         model: registered name.
         version: its number.
+        bundle: digest of its model bundle.
+        page: address of its page.
     """
 
     model: str
     version: str
+    bundle: str = ""
+    page: str = ""
 
 
 class Candidate(BaseModel):

@@ -19,8 +19,10 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from notellm2.artifacts import digest_json
+from notellm2.promotion.waiting import expiring, short_time
 
 if TYPE_CHECKING:
     from prefect import Flow
@@ -44,6 +46,10 @@ class Event(StrEnum):
     DATA_REFUSED = "notellm2.data.quality-failed"
     GATE_REFUSED = "notellm2.gate.refused"
     APPROVAL_WAITING = "notellm2.approval.waiting"
+    APPROVAL_EXPIRING = "notellm2.approval.expiring"
+    APPROVAL_EXPIRED = "notellm2.approval.expired"
+    MODEL_WAITING = "notellm2.model.waiting"
+    MODEL_REFUSED = "notellm2.model.refused"
     MODEL_STALE = "notellm2.model.stale"
     PROMOTED = "notellm2.model.promoted"
     ROLLED_BACK = "notellm2.model.rolled-back"
@@ -59,7 +65,11 @@ _OF_LEDGER = {
     "rollback": Event.ROLLED_BACK,
     "mend": Event.MENDED,
     "refresh": Event.REFRESHED,
+    "expire": Event.APPROVAL_EXPIRED,
+    "refuse": Event.MODEL_REFUSED,
 }
+_explained: set[str] = set()
+"""Ids of this process's flow runs of whose failure an event of its own has told."""
 
 
 def emit(
@@ -102,7 +112,9 @@ def emit(
     if get_current_settings().api.url is not None:
         from prefect.events import emit_event
 
-        emit_event(event=name, resource=resource, related=others, payload=facts, id=number)
+        # For people: when it happened, which may be before it is told.
+        when = short_time(str(facts.get("changed_at", line["at"])))
+        emit_event(event=name, resource=resource, related=others, payload={**facts, "time": when}, id=number)
 
 
 def emit_once(
@@ -125,7 +137,7 @@ def emit_once(
 
 
 def emit_changes(job: Job, entries: Sequence[Entry]) -> None:
-    """Emit each promotion, refresh, rollback and mending of the last week that has no event yet.
+    """Emit each line of the ledger of the last week that has no event yet: changes of what is in use, and decisions.
 
     So what a person did at a terminal has one too, from the next flow that looks.
 
@@ -139,19 +151,50 @@ def emit_changes(job: Job, entries: Sequence[Entry]) -> None:
             facts = {
                 "version": entry.to.version,
                 "publication": entry.to.publication,
-                "over": entry.over.version,
+                "over": entry.over.version if entry.moved or entry.action == "mend" else None,
                 "bundle": entry.bundle,
                 "by": entry.by,
                 "reason": entry.reason,
                 "verdict": entry.verdict or None,
                 "changed_at": entry.at,
                 "ledger": entry.sequence,
+                "champion": None if entry.moved else entry.compared_with,
+                "until": entry.until,
+                "link": entry.link,
+                "page": _page(job, entry),
             }
-            emit_once(job, [entry.id], _OF_LEDGER[entry.action], "model", entry.model, facts)
+            emit_once(job, [entry.id], _of_ledger(entry), "model", entry.model, facts)
+    for entry in expiring(entries, datetime.now(UTC)):
+        facts = {"version": entry.to.version, "verdict": entry.verdict, "until": entry.until, "link": entry.link}
+        emit_once(job, [entry.id], Event.APPROVAL_EXPIRING, "model", entry.model, facts)
+
+
+def _page(job: Job, entry: Entry) -> str:
+    """Address of the page of a line's version, as people open it."""
+    from notellm2.registry.tracking import Tracking
+
+    model = quote(entry.model, safe="")
+    return Tracking.at(job.workspace, job.recipe.registry).page(f"/models/{model}/versions/{entry.to.version}")
+
+
+def _of_ledger(entry: Entry) -> Event:
+    if entry.action == "wait":
+        return Event.APPROVAL_WAITING if entry.mode == "approval" else Event.MODEL_WAITING
+    return _OF_LEDGER[entry.action]
+
+
+def explains_failure() -> None:
+    """Say that an event has told why this run is about to fail: that it failed is no second alert then."""
+    from prefect.runtime import flow_run
+
+    if (number := flow_run.get_id()) is not None:
+        _explained.add(str(number))
 
 
 def emit_failure(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) -> None:
-    """Emit that a flow failed: a hook that Prefect calls."""
+    """Emit that a flow failed, unless an event has said why it did: a hook that Prefect calls."""
+    if str(flow_run.id) in _explained:
+        return
     settings = flow_run.parameters.get("settings")
     recipe = settings.get("recipe") if isinstance(settings, dict) else getattr(settings, "recipe", None)
     facts = {"message": (state.message or "")[:_MESSAGE_CHARS], "run_name": flow_run.name, "recipe": recipe}

@@ -174,14 +174,14 @@ def mlflow_run(run: Run) -> None:
     """Show where the MLflow run is, from its start on."""
     where = run.tracking
     link = where.page(f"/experiments/{where.experiment_id()}/runs/{run.run_id}")
-    about = f"The MLflow run in {where.shown_uri} (without a server: `make ui`)"
+    about = "The MLflow run (without a server: `make ui`)"
     create_link_artifact(link, link_text=run.run_id, key="mlflow-run", description=about)
 
 
 def model_version(version: Version, where: Tracking) -> None:
     """Show where the registered version is."""
     link = where.page(f"/models/{quote(version.name, safe='')}/versions/{version.version}")
-    about = f"The model version in {where.shown_uri}; what it was made from: `notellm2 lineage {version.version}`"
+    about = f"The model version; what it was made from: `notellm2 lineage {version.version}`"
     text = f"{version.name} version {version.version}"
     create_link_artifact(link, link_text=text, key="model-version", description=about)
 

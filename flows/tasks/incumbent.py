@@ -13,8 +13,8 @@ from flows.handoffs import Evaluated, Incumbent, Mined, Registered
 from flows.runtime import show
 from flows.runtime.job import Job
 from flows.runtime.run import attach_run
-from flows.tasks.promotion import promoter
 from flows.tasks.stage import DAY, stage
+from flows.tasks.waiting import settle_decisions
 from notellm2.artifacts import Artifact, ArtifactError
 from notellm2.errors import InputError
 
@@ -28,7 +28,7 @@ def compare_with_champion(job: Job, mined: Mined, evaluated: Evaluated, register
     """Settle what a killed promotion left, name the version to beat, and compare with it query by query."""
     from notellm2.evaluation.comparison import compare
 
-    promoter(job).recover()
+    settle_decisions(job)
     run = attach_run(job)
     version = version_to_beat(run.tracking, registered.version)
     if version is None:

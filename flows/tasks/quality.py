@@ -55,3 +55,4 @@ def _report_failure(job: Job, data: DataVersion, dataset: Dataset, checked: Arti
     }
     # An hourly refresh meets the same refused export again and again.
     events.emit_once(job, [data.md5, checked.key], Event.DATA_REFUSED, "data", dataset.info.name, payload)
+    events.explains_failure()

@@ -11,6 +11,7 @@ from flows.runtime.job import Job
 from flows.runtime.run import tracking
 from flows.tasks.promotion import promoter, report_changes
 from flows.tasks.stage import DAY, HOUR, MINUTE, stage
+from flows.tasks.waiting import settle_decisions
 from notellm2.errors import InputError
 from notellm2.workspace import Workspace
 
@@ -62,8 +63,7 @@ def find_in_use(job: Job) -> InUse:
     from notellm2.publication.pointer import read_pointer
     from notellm2.registry import versions
 
-    promoter(job).recover()
-    report_changes(job)  # what a person promoted or rolled back at a terminal since
+    settle_decisions(job)
     pointer = read_pointer(promoter(job).location)
     champion = versions.champion(tracking(job))
     if champion is None or (champion.version, champion.bundle) != (pointer.model_version, pointer.bundle):

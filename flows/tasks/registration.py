@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 from flows.handoffs import Made, Mined, Registered, Trained
 from flows.runtime import show
 from flows.runtime.job import Job
@@ -22,7 +24,12 @@ def register_model(job: Job, mined: Mined, trained: Trained, made_from: list[Mad
         run, trained.artifact.file("bundle"), data_md5=mined.data.md5, test_set=test_set(mined.artifact)
     )
     show.model_version(version, run.tracking)
-    return Registered(model=version.name, version=version.version)
+    return Registered(
+        model=version.name,
+        version=version.version,
+        bundle=version.bundle,
+        page=run.tracking.page(f"/models/{quote(version.name, safe='')}/versions/{version.version}"),
+    )
 
 
 def test_set(mined: Artifact) -> str:

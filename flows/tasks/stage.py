@@ -5,9 +5,13 @@ Prefect caches nothing and keeps no results: the content-addressed store is the 
 
 from __future__ import annotations
 
+import errno
 import functools
+import os
+import shutil
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from prefect import Task, get_run_logger, task
@@ -44,7 +48,12 @@ def stage(
         @functools.wraps(function)
         def timed(job: Job, *args: P.args, **kwargs: P.kwargs) -> H:
             started = time.monotonic()
-            outcome = function(job, *args, **kwargs)
+            try:
+                outcome = function(job, *args, **kwargs)
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                raise OSError(error.errno, _no_room(name, job, error), error.filename) from error
             said: dict[str, Any] = {"name": name, "seconds": round(time.monotonic() - started, 2)}
             if (artifact := outcome.artifact) is not None:
                 said["reused"] = artifact.reused
@@ -65,6 +74,21 @@ def stage(
         )(timed)
 
     return decorate
+
+
+def _no_room(name: str, job: Job, error: OSError) -> str:
+    """What to say of a full disk: which stage, where, how much is free, and how much the stage took last time."""
+    folder = Path(error.filename) if isinstance(error.filename, str | os.PathLike) else job.root
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    disk = shutil.disk_usage(folder)
+    sizes = [sum(f["bytes"] for f in a.manifest["files"].values()) for a in job.store.artifacts() if a.stage == name]
+    need = f"; its largest artifact so far takes {max(sizes) / 1e9:.2f} GB" if sizes else ""
+    return (
+        f"{error.strerror}: stage {name}, disk of {folder}: {disk.free / 1e9:.2f} of {disk.total / 1e9:.2f} GB are free"
+        f"{need}; make room (`notellm2 artifacts gc --dry-run` says what would go) and start it again, it goes on from "
+        "there"
+    )
 
 
 def _worth_retrying(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:

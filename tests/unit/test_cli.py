@@ -42,6 +42,7 @@ COMMANDS = [
     ("evaluate",),
     ("report",),
     ("promote",),
+    ("refuse",),
     ("rollback",),
     ("history",),
     ("stack",),

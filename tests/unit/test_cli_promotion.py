@@ -176,6 +176,34 @@ def test_only_what_passed_the_gate_is_promoted(run: Run, world: World) -> None:
     assert world.pair() == Pair(version=None, publication=None)
 
 
+def test_what_a_person_refused_is_not_advised(run: Run, world: World) -> None:
+    run("promote", 1)
+    versions.move_alias(world.tracking, names.CHALLENGER, "2")
+    versions.record_verdict(world.tracking, "2", Verdict(passed=True, rules=(), sentence="passes"), "1")
+    assert "Note: version 2 passed the gate and is not in use: notellm2 promote 2" in run("status").output
+    refused = run("refuse", 2, "--reason", "worse on short queries")
+    assert (refused.exit_code, refused.output) == (0, "version 2 is refused; it stays registered\n")
+    status = run("status")
+    assert "notellm2 promote 2" not in status.output
+    assert "Note: version 2 passed the gate, and was refused by " in status.output
+    assert "worse on short queries" in status.output
+    assert "worse on short queries" in run("history").output.splitlines()[-1]
+    with pytest.raises(InputError, match="notellm2 rollback"):
+        CliRunner().invoke(cli.app, ["refuse", "1"], catch_exceptions=False)
+    assert run("promote", 2).exit_code == 0, "a person may think better of it"
+    assert world.pair().version == "2"
+
+
+def test_status_ends_with_1_where_the_champion_is_not_what_readers_get(run: Run, world: World) -> None:
+    run("promote", 1)
+    assert run("status").exit_code == 0
+    versions.move_alias(world.tracking, names.CHAMPION, "2")
+    strayed = run("status")
+    assert strayed.exit_code == 1
+    assert "the published index is of model version 1, the champion is 2" in strayed.output
+    assert json.loads(run("status", "--json").output)["agree"] is False
+
+
 def test_an_index_that_is_gone_is_told(run: Run, world: World) -> None:
     import shutil
 

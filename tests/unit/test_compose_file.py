@@ -355,3 +355,9 @@ def test_the_reader_of_the_file_knows_all_that_is_in_it(services: dict[str, Any]
         assert service.keys() <= read | containers_only, name
         assert "entrypoint" not in service or service["x-native"]["skip"], name
     assert json.dumps(sorted(read_compose(COMPOSE, settings.variables))) == json.dumps(sorted(services))
+
+
+def test_the_server_that_sends_alerts_knows_where_its_pages_are_opened(services: dict[str, Any]) -> None:
+    """Without it the link of every alert was "None"."""
+    server, worker = (services[name]["environment"]["PREFECT_UI_URL"] for name in ("prefect-server", "worker"))
+    assert server == worker == "${PREFECT_PUBLIC_URL:-http://localhost:${PREFECT_PORT:-4200}}"

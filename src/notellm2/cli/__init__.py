@@ -17,7 +17,7 @@ from notellm2.cli.data import data_commands, import_, sample
 from notellm2.cli.lineage import lineage
 from notellm2.cli.model import export
 from notellm2.cli.plugins import CommandGroup
-from notellm2.cli.promotion import history, promote, rollback
+from notellm2.cli.promotion import history, promote, refuse, rollback
 from notellm2.cli.release import similar, status
 from notellm2.cli.review import evaluate, report
 from notellm2.cli.serve import serve
@@ -44,6 +44,7 @@ app.command()(status)
 app.command()(evaluate)
 app.command()(report)
 app.command()(promote)
+app.command()(refuse)
 app.command()(rollback)
 app.command()(history)
 app.command()(lineage)

@@ -73,6 +73,37 @@ def promote(
     _tell(done.entry, f"version {version} is champion already, its index published", as_json)
 
 
+def refuse(
+    version: Annotated[str, typer.Argument(help="Number of a registered version.")],
+    reason: ReasonOption = "",
+    model: ModelOption = None,
+    store: StoreOption = STORE,
+    as_json: JsonOption = False,
+) -> None:
+    """Decide against a version: no flow promotes it or asks for it again, and `status` no longer names it.
+
+    Nothing moves; `notellm2 promote` still promotes it.
+
+    Example: notellm2 refuse 3 --reason "worse on short queries"
+    """
+    from notellm2.promotion.transaction import Why, this_actor
+    from notellm2.promotion.waiting import Notice, record
+    from notellm2.registry import names, versions
+
+    promoter = _promoter(store, model)
+    candidate = versions.get_version(promoter.tracking, version)
+    if versions.alias_version(promoter.tracking, names.CHAMPION) == candidate.version:
+        raise InputError(f"version {version} is in use: `notellm2 rollback` takes it out of use")
+    why = Why(by=this_actor(), reason=reason or "refused by hand", mode="manual", verdict=candidate.verdict)
+    why = why.model_copy(update={"compared_with": candidate.compared_with})
+    with _outcomes():
+        entry, _ = record(promoter, "refuse", Notice(candidate.version, candidate.bundle), why)
+    if as_json:
+        print_json(entry.model_dump())
+    else:
+        typer.echo(f"version {version} is refused; it stays registered")
+
+
 def rollback(
     to: Annotated[
         str | None, typer.Option(help="Version, or name of a published index; the version before when not given.")

@@ -45,7 +45,9 @@ def similar(
 
 
 def status(store: StoreOption = STORE, as_json: JsonOption = False) -> None:
-    """Print champion and challenger with their figures by input and slice, and what is published.
+    """Print champion and challenger with their figures, what is published, and what waits for a person.
+
+    Ends with 1 where the champion is not the version that readers get.
 
     Example: notellm2 status
     """
@@ -58,3 +60,5 @@ def status(store: StoreOption = STORE, as_json: JsonOption = False) -> None:
         print_json(current.model_dump(mode="json"))
     else:
         typer.echo(printable(render(current), lines=True))
+    if not current.agree:
+        raise typer.Exit(1)

@@ -35,8 +35,8 @@ def names_to_keep(
     recent: dict[str, str] = {}
     of_version: dict[str, str] = {}
     for entry in reversed(entries):
-        if entry.action == "mend":
-            continue  # The alias had strayed: what it named with that index was no pair.
+        if not entry.moved:
+            continue  # Nothing moved; of a mended alias: what it named with that index was no pair.
         for pair in (entry.to, entry.over):
             if pair.publication is not None and pair.version is not None:
                 recent.setdefault(pair.publication, pair.version)

@@ -1,4 +1,4 @@
-"""The ledger: what was promoted, rolled back or mended, by whom, why and against what. Append-only JSON lines.
+"""The ledger: what was promoted, rolled back, mended or refused, by whom, why and against what. Append-only JSON lines.
 
 It lies beside the pointer as ``ledger.jsonl`` and is replaced by compare-and-swap, so two writers cannot lose each
 other's line. Each line carries the digest of the line before it, so accidental damage shows: a line lost, changed or
@@ -107,7 +107,7 @@ def pairs_in_use(entries: Iterable[Entry]) -> tuple[Pair, ...]:
     """
     stack: list[Pair] = []
     for entry in entries:
-        if entry.action == "mend" or entry.to.publication is None:
+        if not entry.moved or entry.to.publication is None:
             continue
         if entry.action == "rollback" and entry.to in stack:
             del stack[stack.index(entry.to) + 1 :]
@@ -128,11 +128,53 @@ def rolled_back(entries: Sequence[Entry], version: str, bundle: str) -> Entry | 
         version: number of the version that carries it now.
         bundle: digest of its bundle; the same model may have been another version then.
     """
-    same = {version} | {entry.to.version for entry in entries if entry.bundle == bundle}
+    same = _same_model(entries, version, bundle)
     rollback = None
     for entry in entries:
-        if entry.to.version in same:
+        if entry.to.version in same and (entry.moved or entry.action == "mend"):
             rollback = None
         elif entry.action == "rollback" and entry.over.version in same:
             rollback = entry
     return rollback
+
+
+def refused(entries: Sequence[Entry], version: str, bundle: str) -> Entry | None:
+    """The decision of a person against a model, if nothing has brought it into use since.
+
+    Args:
+        entries: the ledger.
+        version: number of the version that carries it now.
+        bundle: digest of its bundle; the same model may have been another version then.
+    """
+    same = _same_model(entries, version, bundle)
+    refusal = None
+    for entry in entries:
+        if entry.to.version in same and entry.moved:
+            refusal = None
+        elif entry.to.version in same and entry.action == "refuse":
+            refusal = entry
+    return refusal
+
+
+def waits(entries: Iterable[Entry]) -> tuple[Entry, ...]:
+    """The versions that wait for a person, oldest first.
+
+    A wait ends when its version comes into use, is refused or expires, and when another version comes into use: the
+    gate compared with the champion before it. Without a form of its own (`gate.mode: manual`) it ends too when another
+    version waits: the newer one is the challenger then.
+    """
+    open_: dict[str | None, Entry] = {}
+    for entry in entries:
+        number = entry.to.version
+        if entry.action == "wait":
+            open_ = {other: wait for other, wait in open_.items() if wait.mode == "approval"}
+            open_[number] = entry
+        elif entry.action in ("expire", "refuse"):
+            open_.pop(number, None)
+        elif entry.action in ("promote", "rollback"):
+            open_ = {}
+    return tuple(open_.values())
+
+
+def _same_model(entries: Iterable[Entry], version: str, bundle: str) -> set[str | None]:
+    return {version} | {entry.to.version for entry in entries if entry.bundle == bundle}

@@ -15,10 +15,13 @@ from pydantic import BaseModel, ConfigDict
 from notellm2.errors import InputError
 from notellm2.evaluation.metrics import MODELS, SLICES
 from notellm2.promotion.journal import read_intent
+from notellm2.promotion.ledger import Ledger, refused, rolled_back, waits
+from notellm2.promotion.waiting import said, short_time
 from notellm2.publication import publish
 from notellm2.publication.opening import open_location
 from notellm2.publication.pointer import NothingPublished, Publication, PublicationDamaged, read_pointer
 from notellm2.recipe import RegistryConfig
+from notellm2.registry.decisions import Entry
 from notellm2.registry.tracking import Tracking
 from notellm2.registry.versions import Version, challenger, champion, get_version
 from notellm2.workspace import Workspace
@@ -69,6 +72,19 @@ class PublishedFacts(BaseModel):
     published: str
 
 
+class Waiting(BaseModel):
+    """A version that waits for a person, as status shows it: since and until when (UTC, ISO 8601), where to decide."""
+
+    model_config = ConfigDict(frozen=True)
+
+    version: str
+    mode: str
+    since: str
+    until: str | None
+    link: str | None
+    sentence: str
+
+
 class Status(BaseModel):
     """Everything `notellm2 status` tells.
 
@@ -79,6 +95,8 @@ class Status(BaseModel):
         champion: the version in use.
         challenger: the candidate last registered; may be the champion itself.
         published: what readers follow.
+        waiting: versions that wait for a person, the oldest first.
+        agree: whether the champion is of the version that readers get; false: `notellm2 status` ends with 1.
         problems: what does not fit together, or what to do first; empty when all is well.
     """
 
@@ -90,6 +108,8 @@ class Status(BaseModel):
     champion: VersionFacts | None
     challenger: VersionFacts | None
     published: PublishedFacts | None
+    waiting: tuple[Waiting, ...]
+    agree: bool
     problems: tuple[str, ...]
 
 
@@ -104,17 +124,22 @@ def collect_status(workspace: Workspace, config: RegistryConfig | None = None) -
     if config is None and published is not None:
         config = RegistryConfig(model_name=published.model_name)
     tracking = Tracking.at(workspace, config)
-    best, candidate = _facts(champion(tracking)), _facts(challenger(tracking))
-    problems += _problems(tracking, workspace, best, candidate, published)
+    best, candidate = champion(tracking), challenger(tracking)
+    entries, damage = _entries(workspace)
+    problems += damage
+    problems += _problems(workspace, best, published)
+    problems += _of_challenger(tracking, best, candidate, entries)
     return Status(
         workspace=str(workspace.root),
         tracking_uri=tracking.shown_uri,
         model_name=tracking.model_name,
-        champion=best,
-        challenger=candidate,
+        champion=_facts(best),
+        challenger=_facts(candidate),
         published=None
         if published is None
         else PublishedFacts(**{name: getattr(published, name) for name in PublishedFacts.model_fields}),
+        waiting=tuple(map(_waiting, waits(entries))),
+        agree=(best and best.version) == (published and published.model_version),
         problems=tuple(problems),
     )
 
@@ -147,16 +172,16 @@ def render(status: Status) -> str:
             f"            index {facts.index_key} ({facts.kind}), {facts.count:,} notes, {facts.dimension} dimensions",
             f"            data {facts.data_md5}",
         ]
+    for wait in status.waiting:
+        lines.append(f"Waiting     version {wait.version} {wait.sentence}")
     if status.problems:
         lines += ["", *(f"Note: {problem}" for problem in status.problems)]
     return "\n".join(lines)
 
 
 def _problems(
-    tracking: Tracking,
     workspace: Workspace,
-    best: VersionFacts | None,
-    candidate: VersionFacts | None,
+    best: Version | None,
     published: Publication | None,
 ) -> Iterator[str]:
     intent = None
@@ -169,15 +194,6 @@ def _problems(
             f"a change to version {intent.to.version} ({intent.action}) began at {intent.at} and has not ended: if its "
             "process has died, the next promotion, rollback or retraining finishes or undoes it"
         )
-    if best is None and candidate is None:
-        yield f"no version of model {tracking.model_name!r} in {tracking.shown_uri}; {_START}"
-    elif candidate is not None and best != candidate:
-        if candidate.gate == "passed":
-            yield f"version {candidate.version} passed the gate and is not in use: notellm2 promote {candidate.version}"
-        elif candidate.gate == "refused":
-            yield f"the gate refused version {candidate.version}; its run holds gate.json"
-        elif best is None:
-            yield f"no gate has judged version {candidate.version}: run the retraining again"
     if published is not None and published.model_version != (best and best.version) and intent is None:
         yield (
             f"the published index is of model version {published.model_version}, the champion is "
@@ -186,6 +202,54 @@ def _problems(
         )
     if best is not None and published is None:
         yield "there is a champion but no published index: run the retraining again, it publishes it"
+
+
+def _of_challenger(
+    tracking: Tracking, best: Version | None, candidate: Version | None, entries: tuple[Entry, ...]
+) -> Iterator[str]:
+    """What there is to do about the challenger; nothing where somebody has decided already."""
+    if candidate is None:
+        if best is None:
+            yield f"no version of model {tracking.model_name!r} in {tracking.shown_uri}; {_START}"
+        return
+    number = candidate.version
+    if best is not None and best.version == number:
+        return
+    if candidate.gate == "refused":
+        yield f"the gate refused version {number}; its run holds gate.json"
+    elif candidate.gate != "passed":
+        if best is None:
+            yield f"no gate has judged version {number}: run the retraining again"
+    elif against := refused(entries, number, candidate.bundle):
+        yield f"version {number} passed the gate, and was {said(against)}"
+    elif back := rolled_back(entries, number, candidate.bundle):
+        when = f"by {back.by} at {short_time(back.at)}"
+        yield f"version {number} passed the gate, and was rolled back {when}: {back.reason}"
+    elif candidate.compared_with != (best and best.version):
+        yield (
+            f"version {number} passed the gate against version {candidate.compared_with or 'none'}, which is not in "
+            "use any more: run its retraining again, it compares with the champion"
+        )
+    elif number not in {wait.to.version for wait in waits(entries)}:
+        yield f"version {number} passed the gate and is not in use: notellm2 promote {number}"
+
+
+def _entries(workspace: Workspace) -> tuple[tuple[Entry, ...], list[str]]:
+    try:
+        return Ledger(open_location(workspace.published)).entries(), []
+    except InputError as error:
+        return (), [str(error)]
+
+
+def _waiting(entry: Entry) -> Waiting:
+    return Waiting(
+        version=str(entry.to.version),
+        mode=entry.mode,
+        since=entry.at,
+        until=entry.until,
+        link=entry.link,
+        sentence=said(entry),
+    )
 
 
 def _published(workspace: Workspace) -> tuple[Publication | None, list[str]]:

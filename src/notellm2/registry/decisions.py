@@ -6,7 +6,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-Action = Literal["promote", "refresh", "rollback", "mend"]
+Action = Literal["promote", "refresh", "rollback", "mend", "wait", "expire", "refuse"]
+MOVES = frozenset({"promote", "refresh", "rollback"})
+"""Actions that bring a pair into use; `mend` puts the alias back to it, the others move nothing."""
 Mode = Literal["automatic", "approval", "manual"]
 
 
@@ -72,9 +74,10 @@ class Entry(BaseModel):
         id: of the change; the same in the intent it was written from.
         at: when the change began, ISO 8601, UTC.
         action: promote: a version became champion. refresh: another index of the champion. rollback: an earlier pair.
-            mend: the alias had left the pointer and was put back.
+            mend: the alias had left the pointer and was put back. wait: a version passed the gate, and a person is
+            to decide. expire: nobody decided in time. refuse: a person decided against it.
         model: name of the registered model.
-        to: the pair in use since.
+        to: the pair in use since; where nothing moved, the version that was decided on, without an index.
         over: the pair in use before.
         bundle: digest of the model bundle of `to`.
         compared_with: the champion that the gate compared with; None: there was none, or no gate was asked.
@@ -83,6 +86,9 @@ class Entry(BaseModel):
         reason: why.
         verdict: the gate's sentence; empty where no gate was asked.
         recovered: whether a later start finished it after its process had died.
+        until: of a wait, when it expires, ISO 8601, UTC; None: it does not.
+        link: address of the page where a person decides.
+        flow_run: id of the Prefect flow run that waits.
         previous: digest of the line before; empty in the first.
     """
 
@@ -103,8 +109,17 @@ class Entry(BaseModel):
     reason: str
     verdict: str = ""
     recovered: bool = False
+    until: str | None = None
+    link: str | None = None
+    flow_run: str | None = None
     previous: str = ""
 
+    @property
+    def moved(self) -> bool:
+        """Whether a pair came into use by it."""
+        return self.action in MOVES
+
     def line(self) -> bytes:
-        """The entry as its line of the file."""
-        return self.model_dump_json().encode() + b"\n"
+        """The entry as its line of the file; what only a wait has is left out of the others, as it always was."""
+        absent = {name for name in ("until", "link", "flow_run") if getattr(self, name) is None}
+        return self.model_dump_json(exclude=absent).encode() + b"\n"

@@ -222,6 +222,8 @@ def record_change(tracking: Tracking, entry: Entry, place: Location) -> None:
         names.ledger_tag(entry.sequence): entry.line().decode().strip(),
         names.PUBLISHED: f"{place}/{VERSIONS}/{entry.to.publication}",
     }
+    if entry.moved:
+        tags[names.DECISION] = f"in use since {entry.at}, by {entry.by} ({entry.action}): {entry.reason}"
     if entry.action == "promote":
         tags |= {
             names.PROMOTED_BECAUSE: entry.reason,

@@ -93,14 +93,64 @@ def test_a_webhook_gets_json_whatever_the_text_holds() -> None:
     event = {
         "event": "notellm2.gate.refused",
         "resource": {"name": "notellm2"},
-        "payload": {"version": 3, "verdict": 'R@10 "0.1" < 0.2\n— refused', "flow_run_url": "http://x/1"},
+        "payload": {
+            "time": "2026-11-24 10:00 UTC",
+            "version": 3,
+            "verdict": 'R@10 "0.1" < 0.2\n— refused',
+            "flow_run_url": "http://x/1",
+        },
     }
     text = asyncio.run(render_user_template(webhook.payload, {"event": event}))
     assert json.loads(text) == {
         "event": "notellm2.gate.refused",
         "subject": "Version 3 of notellm2 was refused",
-        "text": 'R@10 "0.1" < 0.2\n— refused\nhttp://x/1',
+        "text": '2026-11-24 10:00 UTC: R@10 "0.1" < 0.2\n— refused\nhttp://x/1',
     }
+
+
+def text(name: str, event: dict[str, Any], **others: Any) -> str:
+    """What people read of an alert."""
+    from prefect.server.utilities.user_templates import render_user_template
+
+    webhook = built(name).actions[0]
+    return str(json.loads(asyncio.run(render_user_template(webhook.payload, {"event": event, **others})))["text"])
+
+
+@pytest.mark.parametrize(("attempt", "said"), [("1", "started again by itself"), ("3", "not started again")])
+def test_a_crash_says_whether_it_is_taken_up_again(attempt: str, said: str) -> None:
+    import types
+
+    from prefect.server.events.schemas.automations import AutomationCreate
+
+    AutomationCreate.model_validate(built("alert: run crashed").model_dump(mode="json"))
+    specification = named("alert: run crashed")["actions"][0]["notify"]
+    assert "flow_run|ui_url" in specification["body"]
+    changed = {**named("alert: run crashed"), "actions": [{"notify": {**specification}}]}
+    changed["actions"][0]["notify"]["body"] = specification["body"].replace("{{ flow_run|ui_url }}", "")
+    from prefect.server.utilities.user_templates import render_user_template
+
+    made = alerts.build(changed, DEPLOYMENTS, BLOCKS)
+    assert made is not None
+    event = {"event": "prefect.flow-run.Crashed", "occurred": "2026-11-24", "resource": {"prefect.run-count": attempt}}
+    run = types.SimpleNamespace(name="r", state=types.SimpleNamespace(message="no heartbeat"))
+    context = {"event": event, "flow_run": run, "flow": types.SimpleNamespace(name="retrain")}
+    rendered = asyncio.run(render_user_template(made.actions[0].payload, context))
+    assert said in json.loads(rendered)["text"]
+
+
+def test_who_waits_is_told_with_the_page_where_one_decides() -> None:
+    payload = {"time": "2026-11-24 10:00 UTC", "version": "3", "verdict": "passes", "link": "http://page"}
+    event = {"event": "notellm2.model.waiting", "resource": {"name": "notellm2"}, "payload": payload}
+    assert "notellm2 promote 3, or notellm2 refuse 3: http://page" in text("alert: approval waiting", event)
+    event["payload"] = {**payload, "until": "2026-11-25T10:00:00+00:00"}
+    assert "Decide until 2026-11-25T10:00:00+00:00 on http://page" in text("alert: approval waiting", event)
+
+
+def test_no_alert_holds_a_path_that_only_the_worker_knows() -> None:
+    payload = {"time": "now", "data_md5": "1.dir", "report": "/var/lib/notellm2/store/x", "flow_run_url": "http://x/1"}
+    event = {"event": "notellm2.data.quality-failed", "resource": {"name": "posts"}, "payload": payload}
+    assert "/var/lib" not in text("alert: data refused", event)
+    assert "http://x/1" in text("alert: data refused", event)
 
 
 def test_a_block_that_is_missing_says_how_to_make_it() -> None:

@@ -91,7 +91,8 @@ def test_prefect_gets_the_same(sent: list[AssertingEventsClient], log: Path) -> 
     EventsWorker.instance().wait_until_empty()
     (event,) = [event for client in sent for event in client.events]
     assert (event.event, event.id, event.resource.id) == ("notellm2.data.version", number, "notellm2.data.posts")
-    assert event.payload == {"data_md5": "a.dir"}
+    assert {key: value for key, value in event.payload.items() if key != "time"} == {"data_md5": "a.dir"}
+    assert str(event.payload["time"]).endswith(" UTC"), "an alert may arrive late: it says when it was"
     assert [(one.role, one.id) for one in event.related] == [("model", "notellm2.model.m")]
     assert lines(log)[0]["id"] == str(number)
 
@@ -154,3 +155,18 @@ def test_a_failed_flow_is_told_with_its_cause(log: Path) -> None:
     assert (line["recipe"], line["run_name"]) == ("recipes/team.yaml", "refresh")
     assert line["message"].startswith("InputError: data/: no data set here")
     assert len(line["message"]) <= 2000
+
+
+def test_a_failure_that_an_event_has_told_is_no_second_alert(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prefect.client.schemas.objects import FlowRun
+    from prefect.runtime import flow_run
+    from prefect.states import Failed
+
+    from flows.refresh_index import refresh_index
+
+    explained, another = (FlowRun(flow_id=uuid.uuid4(), name=name) for name in ("a", "b"))
+    monkeypatch.setattr(flow_run, "get_id", lambda: str(explained.id), raising=False)
+    events.explains_failure()
+    for run in (explained, another):
+        emit_failure(refresh_index, run, Failed(message="DataRefused: no notes"))
+    assert [line["run_name"] for line in lines(log)] == ["b"]

@@ -12,8 +12,13 @@ from typing import Any
 import pytest
 
 from flows.handoffs import Decision, Judged, Registered, Report
+from flows.runtime.events import LOG_VARIABLE
 from flows.runtime.job import Job
+from flows.tasks.promotion import promoter
 from notellm2.artifacts import Artifact
+from notellm2.promotion.ledger import Ledger
+from notellm2.promotion.release import Why
+from notellm2.publication.opening import open_location
 from notellm2.recipe import load_recipe
 from notellm2.registry.decisions import Rule, Verdict
 from tests.flows.running import RECIPE
@@ -43,7 +48,7 @@ def job(tmp_path: Path, *overrides: str) -> Job:
 def decided(tmp_path: Path, *overrides: str, **judged: Any) -> Decision:
     from flows.tasks.approval import decide
 
-    registered = Registered(model="notellm2", version="3")
+    registered = Registered(model="notellm2", version="3", bundle="b" * 20, page="http://mlflow/3")
     report = Report(artifact=Artifact("report", "0" * 20, tmp_path))
     return decide(job(tmp_path, *overrides), registered, JUDGED.model_copy(update=judged), report)
 
@@ -71,9 +76,44 @@ def test_what_is_in_use_already_asks_nobody_again(tmp_path: Path, mode: str) -> 
     assert decided(tmp_path, f"gate.mode={mode}", verdict=refused()).promote is False
 
 
-def test_manual_leaves_it_to_a_person(tmp_path: Path) -> None:
-    waiting = decided(tmp_path, "gate.mode=manual")
-    assert (waiting.promote, waiting.reason) == (False, "it waits for a person: notellm2 promote 3")
+def lines(tmp_path: Path) -> list[tuple[str, str | None, str]]:
+    """The ledger, in short: action, version, who."""
+    entries = Ledger(open_location(tmp_path / "_published")).entries()
+    return [(entry.action, entry.to.version, entry.by) for entry in entries]
+
+
+def emitted(log: Path) -> list[str]:
+    return [json.loads(line)["event"] for line in log.read_text().splitlines()]
+
+
+@pytest.fixture
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "events.jsonl"
+    monkeypatch.setenv(LOG_VARIABLE, str(path))
+    return path
+
+
+def test_manual_leaves_it_to_a_person_and_says_so_once(tmp_path: Path, log: Path) -> None:
+    for _ in range(2):
+        waiting = decided(tmp_path, "gate.mode=manual")
+        assert (waiting.promote, waiting.reason) == (False, "it waits for a person: notellm2 promote 3")
+    assert lines(tmp_path) == [("wait", "3", "flow run without a name")]
+    (line,) = log.read_text().splitlines()
+    said = json.loads(line)
+    assert (said["event"], said["version"], said["link"]) == ("notellm2.model.waiting", "3", "http://mlflow/3")
+    decided(tmp_path, "gate.mode=manual", champion="4")
+    assert len(lines(tmp_path)) == 2, "compared with another champion it is another question"
+
+
+@pytest.mark.parametrize("mode", ["automatic", "approval", "manual"])
+def test_what_a_person_refused_is_neither_promoted_nor_asked_again(tmp_path: Path, mode: str) -> None:
+    from notellm2.promotion.waiting import Notice, record
+
+    record(promoter(job(tmp_path)), "refuse", Notice("3", "b" * 20), Why(by="Kim", reason="a Friday", mode="manual"))
+    found = decided(tmp_path, f"gate.mode={mode}")
+    assert found.promote is False
+    assert found.reason.startswith("Kim refused it on 20")
+    assert found.reason.endswith("a Friday; if it is right now: notellm2 promote 3")
 
 
 def test_a_run_that_comes_back_does_not_say_again_that_it_waits(
@@ -147,7 +187,13 @@ def answering(given: dict[str, Any], seen: list[Any]) -> threading.Thread:
     ],
 )
 def test_a_person_decides_with_the_verdict_before_them(
-    tmp_path: Path, prefect: None, monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], promoted: bool, reason: str
+    tmp_path: Path,
+    prefect: None,
+    monkeypatch: pytest.MonkeyPatch,
+    log: Path,
+    given: dict[str, Any],
+    promoted: bool,
+    reason: str,
 ) -> None:
     from flows.tasks import approval
 
@@ -158,16 +204,22 @@ def test_a_person_decides_with_the_verdict_before_them(
     found = in_a_flow(tmp_path)
     person.join(timeout=60)
     assert found == Decision(promote=promoted, by="Kim", reason=reason)
+    told = [] if promoted else [("notellm2.model.refused", ("refuse", "3", "Kim"))]
+    assert emitted(log) == ["notellm2.approval.waiting", *(event for event, _ in told)]
+    assert lines(tmp_path)[1:] == [line for _, line in told]
     (question,) = seen
     for told in ("Promote version 3 over version 2?", JUDGED.verdict.sentence, r"R@10 0.3 \| 0.4", "report.html"):
         assert told in question
 
 
-def test_nobody_in_time_is_a_refusal(tmp_path: Path, prefect: None) -> None:
+def test_nobody_in_time_is_heard_and_the_same_command_asks_again(tmp_path: Path, prefect: None, log: Path) -> None:
     from flows.tasks.approval import NotApproved
 
-    with pytest.raises(NotApproved, match="nobody approved it within 1 s"):
-        in_a_flow(tmp_path, "gate.approval_timeout_s=1")
+    for _ in range(2):
+        with pytest.raises(NotApproved, match="nobody approved it within 1 s"):
+            in_a_flow(tmp_path, "gate.approval_timeout_s=1")
+    assert emitted(log) == ["notellm2.approval.waiting", "notellm2.approval.expired"] * 2
+    assert [action for action, _, _ in lines(tmp_path)] == ["wait", "expire"] * 2
 
 
 @pytest.mark.parametrize("champion", ["2", None], ids=["over-a-champion", "the-first"])

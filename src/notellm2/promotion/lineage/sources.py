@@ -84,7 +84,7 @@ def _published(graph: Graph, workspace: Workspace, note: str | None) -> Publicat
                 _publication(graph, location, publication, served_now=False)
     with _problem_noted(graph, f"the ledger of {location}"):
         for entry in Ledger(location).entries():
-            if entry.to.publication is None or entry.action == "mend":
+            if entry.to.publication is None or not entry.moved:
                 continue
             name = graph.add(
                 "publication",
