@@ -139,7 +139,7 @@ def rolled_back(entries: Sequence[Entry], version: str, bundle: str) -> Entry | 
 
 
 def refused(entries: Sequence[Entry], version: str, bundle: str) -> Entry | None:
-    """The decision of a person against a model, if nothing has brought it into use since.
+    """Find the decision of a person against a model, if nothing has brought it into use since.
 
     Args:
         entries: the ledger.
@@ -157,7 +157,7 @@ def refused(entries: Sequence[Entry], version: str, bundle: str) -> Entry | None
 
 
 def waits(entries: Iterable[Entry]) -> tuple[Entry, ...]:
-    """The versions that wait for a person, oldest first.
+    """Find the versions that wait for a person, oldest first.
 
     A wait ends when its version comes into use, is refused or expires, and when another version comes into use: the
     gate compared with the champion before it. Without a form of its own (`gate.mode: manual`) it ends too when another

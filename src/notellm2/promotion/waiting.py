@@ -82,7 +82,7 @@ def record(release: Release, action: Action, notice: Notice, why: Why) -> tuple[
 
 
 def said(entry: Entry) -> str:
-    """A line that moves nothing, as a sentence."""
+    """Say in a sentence what a line is about that moves nothing."""
     at = short_time(entry.at)
     if entry.action == "wait":
         until = f", until {short_time(entry.until)}" if entry.until else ""
@@ -94,17 +94,17 @@ def said(entry: Entry) -> str:
 
 
 def command(entry: Entry) -> str:
-    """The command that promotes the version of a line all the same."""
+    """Name the command that promotes the version of a line all the same."""
     return f"`notellm2 promote {entry.to.version}`"
 
 
 def short_time(iso: str) -> str:
-    """A time of the ledger for people: ``2026-11-24 10:00 UTC``."""
+    """Write a time of the ledger for people: ``2026-11-24 10:00 UTC``."""
     return datetime.fromisoformat(iso).astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def unsettled(entries: Sequence[Entry]) -> tuple[Entry, ...]:
-    """The waits for a form of Prefect's that no decision has followed, whatever came into use since.
+    """Find the waits for a form of Prefect's that no decision has followed, whatever came into use since.
 
     Their flow runs may have ended: nobody answered in time, or somebody cancelled them.
     """
@@ -118,7 +118,7 @@ def unsettled(entries: Sequence[Entry]) -> tuple[Entry, ...]:
 
 
 def expiring(entries: Sequence[Entry], now: datetime) -> tuple[Entry, ...]:
-    """The waits that expire soon, and have not yet."""
+    """Find the waits that expire soon, and have not yet."""
     soon = []
     for entry in waits(entries):
         if entry.until is None:
