@@ -2,6 +2,7 @@
 
     python benchmarks/training.py --data DATA --store STORE [--recipe RECIPE] [--rounds 5] [--json]
     python benchmarks/training.py --data DATA --store STORE --memory [--json]
+    python benchmarks/training.py --data DATA --store STORE --busy [--rounds 5] [--json]
 
 DATA is a data set (`notellm2 import`), STORE an artifact store: pairs, backbones and vision features that are there
 already are reused. What is compared, on the same backbones, notes and pairs:
@@ -17,20 +18,24 @@ forward), vs_sentence_transformers (ours with GradCache over theirs), vs_sentenc
 share_of_peak (arithmetic of our step, attention's lower triangle alone, over the rate of a 2,048² matrix product in
 the same turns), pairs_per_s of each, padding_share. Figures are medians of the rounds' pairs/s, by CPU time of all
 threads on a CPU, by the clock on a GPU. --memory: peak_rss_mb by pairs in a batch, with GradCache, each in a process of
-its own, and growth, the last over the first minus 1.
+its own, and growth, the last over the first minus 1. --busy: pairs/s of ours by the clock, for one thread, for all with
+idle threads that sleep and for all that spin, each in a process of its own: idle, and beside as many processes that
+compute as there are cores; medians of the rounds, and sleep_vs_spin of each.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,6 +62,7 @@ from notellm2.notes.dataset import Dataset
 from notellm2.notes.schema import Note
 from notellm2.pairs.pairs_stage import mine
 from notellm2.recipe import Recipe, load_recipe
+from notellm2.threads import PASSIVE
 from notellm2.training.batches import PairOrder
 from notellm2.training.fit import pair_rows
 from notellm2.training.loop import build_optimiser
@@ -274,9 +280,7 @@ def memory(given: argparse.Namespace) -> dict[str, Any]:
     """Peak memory by batch, each in a process of its own."""
     peaks = {}
     for pairs in MEMORY_PAIRS:
-        command = [sys.executable, __file__, "--data", str(given.data), "--store", str(given.store)]
-        command += ["--recipe", str(given.recipe), "--memory-of", str(pairs)]
-        command += [argument for override in given.overrides for argument in ("--set", override)]
+        command = [*_again(given), "--memory-of", str(pairs)]
         peaks[pairs] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
         print(f"{pairs} pairs: {peaks[pairs]:.0f} MB", file=sys.stderr)
     growth = peaks[MEMORY_PAIRS[-1]] / peaks[MEMORY_PAIRS[0]] - 1
@@ -291,6 +295,65 @@ def memory_of(given: argparse.Namespace) -> None:
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
+WAYS = {
+    "one thread": {"OMP_NUM_THREADS": "1", **PASSIVE},
+    "all threads, idle ones sleep": PASSIVE,
+    "all threads, idle ones spin": {"OMP_WAIT_POLICY": "ACTIVE"},
+}
+BUSY_STEPS = 4
+
+
+def busy(given: argparse.Namespace) -> dict[str, Any]:
+    """Our step by the clock, in turns: each way of using threads, on the machine as it is and beside other work."""
+    rates: dict[str, dict[str, list[float]]] = {where: {name: [] for name in WAYS} for where in ("idle", "busy")}
+    plain_environment = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
+    for turn in range(given.rounds):
+        for where, of_ways in rates.items():
+            for name, values in of_ways.items():
+                with _other_work(os.cpu_count() or 1 if where == "busy" else 0):
+                    command = [*_again(given), "--busy-of", str(BUSY_STEPS)]
+                    environment = {**plain_environment, **WAYS[name]}
+                    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+                values.append(float(done.stdout))
+        print(f"round {turn + 1} of {given.rounds}", file=sys.stderr)
+    middle = {where: {n: statistics.median(v) for n, v in of_ways.items()} for where, of_ways in rates.items()}
+    _, sleeping, spinning = WAYS
+    return {
+        "pairs_per_s": {where: {n: round(v, 1) for n, v in of_ways.items()} for where, of_ways in middle.items()},
+        "sleep_vs_spin": {where: round(of[sleeping] / of[spinning], 2) for where, of in middle.items()},
+    }
+
+
+@contextlib.contextmanager
+def _other_work(processes: int) -> Iterator[None]:
+    """Processes that compute for as long as the block lasts."""
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processes)]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+
+
+def busy_of(given: argparse.Namespace) -> None:
+    """Some steps after one that warms up; prints pairs/s by the clock."""
+    material = Material.of(given)
+    step = ours(material, "notellm2")
+    step(0)
+    began = time.perf_counter()
+    for number in range(1, given.busy_of + 1):
+        step(number)
+    print(given.busy_of * material.recipe.training.pairs_per_batch / (time.perf_counter() - began))
+
+
+def _again(given: argparse.Namespace) -> list[str]:
+    """This program's command line with the same data, store and recipe."""
+    command = [sys.executable, __file__, "--data", str(given.data), "--store", str(given.store)]
+    command += ["--recipe", str(given.recipe)]
+    return [*command, *(argument for override in given.overrides for argument in ("--set", override))]
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -301,12 +364,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="measured steps of each side")
     parser.add_argument("--memory", action="store_true", help="peak memory by batch instead of speed")
     parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--busy", action="store_true", help="threads that sleep or spin, idle and beside other work")
+    parser.add_argument("--busy-of", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     given = parser.parse_args()
     if given.memory_of:
         memory_of(given)
         return
-    result = memory(given) if given.memory else speed(given)
+    if given.busy_of:
+        busy_of(given)
+        return
+    result = memory(given) if given.memory else busy(given) if given.busy else speed(given)
     print(json.dumps(result) if given.json else "\n".join(f"{name:38} {value}" for name, value in result.items()))
 
 

@@ -24,6 +24,7 @@ import psutil
 
 from notellm2.artifacts import write_atomic
 from notellm2.processes import process_tag, tagged_process
+from notellm2.threads import PASSIVE
 from notellm2.workspace import Workspace
 
 QUIET = {
@@ -53,9 +54,10 @@ RUNS = {
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
 }
 
-DEPLOYED = {**QUIET, **RUNS, "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
+DEPLOYED = {**QUIET, **RUNS, **PASSIVE, "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
 """What a run of a deployment has in its environment; prefect.yaml says the same. Heartbeats: seconds between them, so
-that an automation can tell a run that has fallen silent from one that trains for hours."""
+that an automation can tell a run that has fallen silent from one that trains for hours. Idle threads sleep, because a
+worker shares its cores with others."""
 
 SERVER_MODULE = "prefect.server.api.server:create_app"
 SERVER_RECORD = "server.json"

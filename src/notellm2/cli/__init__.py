@@ -25,6 +25,7 @@ from notellm2.cli.stack import stack_commands
 from notellm2.credentials import redacted
 from notellm2.errors import InputError
 from notellm2.printable import printable, tolerate_any_text
+from notellm2.threads import let_idle_threads_sleep
 
 app = typer.Typer(
     cls=CommandGroup,
@@ -62,6 +63,7 @@ _PLACES = ("mlflow", "sqlalchemy", "botocore")
 def main() -> None:
     """Run the command line; wrong input becomes a message and status 2, a place that fails one and status 1."""
     tolerate_any_text()
+    let_idle_threads_sleep()
     # A person waits: some 12 s for a server that is away, not the ten minutes that a training has.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     try:

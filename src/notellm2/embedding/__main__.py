@@ -15,6 +15,7 @@ from notellm2.artifacts import Store
 from notellm2.embedding.by_bundle import embed_bundle
 from notellm2.errors import InputError
 from notellm2.notes.dataset import Dataset
+from notellm2.threads import let_idle_threads_sleep
 
 EXIT_INPUT = 2
 
@@ -27,6 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data-md5", required=True, help="its version")
     parser.add_argument("--bundle", type=Path, required=True, help="the model bundle's folder")
     options = parser.parse_args(arguments)
+    let_idle_threads_sleep()
     from notellm2.model.bundle.bundle import BundleError
 
     try:

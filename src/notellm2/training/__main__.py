@@ -17,6 +17,7 @@ from pathlib import Path
 
 from notellm2.artifacts import write_atomic
 from notellm2.errors import InputError
+from notellm2.threads import let_idle_threads_sleep
 
 EXIT_INPUT = 2
 EXIT_ORPHANED = 3
@@ -35,6 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.exit_with_parent:
         threading.Thread(target=_exit_with_parent, daemon=True).start()
+    let_idle_threads_sleep()
     from notellm2.training.fit import Assignment, fit
     from notellm2.training.launch import OUTCOME
     from notellm2.training.process_group import Team

@@ -31,6 +31,7 @@ from notellm2.model.network.prompt import layout
 from notellm2.notes.dataset import Dataset
 from notellm2.notes.schema import Note
 from notellm2.recipe import ImageLimits, ModelConfig, TrainingConfig
+from notellm2.threads import describe_threads
 from notellm2.training import loop
 from notellm2.training.batches import PairOrder
 from notellm2.training.checkpoint import load_trained_weights, trained_weights
@@ -99,6 +100,7 @@ def fit(
     """
     model, training = assignment.model, assignment.training
     torch.manual_seed(training.seed)
+    logger.info("training computes with %s", describe_threads(torch.get_num_threads()))
     named = Backbones.of(Artifact.from_reference(assignment.backbones))
     language = _language(named, model)
     data = _TrainingData.of(assignment)
