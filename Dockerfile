@@ -19,12 +19,13 @@ RUN grep '^torch==' constraints.txt > torch.txt \
     && pip install --index-url "$TORCH_INDEX" --requirement torch.txt
 # Then what we depend on, without us: a change of our code does not install it anew.
 COPY pyproject.toml README.md LICENSE ./
-RUN mkdir -p src/notellm2 flows \
+RUN mkdir -p src/notellm2 flows recipes/suites \
     && touch src/notellm2/__init__.py flows/__init__.py \
     && pip install --constraint constraints.txt '.[s3,serve,stack]' \
     && pip uninstall --yes notellm2
 COPY src src
 COPY flows flows
+COPY recipes/suites recipes/suites
 RUN pip install --no-deps . \
     && pip check
 

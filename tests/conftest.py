@@ -43,7 +43,7 @@ SLOW = {
         ),
         "make databases of MLflow",
     ),
-    "quality/test_quality_stage.py": "renders Data Docs",
+    **dict.fromkeys(("quality/test_judge.py", "quality/test_quality_stage.py"), "render Data Docs"),
     "evaluation/report/test_report.py": "draws every plot",
     "sample/test_generate.py": "draws thousands of images",
 }

@@ -56,12 +56,15 @@ def cleanup(text: str) -> None:
 
 
 def quality(checked: Artifact) -> None:
-    """Show the expectations, failures first."""
+    """Show the expectations, failures first, and where the Data Docs are."""
     summary = checked.summary
+    docs = checked.file("data_docs") / "index.html"
     for warning in summary["warnings"]:
-        warn(f"data quality: {warning} did not hold (a warning; see {checked.path / 'summary.md'})")
+        warn(f"data quality: {warning} did not hold (a warning; see {docs})")
     _log("data quality: %s expectations, %s", summary["expectations"], "passed" if summary["success"] else "failed")
     _markdown("quality", checked.file("summary.md").read_text(), "Data quality")
+    about = f"Great Expectations' Data Docs, by column with counts and examples: {docs}"
+    create_link_artifact(docs.as_uri(), link_text="Data Docs", key="data-docs", description=about)
 
 
 def pairs(mined: Artifact) -> None:

@@ -78,7 +78,8 @@ def test_every_stage_left_one_whole_artifact(retrained: Retrained) -> None:
 def test_the_keys_are_those_that_stores_of_before_have(retrained: Retrained) -> None:
     """As commit 33ca750 computed them, so that whoever upgrades keeps what is made.
 
-    A key changes with its stage's VERSION alone: since then evaluation's (4: the linear baseline) and the report's.
+    A key changes with its stage's VERSION alone: since then evaluation's (4: the linear baseline), the report's and
+    quality's (2: suites of Great Expectations).
 
     Weights differ in their last bits between machines, so what rests on them is compared by what its key is made of.
     """
@@ -115,7 +116,7 @@ def test_prefect_shows_the_tasks_in_order_and_what_they_found(retrained: Retrain
     assert [name for (name,) in ran] == TASKS[: len(ran)]
     assert len(ran) >= len(TASKS) - 3
     keys = {key for (key,) in prefect_rows(place, "select key from artifact")}
-    assert {"data", "quality", "pairs", "metrics", "gate", "report", "mlflow-run", "model-version"} <= keys
+    assert {"data", "quality", "data-docs", "pairs", "metrics", "gate", "report", "mlflow-run", "model-version"} <= keys
 
 
 def test_mlflow_has_one_finished_run_with_everything(retrained: Retrained) -> None:

@@ -15,8 +15,6 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from notellm2.quality.checks import SUITES
-
 _STYLE = """
 body{font:15px/1.45 system-ui,sans-serif;margin:0;color:#1c2733;background:#fff}
 a{color:#0b62a8} code,.badge{font:13px ui-monospace,monospace;background:#eef1f4;padding:1px 5px;border-radius:3px}
@@ -74,11 +72,11 @@ def write_index(site: Path, title: str, entries: Sequence[dict[str, Any]]) -> No
         f"<!DOCTYPE html>\n<html lang='en'><head><meta charset='UTF-8'><title>{escape(title)}</title>",
         f"<style>{_STYLE}</style></head><body><div class='container-fluid'>",
         f"<h1>{escape(title)}</h1><p><strong>{len(entries)} expectations: {verdict}.</strong></p>",
-        "<p>Great Expectations' pages: " + " · ".join(_links(site)) + "</p>",
+        "<p>Great Expectations' pages: " + " · ".join(_links(site, entries)) + "</p>",
     ]
-    for suite in SUITES:
-        parts.append(f"<h4 id='{suite}'>{suite}</h4><table><tr><th></th><th>Expectation</th><th>Meaning</th>")
-        parts.append("<th>Observed</th><th>Rows at fault</th></tr>")
+    for suite in dict.fromkeys(entry["suite"] for entry in (*failed, *entries)):
+        parts.append(f"<h4 id='{suite}'>{suite}</h4><table><tr><th></th><th>Column</th><th>Expectation</th>")
+        parts.append("<th>Meaning</th><th>Observed</th><th>Rows at fault</th></tr>")
         ordered = sorted((e for e in entries if e["suite"] == suite), key=lambda e: e["success"])
         parts.extend(_row(entry) for entry in ordered)
         parts.append("</table>")
@@ -86,9 +84,9 @@ def write_index(site: Path, title: str, entries: Sequence[dict[str, Any]]) -> No
     (site / "index.html").write_text("\n".join(parts), encoding="utf-8")
 
 
-def _links(site: Path) -> list[str]:
+def _links(site: Path, entries: Sequence[dict[str, Any]]) -> list[str]:
     links: list[str] = []
-    for suite in SUITES:
+    for suite in dict.fromkeys(entry["suite"] for entry in entries):
         pages = sorted((site / "validations" / suite).rglob("*.html"))
         links.extend(f"<a href='{page.relative_to(site).as_posix()}'>{suite}: results</a>" for page in pages)
         if (site / "expectations" / f"{suite}.html").exists():
@@ -106,7 +104,8 @@ def _row(entry: dict[str, Any]) -> str:
     samples = "".join(f"<br><code class='sample'>{escape(shown_sample(sample))}</code>" for sample in entry["samples"])
     rows = "" if entry["failed_count"] is None else f"{entry['failed_count']:,}"
     return (
-        f"<tr><td>{mark}</td><td>{escape(entry['expectation'])}<br>{entry['severity']}</td>"
+        f"<tr><td>{mark}</td><td>{escape(entry['column'])}</td>"
+        f"<td title='{escape(entry['rule'])}'>{escape(entry['expectation'])}<br>{entry['severity']}</td>"
         f"<td>{escape(entry['meaning'])}</td><td>{shown_number(entry['observed'])}</td><td>{rows}{samples}</td></tr>"
     )
 
@@ -116,6 +115,8 @@ def shown_sample(sample: dict[str, Any]) -> str:
     return " ".join(f"{name}={value!r}" for name, value in sample.items())
 
 
-def shown_number(number: float) -> str:
+def shown_number(number: float | None) -> str:
     """A measured number as people read it: whole numbers with separators, others with four significant digits."""
+    if number is None:
+        return ""
     return f"{number:,}" if isinstance(number, int) else f"{number:.4g}"

@@ -12,16 +12,19 @@ from typing import Any
 from notellm2.artifacts import Artifact, Store, digest_json
 from notellm2.errors import InputError
 from notellm2.notes.dataset import Dataset, DatasetInfo
-from notellm2.quality.checks import Window, moment
 from notellm2.quality.docs import make_offline, shown_number, shown_sample, write_index
+from notellm2.quality.frames import interaction_frames, note_frames
 from notellm2.quality.images import image_facts
-from notellm2.quality.plan import plan
-from notellm2.quality.suites import Outcome, judge
-from notellm2.quality.summaries import measure
+from notellm2.quality.judge import Judge
+from notellm2.quality.measures import measures
+from notellm2.quality.outcome import Outcome
+from notellm2.quality.suites import Suite, load_suites, parameters, suites_digest
+from notellm2.quality.summaries import Measured, summarise
+from notellm2.quality.window import Window, moment
 from notellm2.recipe import ImageLimits, QualityConfig
 
 STAGE = "quality"
-VERSION = 1
+VERSION = 2
 
 RESULT = "result.json"
 SUMMARY = "summary.md"
@@ -55,7 +58,8 @@ def check_quality(
     """Check a data version and document the outcome; failed expectations do not raise (see `require_quality`).
 
     Files: result.json (a list of ``{suite, expectation, column, severity, success, observed, lower, upper,
-    failed_count, samples, meaning, rule}``), summary.md (Markdown), data_docs/index.html.
+    failed_count, samples, meaning, rule}``), summary.md (Markdown), data_docs/index.html. benchmarks/quality.py
+    measures what it costs.
 
     Args:
         store: where the artifact goes.
@@ -65,25 +69,27 @@ def check_quality(
         previous: description of the version before this one, for the comparison of volumes; None: there is none.
 
     Raises:
-        InputError: the recipe's window, dataset.json's time span or a line of quarantine.jsonl cannot be read.
+        InputError: the recipe's window, a suite, dataset.json's time span or a line of quarantine.jsonl cannot be
+            read.
     """
     now = datetime.now(UTC)
     config = rules.thresholds
-    window = Window.of(config, now)
+    suites = load_suites(config.suites)
 
     def write(into: Path) -> dict[str, Any]:
-        checks = plan(config, window, dataset.info, previous, rules.source_events, rules.target_events)
-        measured = measure(dataset, image_facts(dataset, config.decode_sample, rules.limits), checks)
         docs = into / DATA_DOCS
-        entries = [_entry(outcome) for outcome in judge(measured, docs)]
+        outcomes, measured = judge_dataset(dataset, rules, suites, Window.of(config, now), previous, docs)
+        entries = [_entry(outcome) for outcome in outcomes]
         make_offline(docs)
         write_index(docs, f"Quality of {dataset.info.name}", entries)
         (into / RESULT).write_text(json.dumps(entries, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         (into / SUMMARY).write_text(_markdown(entries), encoding="utf-8")
-        return _summary(entries, dataset.info, previous)
+        return _summary(entries, measured, dataset.info, previous)
 
+    Window.of(config, now)
     settings = {
-        "quality": config.model_dump(mode="json"),
+        "quality": config.model_dump(mode="json", exclude={"suites"}),
+        "suites": suites_digest(suites),
         "images": rules.limits.model_dump(mode="json"),
         "source_events": list(rules.source_events),
         "target_events": list(rules.target_events),
@@ -117,6 +123,31 @@ def require_quality(artifact: Artifact) -> None:
     raise QualityError("\n".join(lines))
 
 
+def judge_dataset(
+    dataset: Dataset,
+    rules: QualityRules,
+    suites: Sequence[Suite],
+    window: Window,
+    previous: DatasetInfo | None,
+    docs: Path,
+) -> tuple[list[Outcome], dict[str, Measured]]:
+    """Count what needs the whole, then read every part once; returns the verdicts and the counted numbers."""
+    config = rules.thresholds
+    facts = image_facts(dataset, config.decode_sample, rules.limits)
+    counted = measures(dataset.info, previous, rules.source_events, rules.target_events)
+    with summarise(dataset, facts, counted) as summaries:
+        judge = Judge(suites, parameters(config, window), summaries)
+        tables = {suite.table for suite in suites}
+        if tables & {"notes", "topics"}:
+            for notes, topics in note_frames(dataset, facts, summaries.repeated):
+                judge.see("notes", notes)
+                judge.see("topics", topics)
+        if "interactions" in tables:
+            for interactions in interaction_frames(dataset, summaries.known_notes()):
+                judge.see("interactions", interactions)
+        return judge.conclude(docs), summaries.measured
+
+
 def _clock(config: QualityConfig, info: DatasetInfo, now: datetime) -> str:
     """What the verdict owes to the clock, so that a new day judges data from the future anew, and nothing else."""
     if config.latest is not None or info.last_interaction is None:
@@ -127,45 +158,47 @@ def _clock(config: QualityConfig, info: DatasetInfo, now: datetime) -> str:
 
 def _entry(outcome: Outcome) -> dict[str, Any]:
     """One row of result.json."""
-    measured = outcome.measured
-    check = measured.check
     return {
-        "suite": check.suite,
-        "expectation": check.name,
-        "column": check.column,
-        "severity": check.severity,
+        "suite": outcome.suite,
+        "expectation": outcome.expectation.name,
+        "column": outcome.column,
+        "severity": outcome.expectation.severity,
         "success": outcome.success,
-        "observed": measured.observed,
-        "lower": check.lower,
-        "upper": check.upper,
-        "failed_count": measured.failed,
-        "samples": measured.samples,
-        "meaning": check.meaning,
-        "rule": outcome.rule,
+        "observed": outcome.observed,
+        "lower": outcome.lower,
+        "upper": outcome.upper,
+        "failed_count": outcome.failed,
+        "samples": outcome.samples,
+        "meaning": outcome.meaning,
+        "rule": outcome.expectation.kind,
     }
 
 
-def _summary(entries: Sequence[dict[str, Any]], info: DatasetInfo, previous: DatasetInfo | None) -> dict[str, Any]:
+def _summary(
+    entries: Sequence[dict[str, Any]],
+    measured: dict[str, Measured],
+    info: DatasetInfo,
+    previous: DatasetInfo | None,
+) -> dict[str, Any]:
     failed = {
         severity: [
             f"{e['suite']}.{e['expectation']}" for e in entries if not e["success"] and e["severity"] == severity
         ]
         for severity in ("critical", "warning")
     }
-    observed = {entry["expectation"]: entry["observed"] for entry in entries}
     return {
         "success": not failed["critical"],
         "critical_failed": failed["critical"],
         "warnings": failed["warning"],
         "expectations": len(entries),
         "counts": {
-            "notes": observed["note_count"],
-            "interactions": observed["interaction_count"],
-            "users": observed["user_count"],
+            "notes": measured["note_count"].value,
+            "interactions": measured["interaction_count"].value,
+            "users": measured["user_count"].value,
             "quarantined": sum(info.quarantined.values()),
         },
-        "share_with_text": observed["share_with_text"],
-        "share_with_image": observed["share_with_image"],
+        "share_with_text": measured["share_with_text"].value,
+        "share_with_image": measured["share_with_image"].value,
         "compared_with_previous": previous is not None,
     }
 

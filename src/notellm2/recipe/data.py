@@ -66,6 +66,11 @@ class QualityConfig(Section):
     max_share_single_notes: float = Field(0.5, ge=0, le=1, description="warning above: notes with one interaction")
     max_share_top_user: float = Field(0.05, ge=0, le=1, description="warning above: behaviour of the busiest user")
     max_share_repeats: float = Field(0.05, ge=0, le=1, description="warning above: interactions that repeat a row")
+    suites: tuple[Path, ...] | None = Field(
+        None,
+        min_length=1,
+        description="files of Great Expectations' suites, or folders of them; null: the shipped ones, recipes/suites",
+    )
 
 
 class PairsConfig(Section):

@@ -244,15 +244,17 @@ class Run:
         self._logged(artifact)
 
     def log_quality(self, quality: Artifact) -> None:
-        """Log the data checks' result and summary as files, once an artifact.
+        """Log the data checks' result, summary and Data Docs as files, once an artifact; a tag says where the docs are.
 
-        The HTML Data Docs stay in the artifact store: MLflow shows each HTML file in a frame of its own, in which
-        their links lead nowhere.
+        MLflow shows each HTML file in a frame of its own, in which links lead nowhere: its first page says all that
+        failed, and what is downloaded as a folder links.
         """
         if self._has(quality):
             return
         for name in ("result.json", "summary.md"):
             self.log_file(quality.file(name), "quality")
+        self._client.log_artifacts(self.run_id, str(quality.file("data_docs")), "quality/data_docs")
+        self.log_tags({names.DATA_DOCS: f"{quality.stage}/{quality.key}/data_docs/index.html in the store"})
         self._logged(quality)
 
     def log_verdict(self, verdict: Verdict) -> None:

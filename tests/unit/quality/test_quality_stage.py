@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
@@ -22,6 +23,7 @@ from notellm2.errors import InputError
 from notellm2.notes.dataset import Dataset, DatasetInfo
 from notellm2.quality.quality_stage import QualityError, QualityRules, check_quality, require_quality
 from notellm2.recipe import QualityConfig
+from tests.conftest import ROOT
 from tests.unit.quality.small_data import CONFIG, sound, write
 
 FIELDS = [
@@ -92,9 +94,8 @@ def test_sound_data_pass(passed: Artifact) -> None:
 def test_result_json_keeps_its_form(passed: Artifact) -> None:
     entries = json.loads(passed.file("result.json").read_text())
     assert [list(entry) for entry in entries] == [FIELDS] * passed.summary["expectations"]
-    first = entries[0]
-    assert first == {
-        "suite": "notes",
+    assert _entries(passed)["note_count"] == {
+        "suite": "volume",
         "expectation": "note_count",
         "column": "*",
         "severity": "critical",
@@ -113,10 +114,10 @@ def test_failures_are_told_apart_by_severity(refused: Artifact) -> None:
     assert refused.summary["success"] is False
     assert refused.summary["critical_failed"] == [
         "images.share_with_image",
-        "interactions.user_count",
         "references.interaction_note_exists",
+        "volume.user_count",
     ]
-    assert refused.summary["warnings"] == ["notes.topics_not_blank"]
+    assert refused.summary["warnings"] == ["topics.topic_not_blank"]
     missing = _entries(refused)["interaction_note_exists"]
     assert missing["failed_count"] == 6
     assert [sample["note_id"] for sample in missing["samples"]] == [f"gone<b>{i:02}" for i in (3, 9, 11, 20, 21)]
@@ -134,7 +135,7 @@ def test_the_refusal_names_expectation_count_and_rows(refused: Artifact) -> None
     assert "user_id='u03'" in message
     assert "images.share_with_image" in message
     assert "observed 0.4167, 70 row(s) at fault" in message
-    assert "topics_not_blank" not in message
+    assert "topic_not_blank" not in message
     assert str(refused.path / "data_docs" / "index.html") in message
 
 
@@ -156,7 +157,7 @@ def test_the_summary_is_a_table_with_failures_first(refused: Artifact) -> None:
 def test_data_docs_need_no_network_and_no_missing_file(refused: Artifact) -> None:
     site = refused.file("data_docs")
     pages = sorted(site.rglob("*.html"))
-    assert len(pages) == 11  # our front page; a suite and a result for each of five suites
+    assert len(pages) == 15  # our front page; a suite and a result for each of seven suites
     for page in pages:
         text = page.read_text()
         assert "<script" not in text
@@ -171,6 +172,7 @@ def test_the_front_page_shows_failures_with_rows_and_escapes_them(refused: Artif
     assert "gone&lt;b&gt;03" in text
     assert "gone<b>" not in text
     assert text.count("title='failed, critical'") == 3
+    assert "<td>note_exists</td><td title='expect_column_values_to_be_in_set'>interaction_note_exists" in text
 
 
 def test_great_expectations_pages_carry_the_verdict(refused: Artifact) -> None:
@@ -192,7 +194,7 @@ def test_nothing_is_left_elsewhere(passed: Artifact, refused: Artifact, workdir:
 def test_the_same_data_version_is_not_checked_again(
     store: Store, passed: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("notellm2.quality.quality_stage.judge", lambda *_: pytest.fail("checked again"))
+    monkeypatch.setattr("notellm2.quality.quality_stage.judge_dataset", lambda *_: pytest.fail("checked again"))
     dataset = write(tmp_path, sound())
     assert check_quality(store, dataset, "1.dir", RULES, dataset.info) == passed
 
@@ -206,7 +208,9 @@ def test_what_the_verdict_rests_on_is_in_the_key(
     def judge(*_: Any) -> None:
         raise Reached
 
-    monkeypatch.setattr("notellm2.quality.quality_stage.judge", judge)
+    monkeypatch.setattr("notellm2.quality.quality_stage.judge_dataset", judge)
+    own = tmp_path / "own.json"
+    own.write_text(json.dumps({"name": "topics", "expectations": []}))
     dataset = write(tmp_path, sound())
     other = CONFIG.model_copy(update={"min_notes": 99})
     variants: list[dict[str, Any]] = [
@@ -214,7 +218,11 @@ def test_what_the_verdict_rests_on_is_in_the_key(
         {"rules": replace(RULES, thresholds=other)},
         {"previous": None},
         {"rules": replace(RULES, target_events=("click",))},
+        {"rules": replace(RULES, thresholds=CONFIG.model_copy(update={"suites": (own,)}))},
     ]
+    copied = tmp_path / "copied"
+    shutil.copytree(ROOT / "recipes" / "suites", copied)
+    elsewhere = replace(RULES, thresholds=CONFIG.model_copy(update={"suites": (copied,)}))
     usual: dict[str, Any] = {
         "data_md5": "1.dir",
         "rules": RULES,
@@ -223,6 +231,8 @@ def test_what_the_verdict_rests_on_is_in_the_key(
     for variant in variants:
         with pytest.raises(Reached):
             check_quality(store, dataset, **(usual | variant))
+    # Where the suites' files lie is not in it.
+    assert check_quality(store, dataset, **(usual | {"rules": elsewhere})) == passed
 
 
 def test_data_from_the_future_is_judged_anew_each_day_and_other_data_once(

@@ -272,6 +272,8 @@ def test_checks_verdict_and_report_are_files_of_the_run(tracking: Tracking, tmp_
     def write(directory: Path) -> None:
         (directory / "result.json").write_text("{}")
         (directory / "summary.md").write_text("fine")
+        (directory / "data_docs").mkdir()
+        (directory / "data_docs" / "index.html").write_text("<html></html>")
 
     quality = Store(tmp_path / "store").build("quality", 1, {}, {}, write)
     (tmp_path / "report.html").write_text("<html></html>")
@@ -280,10 +282,12 @@ def test_checks_verdict_and_report_are_files_of_the_run(tracking: Tracking, tmp_
         run.log_verdict(Verdict(passed=False, rules=(), sentence="version 1 is refused"))
         run.log_file(tmp_path / "report.html")
     assert files(run) == {"quality", "gate.json", "report.html"}
-    assert files(run, "quality") == {"quality/result.json", "quality/summary.md"}
+    assert files(run, "quality") == {"quality/result.json", "quality/summary.md", "quality/data_docs"}
+    assert files(run, "quality/data_docs") == {"quality/data_docs/index.html"}
     tags = tracking.client.get_run(run.run_id).data.tags
     assert tags[names.GATE] == "refused"
     assert tags["notellm2.gate.sentence"] == "version 1 is refused"
+    assert tags["notellm2.data_docs"] == f"quality/{quality.key}/data_docs/index.html in the store"
 
 
 def test_a_living_run_of_another_retraining_is_left_alone(tracking: Tracking) -> None:
