@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from notellm2.artifacts import Artifact
 from notellm2.notes.dataset import Dataset
+from notellm2.recipe import Recipe
 from notellm2.registry.decisions import Verdict
 
 if TYPE_CHECKING:
@@ -100,6 +101,16 @@ class Features(Made):
     """Frozen features of every image."""
 
 
+class Choice(HandOff):
+    """Which variant of the model is trained; no artifact where the recipe leaves no choice.
+
+    Attributes:
+        recipe: this run's, with the chosen variant written out.
+    """
+
+    recipe: Recipe
+
+
 class Trained(Made):
     """The model bundle and its curves."""
 
@@ -152,6 +163,7 @@ class Candidate(BaseModel):
     Attributes:
         registered: its version.
         checked: quality of the data it was trained on.
+        chosen: which variant it is, and what that choice rests on.
         trained: bundle and curves.
         evaluated: its figures.
         indexed: its index.
@@ -161,6 +173,7 @@ class Candidate(BaseModel):
 
     registered: Registered
     checked: Checked
+    chosen: Choice
     trained: Trained
     evaluated: Evaluated
     indexed: Indexed

@@ -22,6 +22,7 @@ from flows.runtime.job import Job, hold, open_job, recipe_name
 from flows.runtime.run import open_run
 from flows.tasks.approval import decide
 from flows.tasks.backbones import prepare_backbones
+from flows.tasks.choice import choose_variant
 from flows.tasks.data import find_data, name_version
 from flows.tasks.evaluation import evaluate_model, measure_saliency
 from flows.tasks.features import compute_features
@@ -70,6 +71,8 @@ def _run_stages(job: Job, settings: RetrainSettings) -> Outcome:
         mined = mine_pairs(job, data)
         backbones = prepare_backbones(job, mined)
         features = compute_features(job, data, backbones)
+        chosen = choose_variant(job, mined, backbones, features)
+        job = job.model_copy(update={"recipe": chosen.recipe})
         trained = train_model(job, mined, backbones, features)
         vectors = embed_notes(job, data, trained, features)
         variants = train_variants(job, mined, backbones, features)
@@ -78,7 +81,12 @@ def _run_stages(job: Job, settings: RetrainSettings) -> Outcome:
         registered = register_model(job, mined, trained, [backbones, features, vectors])
         indexed = build_index(job, vectors)
         candidate = Candidate(
-            registered=registered, checked=checked, trained=trained, evaluated=evaluated, indexed=indexed
+            registered=registered,
+            checked=checked,
+            chosen=chosen,
+            trained=trained,
+            evaluated=evaluated,
+            indexed=indexed,
         )
         incumbent = compare_with_champion(job, mined, evaluated, registered)
         canary = load_canary(job, registered)
@@ -86,6 +94,6 @@ def _run_stages(job: Job, settings: RetrainSettings) -> Outcome:
         report = write_report(job, mined, candidate, saliency, incumbent, judged)
         decision = decide(job, registered, judged, report)
         promoted = promote(job, data, candidate, judged, decision)
-    done: list[HandOff] = [source, data, checked, mined, backbones, features, trained, vectors, variants, evaluated]
-    done += [saliency, registered, indexed, incumbent, canary, judged, report, promoted]
+    done: list[HandOff] = [source, data, checked, mined, backbones, features, chosen, trained, vectors, variants]
+    done += [evaluated, saliency, registered, indexed, incumbent, canary, judged, report, promoted]
     return summarise(job, data, done, judged, report, promoted)

@@ -105,6 +105,20 @@ def training(trained: Artifact) -> None:
     _markdown("training", _table(("figure", "value"), rows), "Training")
 
 
+def choice(outcome: Artifact) -> None:
+    """Show how the variants that are left compare on the validation pairs."""
+    from notellm2.evaluation.choice_stage import choice_sentence
+
+    summary = outcome.summary
+    rows = [
+        (one["name"], _percent(one["recall@10"]), _percent(one["recall@100"]), _percent(one["behind"]))
+        for one in summary["variants"]
+    ]
+    _log("after %.0f %% of a training: %s", 100 * summary["share"], choice_sentence(summary))
+    table = _table(("variant", "recall@10, %", "recall@100, %", "behind the best, points of their mean"), rows)
+    _markdown("choice", table, f"Choice of a variant, after {summary['share']:.0%} of a training")
+
+
 def metrics(measured: Artifact) -> None:
     """Show recall of every model and baseline, on all pairs and on each slice."""
     figures: Metrics = json.loads(measured.file("metrics.json").read_text())

@@ -34,6 +34,7 @@ def write_report(
         gate=judged.verdict.model_dump(mode="json"),
         champion=_champion(job, run.tracking, incumbent),
         saliency=saliency.artifact,
+        choice=candidate.chosen.artifact,
     )
     page = report(job.store, mined.measured_on, record)
     run.log_file(page.file("report.html"))

@@ -22,12 +22,17 @@ def train_model(job: Job, mined: Mined, backbones: Backbones, features: Features
     from notellm2.training.training_stage import train
 
     recipe, run = job.recipe, attach_run(job)
-    published = _published_vectors(job) if recipe.training.hard_negatives else None
-    inputs = _inputs(mined, backbones, features, published)
+    inputs = training_inputs(job, mined, backbones, features)
     trained = train(job.store, inputs, recipe.model, recipe.training, recipe.data.images, on_metrics=run.on_metrics)
     run.log_history(trained)
     show.training(trained)
     return Trained(artifact=trained)
+
+
+def training_inputs(job: Job, mined: Mined, backbones: Backbones, features: Features) -> TrainingInputs:
+    """Collect what the recipe's training reads, the published vectors too where hard negatives come from them."""
+    published = _published_vectors(job) if job.recipe.training.hard_negatives else None
+    return _inputs(mined, backbones, features, published)
 
 
 @stage("variants", timeout_s=7 * DAY)

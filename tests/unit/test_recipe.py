@@ -99,6 +99,9 @@ def test_sections_that_contradict_themselves(recipe: Path) -> None:
         ((*NOTHING_TRAINED, "model.prompt=text", "model.late_fusion=false"), "nothing of this model is trained"),
         ((*NOTHING_TRAINED, "model.prompt=vision", "model.late_fusion=false"), "nothing of this model is trained"),
         (("evaluation.linear=false",), "gate.baselines names linear"),
+        (("choice.variants=[text, basic]", "pairs.validation_share=0"), "set pairs.validation_share above 0"),
+        (("choice.variants=[text]",), "expected two variants or more, each once, or none"),
+        (("choice.rounds=[1, 0.5]",), "expected rising shares"),
     ):
         with pytest.raises(InputError, match=expected):
             load_recipe(recipe, assignments)
@@ -192,3 +195,11 @@ def test_training_fields_of_later_versions_count_in_the_key_where_they_are_set()
     assert {"decay", "betas", "sharding"}.isdisjoint(TrainingConfig().keyed())
     assert TrainingConfig(decay="linear", betas=(0.9, 0.999)).keyed().items() >= {"decay": "linear"}.items()
     assert TrainingConfig(betas=(0.9, 0.999)).keyed()["betas"] == [0.9, 0.999]
+
+
+def test_a_training_is_shortened_by_its_steps_or_its_passes() -> None:
+    assert TrainingConfig(steps=10).shortened(0.25).steps == 2
+    assert TrainingConfig(steps=1).shortened(0.25).steps == 1
+    assert TrainingConfig(epochs=2).shortened(0.25).epochs == 0.5
+    whole = TrainingConfig(steps=10)
+    assert whole.shortened(1.0) is whole, "so that its artifact is the one of a training without a choice"

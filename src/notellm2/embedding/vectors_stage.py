@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from notellm2.embedding.feature_cache import FeatureCache
     from notellm2.model.backbones.backbones_stage import Backbones
     from notellm2.model.backbones.load import VisionEncoder
+    from notellm2.model.bundle.bundle import Bundle
+    from notellm2.model.network.note_source import NoteSource
 
 FEATURES_STAGE, FEATURES_VERSION = "vision-features", 1
 VECTORS_STAGE, VECTORS_VERSION = "vectors", 5
@@ -158,18 +160,10 @@ def embed(store: Store, dataset: Dataset, data_md5: str, training: Artifact, fea
     """
 
     def write(folder: Path) -> dict[str, Any]:
-        from notellm2.model.bundle.bundle import Bundle
-        from notellm2.model.network.attention import attend_fast
-        from notellm2.model.network.note_source import Modality, NoteSource, embed_chunks, shuffled_images
-        from notellm2.training.texts_stage import token_texts
+        from notellm2.model.network.note_source import Modality, embed_chunks, shuffled_images
 
-        bundle = Bundle.load(training.file("bundle"))
+        bundle, source = open_model(store, dataset, data_md5, training, features)
         notes = dataset.texts()
-        vision = np.load(features.file("features.npy"), mmap_mode="r")
-        texts = token_texts(store, dataset, data_md5, bundle.tokenizer, bundle.config.model)
-        if bundle.network.llm is not None:
-            attend_fast(bundle.network.llm)
-        source = NoteSource(bundle.network.layout, texts, vision if bundle.config.model.reads_images else None)
         rows = np.arange(len(notes))
         shuffled = replace(source, images=shuffled_images(np.load(features.file("has_image.npy"))))
         passes: tuple[tuple[str, NoteSource, Modality], ...] = (
@@ -185,13 +179,30 @@ def embed(store: Store, dataset: Dataset, data_md5: str, training: Artifact, fea
                     embedded[chunk] = embeddings
                     advance(len(chunk))
                 np.save(folder / f"{name}.npy", embedded)
-        summary = vision[:, 0].astype(np.float32)
+        summary = np.load(features.file("features.npy"), mmap_mode="r")[:, 0].astype(np.float32)
         summary /= np.maximum(np.linalg.norm(summary, axis=1, keepdims=True), 1e-12)
         np.save(folder / "vision.npy", summary)
         (folder / "note_ids.json").write_text(json.dumps([note.note_id for note in notes]))
         (folder / "titles.json").write_text(json.dumps([note.title for note in notes]))
         made_by = digest_tree(training.file("bundle"))[:KEY_LENGTH]
-        return {"notes": len(notes), "dim": bundle.dim, "texts_truncated": texts.truncated, "bundle": made_by}
+        return {"notes": len(notes), "dim": bundle.dim, "texts_truncated": source.texts.truncated, "bundle": made_by}
 
     inputs: dict[str, Artifact | str] = {"data": data_md5, "training": training, "features": features}
     return store.build(VECTORS_STAGE, VECTORS_VERSION, {}, inputs, write)
+
+
+def open_model(
+    store: Store, dataset: Dataset, data_md5: str, training: Artifact, features: Artifact
+) -> tuple[Bundle, NoteSource]:
+    """Load a trained model, and the notes as its network reads them; imports torch."""
+    from notellm2.model.bundle.bundle import Bundle
+    from notellm2.model.network.attention import attend_fast
+    from notellm2.model.network.note_source import NoteSource
+    from notellm2.training.texts_stage import token_texts
+
+    bundle = Bundle.load(training.file("bundle"))
+    texts = token_texts(store, dataset, data_md5, bundle.tokenizer, bundle.config.model)
+    if bundle.network.llm is not None:
+        attend_fast(bundle.network.llm)
+    vision = np.load(features.file("features.npy"), mmap_mode="r") if bundle.config.model.reads_images else None
+    return bundle, NoteSource(bundle.network.layout, texts, vision)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -103,25 +104,27 @@ class Cases:
         return ids
 
 
-def read_cases(data: MinedData, smallest_k: int) -> Cases:
-    """Read the test of a pairs artifact, and check it.
+def read_cases(data: MinedData, smallest_k: int, split: Literal["test", "validation"] = "test") -> Cases:
+    """Read the test pairs of a pairs artifact (or its validation pairs) and their pool, and check them.
 
     Raises:
-        InputError: there are no test pairs, or fewer notes in the pool than the smallest cut-off.
+        InputError: there are no such pairs, or fewer notes in the pool than the smallest cut-off.
         ArtifactError: the pairs name notes that the data set or the pool does not hold.
     """
     dataset, pairs = data.dataset, data.pairs
     notes = dataset.notes(_COLUMNS)
     all_ids = notes["note_id"].combine_chunks()
-    test = pq.read_table(pairs.file("test.parquet"), columns=["query_id", "target_id"])
-    pool = pq.read_table(pairs.file("pool.parquet"), columns=["note_id"])
+    pairs_file = pairs.file(f"{split}.parquet")
+    pool_file = pairs.file("pool.parquet" if split == "test" else "validation_pool.parquet")
+    test = pq.read_table(pairs_file, columns=["query_id", "target_id"])
+    pool = pq.read_table(pool_file, columns=["note_id"])
     popularity = pq.read_table(pairs.file("notes.parquet"), columns=["note_id", "popularity"])
-    advice = "raise pairs.test_share, or lower pairs.min_support or pairs.min_popularity in the recipe"
+    advice = f"raise pairs.{split}_share, or lower pairs.min_support or pairs.min_popularity in the recipe"
     if len(test) == 0:
-        raise InputError(f"{pairs.file('test.parquet')}: no test pairs, so nothing can be evaluated; {advice}")
+        raise InputError(f"{pairs_file}: no {split} pairs, so nothing can be evaluated; {advice}")
     if len(pool) < smallest_k:
         raise InputError(
-            f"{pairs.file('pool.parquet')}: the pool has {len(pool)} notes, fewer than the smallest of evaluation.ks "
+            f"{pool_file}: the pool has {len(pool)} notes, fewer than the smallest of evaluation.ks "
             f"({smallest_k}); {advice}"
         )
 
@@ -146,7 +149,7 @@ def read_cases(data: MinedData, smallest_k: int) -> Cases:
     )
     outside = int((cases.columns(cases.target_rows) < 0).sum())
     if outside:
-        raise ArtifactError(f"pairs/{pairs.key}: {outside} of {len(test)} test targets are not in the pool")
+        raise ArtifactError(f"pairs/{pairs.key}: {outside} of {len(test)} {split} targets are not in the pool")
     return cases
 
 

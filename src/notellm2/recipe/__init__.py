@@ -21,11 +21,12 @@ from notellm2.recipe.model import (
 )
 from notellm2.recipe.release import AlertsConfig, EvaluationConfig, GateConfig, IndexConfig, RegistryConfig
 from notellm2.recipe.section import Section
-from notellm2.recipe.training import GenerationConfig, RefitConfig, TrainingConfig
+from notellm2.recipe.training import ChoiceConfig, GenerationConfig, RefitConfig, TrainingConfig
 
 __all__ = [
     "AlertsConfig",
     "BackbonesConfig",
+    "ChoiceConfig",
     "ConnectorConfig",
     "DataConfig",
     "EvaluationConfig",

@@ -14,7 +14,7 @@ from notellm2.recipe.data import DataConfig, PairsConfig, QualityConfig
 from notellm2.recipe.model import BackbonesConfig, ModelConfig
 from notellm2.recipe.release import AlertsConfig, EvaluationConfig, GateConfig, IndexConfig, RegistryConfig
 from notellm2.recipe.section import Section
-from notellm2.recipe.training import TrainingConfig
+from notellm2.recipe.training import ChoiceConfig, TrainingConfig
 from notellm2.recipe.yaml12 import line_of, load_yaml
 
 
@@ -27,6 +27,7 @@ class Recipe(Section):
     pairs: PairsConfig = PairsConfig()
     backbones: BackbonesConfig = BackbonesConfig()
     model: ModelConfig = ModelConfig()
+    choice: ChoiceConfig = ChoiceConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     gate: GateConfig = GateConfig()
@@ -44,6 +45,12 @@ class Recipe(Section):
     def _something_is_trained(self) -> Recipe:
         if self.training.steps != 0 and not self.model.trains:
             raise ValueError("nothing of this model is trained: set training.steps to 0, or model.tuning or model.head")
+        return self
+
+    @model_validator(mode="after")
+    def _choice_can_be_measured(self) -> Recipe:
+        if self.choice.variants and not self.pairs.validation_share:
+            raise ValueError("choice.variants are compared on validation pairs: set pairs.validation_share above 0")
         return self
 
     @model_validator(mode="after")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from notellm2.recipe.section import Section
 
@@ -34,6 +34,37 @@ class RefitConfig(Section):
         description="how much of the log frequency of a note among the pairs is taken off its logits as a negative "
         "(logQ correction): frequent notes are drawn as negatives more often than others; 0: none",
     )
+
+
+class ChoiceConfig(Section):
+    """Which variant of the model is trained: as the recipe writes it, or the best of several on validation pairs."""
+
+    variants: tuple[Literal["text", "basic", "late", "notellm2"], ...] = Field(
+        (),
+        description="variants to choose from, by recall of validation pairs (needs pairs.validation_share); empty: "
+        "the model as written",
+    )
+    rounds: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        (0.25, 1.0),
+        min_length=1,
+        description="the budget: share of a whole training that each round gives to every variant left; between rounds "
+        "the worse half goes (successive halving). What the last round trained whole is not trained again",
+    )
+    few_queries: int = Field(200, ge=1, description="fewer validation queries than this are warned of: a noisy choice")
+
+    @field_validator("variants")
+    @classmethod
+    def _several(cls, variants: tuple[str, ...]) -> tuple[str, ...]:
+        if len(variants) == 1 or len(set(variants)) != len(variants):
+            raise ValueError("expected two variants or more, each once, or none")
+        return variants
+
+    @field_validator("rounds")
+    @classmethod
+    def _rising(cls, rounds: tuple[float, ...]) -> tuple[float, ...]:
+        if list(rounds) != sorted(set(rounds)):
+            raise ValueError(f"expected rising shares such as [0.25, 1.0], found {list(rounds)}")
+        return rounds
 
 
 class TrainingConfig(Section):
@@ -103,6 +134,14 @@ class TrainingConfig(Section):
     log_every: int = Field(10, ge=1, description="steps between logged metrics")
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto: bf16 where the device has it")
     seed: int = Field(0, ge=0, description="seed of initialisation and order")
+
+    def shortened(self, share: float) -> TrainingConfig:
+        """Return the same training for a share of its steps; whole for a share of 1."""
+        if share == 1:
+            return self
+        if self.steps is not None:
+            return self.model_copy(update={"steps": max(1, round(share * self.steps))})
+        return self.model_copy(update={"epochs": share * self.epochs})
 
     def keyed(self) -> dict[str, Any]:
         """Return this section as the key of a training covers it: a later version's field counts where it is set."""

@@ -52,6 +52,7 @@ class ReportInput:
         expectations: rows of the quality stage's result.json.
         data_docs: where the Data Docs are, as text.
         saliency: saliency.json, if it was measured.
+        choice: summary of the stage "choice", if there was a choice of variants.
         provenance: where the run came from (git commit, ...).
     """
 
@@ -72,6 +73,7 @@ class ReportInput:
     expectations: Sequence[Mapping[str, Any]] = ()
     data_docs: str | None = None
     saliency: Mapping[str, Any] | None = None
+    choice: Mapping[str, Any] | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property

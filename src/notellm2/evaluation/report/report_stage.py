@@ -55,6 +55,7 @@ class RunRecord:
         gate: the verdict as plain data, {"passed": bool, "rules": [{"name", "passed", "detail"}, ...]}, or None.
         champion: what the model is compared with.
         saliency: flow by layer, if it was measured.
+        choice: how variants compared (stage "choice"), if there was a choice.
     """
 
     recipe: Recipe
@@ -64,6 +65,7 @@ class RunRecord:
     gate: Mapping[str, Any] | None = None
     champion: Champion | None = None
     saliency: Artifact | None = None
+    choice: Artifact | None = None
 
 
 def report(store: Store, data: MinedData, run: RunRecord) -> Artifact:
@@ -104,6 +106,7 @@ def report(store: Store, data: MinedData, run: RunRecord) -> Artifact:
     inputs |= {"quality": run.quality} if run.quality else {}
     inputs |= {"comparison": champion.comparison} if champion else {}
     inputs |= {"saliency": run.saliency} if run.saliency else {}
+    inputs |= {"choice": run.choice} if run.choice else {}
     return store.build("report", VERSION, settings, inputs, write)
 
 
@@ -130,6 +133,7 @@ def _content(store: Store, data: MinedData, run: RunRecord) -> ReportInput:
         expectations=read_json(quality, "result.json") if quality else (),
         data_docs=f"{quality.stage}/{quality.key}/{DATA_DOCS}/index.html in the store" if quality else None,
         saliency=read_json(run.saliency, "saliency.json") if run.saliency else None,
+        choice=run.choice.summary if run.choice else None,
         provenance={**evaluation.manifest["provenance"], "evaluated": evaluation.manifest["created"]},
     )
 

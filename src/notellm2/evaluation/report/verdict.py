@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from notellm2.evaluation.choice_stage import choice_sentence
 from notellm2.evaluation.metrics import IMAGE_GAIN, IMAGE_GAIN_OVER_TEXT, RELIANCE, Metrics, headline_k
 from notellm2.evaluation.report.content import ReportInput
 from notellm2.evaluation.report.plots import LABELS
@@ -45,12 +46,14 @@ class Headline:
         tone: passed or refused by the gate, or not judged.
         sentence: the verdict.
         images: what the images add, in a sentence; None where it was not measured.
+        choice: which variant was chosen and by what margin, in a sentence; None where there was no choice.
         cautions: what to look at before believing it, one sentence each.
     """
 
     tone: Literal["passed", "refused", "open"]
     sentence: str
     images: str | None
+    choice: str | None
     cautions: tuple[str, ...]
 
 
@@ -71,7 +74,8 @@ def headline(content: ReportInput) -> Headline:
         outcome = _against_baselines(content.metrics)
     else:
         outcome = _against_champion(champion.comparison, champion.name, content.labels)
-    return Headline(tone, f"{opening}: {outcome}", _image_sentence(content), tuple(_cautions(content)))
+    choice = None if content.choice is None else f"{choice_sentence(content.choice)}."
+    return Headline(tone, f"{opening}: {outcome}", _image_sentence(content), choice, tuple(_cautions(content)))
 
 
 def regressions(comparison: Mapping[str, Any], labels: Mapping[str, str]) -> list[str]:
