@@ -44,8 +44,8 @@ def secrets(
     """
     from notellm2.stack.settings import Settings, write_secrets
 
-    made = write_secrets(env, example)
-    typer.echo(f"{env}: made {', '.join(made)}" if made else f"{env}: every secret is set")
+    names = write_secrets(env, example)
+    typer.echo(f"{env}: made {', '.join(names)}" if names else f"{env}: every secret is set")
     Settings.load(env)
 
 

@@ -32,11 +32,11 @@ def main(arguments: list[str] | None = None) -> int:
     from notellm2.model.bundle.bundle import BundleError
 
     try:
-        made = embed_bundle(Store(options.store), Dataset.open(options.data), options.data_md5, options.bundle)
+        vectors = embed_bundle(Store(options.store), Dataset.open(options.data), options.data_md5, options.bundle)
     except (InputError, BundleError) as error:
         sys.stdout.write(json.dumps({"message": str(error)}) + "\n")
         return EXIT_INPUT
-    sys.stdout.write(json.dumps(made.reference()) + "\n")
+    sys.stdout.write(json.dumps(vectors.reference()) + "\n")
     return 0
 
 

@@ -31,9 +31,9 @@ def embed_bundle(store: Store, dataset: Dataset, data_md5: str, bundle: Path) ->
         InputError: the folder is no bundle, or its vision encoder is missing.
         BundleError: the bundle is damaged.
     """
-    made = _find_vectors(store, data_md5, _digest(bundle))
-    if made is not None:
-        return made
+    vectors = _find_vectors(store, data_md5, _digest(bundle))
+    if vectors is not None:
+        return vectors
     adopted = adopt(store, bundle)
     images = ImageLimits.model_validate(_config(adopted.file("bundle"))["images"])
     # What a recipe allows the cache is not known here: nothing is removed, the next run keeps it to its budget.

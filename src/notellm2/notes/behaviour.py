@@ -47,12 +47,12 @@ class RowProblem:
     detail: str
 
 
-def read_interactions(piece: Piece, known: pa.Array) -> tuple[pa.Table, list[RowProblem]]:
+def read_interactions(piece: Piece, note_ids: pa.Array) -> tuple[pa.Table, list[RowProblem]]:
     """Read the usable rows of a piece, in order, and what is wrong with the others.
 
     Args:
         piece: raw rows with the columns of `COLUMNS`; without ``event`` each row is a click.
-        known: ids of the notes; a row that names another is a problem.
+        note_ids: ids of the notes; a row that names another is a problem.
 
     Returns:
         A table of the schema `INTERACTIONS`, and the problems in order.
@@ -65,7 +65,7 @@ def read_interactions(piece: Piece, known: pa.Array) -> tuple[pa.Table, list[Row
     problems: list[RowProblem] = []
     if not sound.all():
         table, problems = _row_by_row(columns, piece.positions, table, sound)
-    return _drop_unknown(table, piece.positions, problems, known)
+    return _drop_unknown(table, piece.positions, problems, note_ids)
 
 
 def _vectorised(columns: dict[str, Values | None], rows: int) -> tuple[pa.Table, npt.NDArray[np.bool_]]:
@@ -232,10 +232,10 @@ def _who(row: dict[str, Any]) -> str | None:
 
 
 def _drop_unknown(
-    table: pa.Table, positions: Sequence[int], problems: list[RowProblem], known: pa.Array
+    table: pa.Table, positions: Sequence[int], problems: list[RowProblem], note_ids: pa.Array
 ) -> tuple[pa.Table, list[RowProblem]]:
     ids = table.column("note_id")
-    kept = pc.is_in(ids, value_set=known)
+    kept = pc.is_in(ids, value_set=note_ids)
     strangers = pc.and_(pc.is_valid(ids), pc.invert(kept))
     all_problems = list(problems)
     for row in np.flatnonzero(strangers.to_numpy()).tolist():

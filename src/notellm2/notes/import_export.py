@@ -150,13 +150,13 @@ def import_export(
     images = find_images(export)
     with replace.building(target) as directory:
         with Quarantine(directory / QUARANTINE) as quarantine, _bars(progress) as bar:
-            with_image, known = _import_notes(notes, images, directory, quarantine, limits, bar("notes"))
-            count, span = _import_interactions(interactions, known, directory, quarantine, bar("interactions"))
+            with_image, note_ids = _import_notes(notes, images, directory, quarantine, limits, bar("notes"))
+            count, span = _import_interactions(interactions, note_ids, directory, quarantine, bar("interactions"))
         info = DatasetInfo(
             name=name or export.resolve().name,
             licence=licence or "not stated",
             source="plain export: " + ", ".join(path.name for path in (notes.path, interactions.path, images) if path),
-            notes=len(known),
+            notes=len(note_ids),
             notes_with_image=with_image,
             interactions=count,
             first_interaction=_iso(span[0]),
@@ -240,7 +240,7 @@ def _import_notes(
 
 
 def _import_interactions(
-    table: ExportTable, known: pa.Array, directory: Path, quarantine: Quarantine, done: Advance
+    table: ExportTable, note_ids: pa.Array, directory: Path, quarantine: Quarantine, done: Advance
 ) -> tuple[int, tuple[int | None, int | None]]:
     """Write the interactions' shards; their number, and the first and last time in microseconds."""
 
@@ -250,7 +250,7 @@ def _import_interactions(
     last: int | None = None
     with InteractionShards(directory / "interactions") as shards:
         for piece in table.pieces(_INTERACTIONS_AT_ONCE, refuse):
-            rows, problems = behaviour.read_interactions(piece, known)
+            rows, problems = behaviour.read_interactions(piece, note_ids)
             for problem in problems:
                 place = table.place(problem.position)
                 quarantine.add(Problem("interaction", problem.reason, place, problem.detail, problem.identifier))

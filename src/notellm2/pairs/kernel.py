@@ -123,14 +123,14 @@ class Best(NamedTuple):
         target: int32[q, t], each query's targets: by score, then support descending, then data set order.
         score: float32[q, t].
         support: int32[q, t].
-        kept: int32[q], number of targets of each query.
+        counts: int32[q], number of targets of each query.
         tally: int64[6], raised by the number of candidates, then of those dropped by each of `mine.REASONS`.
     """
 
     target: Int32
     score: npt.NDArray[np.float32]
     support: Int32
-    kept: Int32
+    counts: Int32
     tally: Int64
 
 
@@ -383,5 +383,5 @@ def count(queries: Int32, index: QueryIndex, people: People, rules: Rules, scrat
                 continue
             passed += 1
             size = _insert(best, q, size, n, rounded, common)
-        best.kept[q] = size
+        best.counts[q] = size
         tally[5] += passed - size

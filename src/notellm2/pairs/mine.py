@@ -172,12 +172,12 @@ class _Work:
                 target=np.empty(shape, np.int32),
                 score=np.empty(shape, np.float32),
                 support=np.empty(shape, np.int32),
-                kept=np.empty(len(block), np.int32),
+                counts=np.empty(len(block), np.int32),
                 tally=tally,
             )
             kernel.count(block, self.index, self.people, self.rules, scratch, best)
-            filled = np.arange(t) < best.kept[:, None]
-            query = np.repeat(block, best.kept)
+            filled = np.arange(t) < best.counts[:, None]
+            query = np.repeat(block, best.counts)
             self.parts[number] = (query, best.target[filled], best.score[filled], best.support[filled])
         return tally
 

@@ -25,7 +25,7 @@ from pydantic import BaseModel
 
 from notellm2.publication.pointer import Publication
 from notellm2.publication.reader import OpenVersion, UnknownNote
-from notellm2.serving.metrics import CONTENT_TYPE, Measured, Metrics
+from notellm2.serving.metrics import CONTENT_TYPE, Metrics, RequestMetrics
 from notellm2.serving.page import Page
 from notellm2.serving.pointer_follower import Follower, NotReady
 
@@ -151,7 +151,7 @@ def application(follower: Follower) -> FastAPI:
     metrics = Metrics(follower)
     # FastAPI's own documentation pages load scripts from elsewhere; the schema itself stays at /openapi.json.
     app = FastAPI(title="notellm2", version=_VERSION, lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.add_middleware(Measured, metrics=metrics)
+    app.add_middleware(RequestMetrics, metrics=metrics)
     _answers(app, follower)
     _operations(app, follower, metrics)
     return app

@@ -50,7 +50,7 @@ class Metrics:
         return generate_latest(self._registry)
 
 
-class Measured:
+class RequestMetrics:
     """Middleware that counts every request under its route's template, so that ids do not become label values."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:

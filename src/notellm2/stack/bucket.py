@@ -36,16 +36,16 @@ def set_up(client: Any, bucket: str) -> bool:
 
     try:
         client.head_bucket(Bucket=bucket)
-        made = False
+        created = False
     except ClientError as error:
         if error.response["Error"]["Code"] not in ("404", "NoSuchBucket", "NotFound"):
             raise
         region = client.meta.region_name
         where = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
         client.create_bucket(Bucket=bucket, **where)
-        made = True
+        created = True
     _refuse_unconditional(client, bucket)
-    return made
+    return created
 
 
 def answers_anybody(anonymous: Any, bucket: str) -> bool:
@@ -108,11 +108,11 @@ def main() -> int:
 
     bucket = os.environ["S3_BUCKET"]
     try:
-        made = set_up(boto3.client("s3"), bucket)
+        created = set_up(boto3.client("s3"), bucket)
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
-    sys.stdout.write(f"bucket {bucket}: {'made' if made else 'there'}; conditional writes work\n")
+    sys.stdout.write(f"bucket {bucket}: {'made' if created else 'there'}; conditional writes work\n")
     if answers_anybody(boto3.client("s3", config=Config(signature_version=UNSIGNED)), bucket):
         sys.stdout.write(f"WARNING: the object store shows the bucket {bucket} to whoever asks, without a key\n")
     return 0

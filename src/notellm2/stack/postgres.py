@@ -107,10 +107,10 @@ def prepare_data(data: Path, binaries: Path, user: str, password: str) -> bool:
             f"--pwfile={handle.name}",
         ]
         command += ["--auth=scram-sha-256", "--encoding=UTF8", "--no-locale"]
-        made = subprocess.run(command, user=user or None, cwd="/", capture_output=True, text=True, check=False)
-    if made.returncode:
+        process = subprocess.run(command, user=user or None, cwd="/", capture_output=True, text=True, check=False)
+    if process.returncode:
         shutil.rmtree(temporary, ignore_errors=True)
         hint = f"; the user {user}, as whom it runs, must be able to pass through every folder above" if user else ""
-        raise InputError(f"{data}: initdb failed: {(made.stderr or made.stdout).strip()[-800:]}{hint}")
+        raise InputError(f"{data}: initdb failed: {(process.stderr or process.stdout).strip()[-800:]}{hint}")
     temporary.rename(data)
     return True

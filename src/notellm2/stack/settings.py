@@ -80,18 +80,18 @@ def write_secrets(env_file: Path, example: Path) -> list[str]:
     source = target if target.exists() else example
     values = _read(source)
     lines = source.read_text().splitlines()
-    made = [name for name in passwords.SECRETS if not (values.get(name) or values.get(f"{name}_FILE"))]
-    for name in made:
+    empty = [name for name in passwords.SECRETS if not (values.get(name) or values.get(f"{name}_FILE"))]
+    for name in empty:
         line = f"{name}={passwords.generate(name)}"
         present = [i for i, text in enumerate(lines) if re.match(rf"\s*(export\s+)?{name}\s*(=|$)", text)]
         if present:
             lines[present[-1]] = line
         else:
             lines.append(line)
-    if made or source != target:
+    if empty or source != target:
         write_private(target, "\n".join(lines) + "\n")
     target.chmod(0o600)
-    return made
+    return empty
 
 
 def write_private(path: Path, text: str) -> None:

@@ -104,9 +104,9 @@ class NoteLLM2Model(PreTrainedModel):
         if self.vision is not None:
             if pixel_values is None or has_image is None:
                 raise ValueError("this model reads images: pixel_values and has_image are needed")
-            seen = summary_and_patches(self.vision(pixel_values=pixel_values), self._class_token, self._registers)
+            encoded = summary_and_patches(self.vision(pixel_values=pixel_values), self._class_token, self._registers)
             # Half precision, as the features that it was trained on are stored.
-            features = seen.half().float() * has_image[:, None, None]
+            features = encoded.half().float() * has_image[:, None, None]
         vectors: Tensor = self.network(NoteBatch(tokens, last, features)).multimodal_BD
         return vectors
 
@@ -126,9 +126,9 @@ class NoteLLM2Model(PreTrainedModel):
         fields = ("title", ""), ("topics", ()), ("content", "")
         plain: Any = [SimpleNamespace(**{name: note.get(name) or empty for name, empty in fields}) for note in notes]
         texts = encode_texts(self._tokenizer, plain, self._settings)
-        made = assemble(self.network.layout, [texts.text(i) for i in range(len(plain))], None)
+        batch = assemble(self.network.layout, [texts.text(i) for i in range(len(plain))], None)
         device = self.network.head.weight.device
-        inputs: dict[str, Tensor | None] = {"tokens": made.tokens_BL.to(device), "last": made.last_B.to(device)}
+        inputs: dict[str, Tensor | None] = {"tokens": batch.tokens_BL.to(device), "last": batch.last_B.to(device)}
         pixels, present = None, None
         if self.vision is not None:
             pictures = [_picture(note.get("image")) for note in notes]
