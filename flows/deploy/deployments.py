@@ -200,7 +200,7 @@ async def _make_automations(project: Project, blocks: Mapping[str, Block]) -> li
                 continue
             if before is None:
                 await client.create_automation(made)
-            elif (update := updated(before, made)) is not None:
+            elif (update := automation_update(before, made)) is not None:
                 await client.update_automation(before.id, update)
             lines.append(f"Automation:   {made.name.removeprefix(alerts.PREFIX)}")
         for name, gone in known.items():
@@ -209,7 +209,7 @@ async def _make_automations(project: Project, blocks: Mapping[str, Block]) -> li
     return lines
 
 
-def updated(before: Automation, made: AutomationCore) -> AutomationCore | None:
+def automation_update(before: Automation, made: AutomationCore) -> AutomationCore | None:
     """Compute what an automation is to become; None: it is so already (an update would forget whom it waits for).
 
     On or off as somebody has left it. Every field is set, as an update wants them, but the owner, which it refuses.

@@ -16,7 +16,7 @@ SUFFIXES = ("", ".gz", ".zst")
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[tuple[BinaryIO, Callable[[], float]]]:
+def open_unpacked(path: Path) -> Iterator[tuple[BinaryIO, Callable[[], float]]]:
     """Open a file for reading, unpacked by its name's ending; with a function that says how much of it was read."""
     size = path.stat().st_size or 1
     with ExitStack() as stack:

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 from notellm2.errors import InputError
-from notellm2.notes.compressed import opened
+from notellm2.notes.compressed import open_unpacked
 from notellm2.notes.rows import MAX_LINE, Piece, Refusal, Refuse, SourceFile, read_line, without_mark
 
 BACKSLASH = 'quotes within quotes are written \\", and were read so'
@@ -44,7 +44,7 @@ def read_csv(source: SourceFile, rows: int, refuse: Refuse) -> Iterator[Piece]:
     escaped = _has_escaped_quotes(source) and _reads_better_escaped(source)
     if escaped:
         source.remarks.append(BACKSLASH)
-    with opened(source.path) as (handle, done):
+    with open_unpacked(source.path) as (handle, done):
         records = _records(handle, escaped)
         header = _header(source, records)
         kept = [(index, name) for index, name in enumerate(header) if name in source.columns]
@@ -169,7 +169,7 @@ class _Lines:
             rest = self._lines_of_open_text()
             if not rest:
                 return
-            quotes += 1  # the quote that opened this text was lost in the broken record
+            quotes += 1  # the quote that open_unpacked this text was lost in the broken record
             for _ in range(rest):
                 line = self._advance()
                 quotes += line.quotes if line else 0
@@ -225,7 +225,7 @@ def _records(handle: BinaryIO, escaped: bool) -> Iterator[_Record]:
 
 
 def _has_escaped_quotes(source: SourceFile) -> bool:
-    with opened(source.path) as (handle, _):
+    with open_unpacked(source.path) as (handle, _):
         last = b""
         while chunk := handle.read(_CHUNK):
             if b'\\"' in last + chunk:
@@ -240,5 +240,5 @@ def _reads_better_escaped(source: SourceFile) -> bool:
 
 def _broken_lines(source: SourceFile, *, escaped: bool) -> int:
     """How many lines of the file cannot be read in one of the two ways."""
-    with opened(source.path) as (handle, _):
+    with open_unpacked(source.path) as (handle, _):
         return sum(record.problem.lines for record in _records(handle, escaped) if record.problem)

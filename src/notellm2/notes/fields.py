@@ -76,7 +76,7 @@ def identifier(value: Any, column: str) -> str:
     return name
 
 
-def listed(written: str) -> list[str] | None:
+def parse_list(written: str) -> list[str] | None:
     """Read the texts of a list that was written as text (``['a', 'b']``, ``[{'name': 'a'}]``), or None.
 
     pandas writes a list into a CSV so, in Python's notation; NumPy leaves out the commas.
@@ -97,7 +97,7 @@ def is_listed(value: Any) -> bool:
     """Return whether a raw value is the text of a list."""
     if isinstance(value, bytes):
         value = value.decode(errors="replace") if value.lstrip().startswith(b"[") else None
-    return isinstance(value, str) and listed(value) is not None
+    return isinstance(value, str) and parse_list(value) is not None
 
 
 def _quoted(body: str) -> list[Any] | None:
@@ -141,7 +141,7 @@ def topics(value: Any, column: str = "topics") -> list[str]:
     parts: Iterable[Any] = value
     if not isinstance(value, list):
         written = text(value, column)
-        names_listed = listed(written)
+        names_listed = parse_list(written)
         parts = written.split("|") if names_listed is None else names_listed
     names = []
     for part in parts:

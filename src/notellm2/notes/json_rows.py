@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from notellm2.errors import InputError
-from notellm2.notes.compressed import opened
+from notellm2.notes.compressed import open_unpacked
 from notellm2.notes.rows import MAX_LINE, Piece, Refusal, Refuse, SourceFile, Values, read_line, without_mark
 
 _MOST_NAMES = 1000
@@ -19,7 +19,7 @@ def read_jsonl(source: SourceFile, rows: int, refuse: Refuse) -> Iterator[Piece]
     seen: dict[str, None] = {}
     positions: list[int] = []
     records: list[dict[str, Any]] = []
-    with opened(source.path) as (handle, done):
+    with open_unpacked(source.path) as (handle, done):
         while (line := read_line(handle)).data:
             source.length += 1
             data = without_mark(line.data) if source.length == 1 else line.data

@@ -84,7 +84,7 @@ class MemberIndex(Generic[Member]):
         if key is not None:
             self._links[key] = to
 
-    def damaged(self, detail: str) -> None:
+    def mark_damaged(self, detail: str) -> None:
         """Record that the archive itself is damaged: what comes after is missing."""
         self._reports.append((self.archive, "damaged-archive", detail))
 

@@ -104,7 +104,7 @@ class TarImages:
         except InputError:
             raise
         except _DAMAGE as error:
-            self._index.damaged(f"unreadable after {count} members: {error}; images that come later are missing")
+            self._index.mark_damaged(f"unreadable after {count} members: {error}; images that come later are missing")
 
     def _enter(self, member: tarfile.TarInfo, source: _Headers, spool: IO[bytes] | None) -> None:
         if member.isdir():

@@ -73,7 +73,7 @@ def popularity(rng: np.random.Generator, notes: int) -> Weights:
     return np.asarray(1000 * head // (rng.permutation(notes) + head), dtype=np.int64)
 
 
-def wanted(hidden: Hidden, interest: Interest) -> Weights:
+def score_notes(hidden: Hidden, interest: Interest) -> Weights:
     """Measure how well each note fits an interest, in thousandths; int64 of shape (notes,)."""
     silent = hidden.subject < 0
     motif = hidden.motif == interest.motif
@@ -101,7 +101,7 @@ def simulate(rng: np.random.Generator, users: int, hidden: Hidden, kinds: tuple[
         interests = _interests(rng, kinds)
         for interest in interests:
             if interest not in fits:
-                fits[interest] = wanted(hidden, interest)
+                fits[interest] = score_notes(hidden, interest)
         events.extend(_live(rng, user, [fits[i] for i in interests], popular, hidden.created))
     # Users may act in the same microsecond: the note and the event make the order unique.
     return sorted(events)

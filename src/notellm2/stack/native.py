@@ -14,7 +14,7 @@ from notellm2.errors import InputError
 from notellm2.stack import postgres
 from notellm2.stack.compose import LOOPBACK, Service, read_compose
 from notellm2.stack.processes import end_processes, processes
-from notellm2.stack.programs import Machine, Program, inherited
+from notellm2.stack.programs import Machine, Program, inherited_environment
 from notellm2.stack.settings import Settings
 from notellm2.stack.start import ServiceFailed, ServiceStatus, last_lines, start_in_order
 from notellm2.stack.state import StateFolder
@@ -138,7 +138,7 @@ class Stack:
             if not self._supervisor.is_running() and (ended := end_processes(self.state.root)):
                 self._say(f"ended {ended} processes that a killed supervisor left behind")
             text = configuration(self.state, self.services, self._programs(everything, names))
-            changed = self._supervisor.start(text, inherited(_postgres_programs()))
+            changed = self._supervisor.start(text, inherited_environment(_postgres_programs()))
             for name in changed:
                 self._say(f"{name}: its definition has changed, restarting it")
             names = [name for name in everything if name in {*names, *changed}]
@@ -262,7 +262,7 @@ class Stack:
         try:
             done = subprocess.run(
                 self.machine.command(check.test),
-                env={**inherited(_postgres_programs()), **self.machine.environment(service)},
+                env={**inherited_environment(_postgres_programs()), **self.machine.environment(service)},
                 cwd="/",
                 stdin=subprocess.DEVNULL,
                 capture_output=True,

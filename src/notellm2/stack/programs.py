@@ -29,7 +29,7 @@ class Program:
 
     Attributes:
         command: program and arguments.
-        environment: its variables, beside those of `inherited`.
+        environment: its variables, beside those of `inherited_environment`.
         folder: where it starts.
         user: system user it becomes where we are root; empty: ours.
     """
@@ -96,7 +96,7 @@ class Machine:
         return self.volumes / source
 
 
-def inherited(programs: Path | None) -> dict[str, str]:
+def inherited_environment(programs: Path | None) -> dict[str, str]:
     """Return what services take from the environment of this process, with a folder of programs first on PATH."""
     variables = {name: value for name, value in os.environ.items() if _INHERITED.fullmatch(name)}
     path = variables.get("PATH", os.defpath)

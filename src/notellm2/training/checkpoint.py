@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from notellm2.artifacts import ArtifactError, fsync_path
 from notellm2.training.process_group import ALONE, Team
-from notellm2.training.sharding import laid_out, whole
+from notellm2.training.sharding import lay_out, whole
 
 _CENTRE = "head.bias"
 """No gradient ever reaches it (`notellm2.training.validation`)."""
@@ -50,7 +50,7 @@ def load_trained_weights(network: nn.Module, weights: dict[str, Tensor]) -> None
         raise ValueError(f"trained weights missing, unexpected or of another shape: {', '.join(odd[:8])}")
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(laid_out(weights[name], parameter))
+            parameter.copy_(lay_out(weights[name], parameter))
 
 
 def _changed(network: nn.Module) -> dict[str, nn.Parameter]:
@@ -87,9 +87,9 @@ def save_checkpoint(
         facts: small JSON carried along.
         team: all its processes call this; each one's random state is kept, the first writes.
     """
-    random = {"rng/cpu": team.gathered(torch.get_rng_state())}
+    random = {"rng/cpu": team.gather(torch.get_rng_state())}
     if torch.cuda.is_available():
-        random["rng/cuda"] = team.gathered(torch.cuda.get_rng_state(team.device))
+        random["rng/cuda"] = team.gather(torch.cuda.get_rng_state(team.device))
     tensors = {f"weight/{name}": tensor.clone() for name, tensor in trained_weights(network, keep=team.leads).items()}
     for group, settings in enumerate(optimiser.param_groups):
         for index, parameter in enumerate(settings["params"]):
@@ -146,7 +146,7 @@ def load_checkpoint(
             state = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
             if state:
                 # Adam keeps its step counter on the CPU and its moments beside the parameter.
-                optimiser.state[parameter] = {n: t if n == "step" else laid_out(t, parameter) for n, t in state.items()}
+                optimiser.state[parameter] = {n: t if n == "step" else lay_out(t, parameter) for n, t in state.items()}
     if team.rank < len(tensors["rng/cpu"]):
         # A copy: torch reads a state from the start of its storage.
         torch.set_rng_state(tensors["rng/cpu"][team.rank].clone())

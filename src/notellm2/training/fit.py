@@ -277,7 +277,7 @@ def _start(network: NoteLLM2, source: NoteSource, pairs: Rows, assignment: Assig
             logger.info("fitted start: %s", ", ".join(f"{name} {value:.3f}" for name, value in start.items()))
     elif record.exists():
         start = json.loads(record.read_text())
-    # Slices hold the leader's values already (`laid_out`).
+    # Slices hold the leader's values already (`lay_out`).
     team.lend_([p for p in network.parameters() if p.requires_grad and not is_slice(p)])
     if not team.leads:
         torch.manual_seed(training.seed + 1_000_003 * team.rank)

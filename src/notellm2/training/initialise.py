@@ -9,7 +9,7 @@ from notellm2.model.network.fitted_start import fit_map, mean_cosine
 from notellm2.model.network.note_source import NoteSource, Rows, hidden_rows
 from notellm2.model.network.notellm2 import Hidden, NoteLLM2
 from notellm2.recipe import ModelConfig
-from notellm2.training.sharding import laid_out
+from notellm2.training.sharding import lay_out
 
 _FEWEST_PAIRS = 400
 """Pairs on either side below which late fusion keeps its random start: one in sixteen is left to judge by."""
@@ -54,11 +54,11 @@ def fit_start(
             of_text = hidden_rows(network, source, rows, size=size, modality="text").multimodal_BH
             loudness = (of_text - of_text.mean(0)).square().mean().sqrt()
             weight = network.fusion.project.weight
-            weight.copy_(laid_out(image.weight_DH * loudness, weight))
+            weight.copy_(lay_out(image.weight_DH * loudness, weight))
             figures |= {"image_shrinkage": image.shrinkage, "image_gain": image.gain}
             hidden = hidden_rows(network, source, rows, size=size).multimodal_BH
         head = fit_map(hidden, index, config.dim, seed=seed)
-        network.head.weight.copy_(laid_out(head.weight_DH, network.head.weight))
+        network.head.weight.copy_(lay_out(head.weight_DH, network.head.weight))
         if config.log_scale is None:
             network.log_scale.fill_(head.log_scale)
     figures |= {"head_shrinkage": head.shrinkage, "head_gain": head.gain}

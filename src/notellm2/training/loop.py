@@ -210,7 +210,7 @@ def train(run: TrainingRun, on_metrics: OnMetrics = lambda step, values: None, *
         recentre(run.network, run.source, run.pairs, config, team)
     held = {}
     if is_sharded(run.network):
-        held["held_bytes"] = team.gathered(torch.tensor(held_bytes(run.network, context.optimiser))).tolist()
+        held["held_bytes"] = team.gather(torch.tensor(held_bytes(run.network, context.optimiser))).tolist()
     return {**state.figures(config), **held}
 
 

@@ -74,7 +74,7 @@ class Team:
                     tensor.zero_()
         self.sum_(tensors)
 
-    def gathered(self, tensor: Tensor) -> Tensor:
+    def gather(self, tensor: Tensor) -> Tensor:
         """Collect the tensor of every process, [size, ...]; equal shapes."""
         if self.size == 1:
             return tensor[None]

@@ -99,10 +99,10 @@ def _parts(
                 images.append(shortcuts.image_features(batch.vision_BPV))
             texts.append((batch.tokens_BL, batch.last_B + 1 - len(source.layout.tail)))
     back = torch.from_numpy(np.argsort(np.concatenate(order)))
-    parts = {STATE: standardised(torch.cat(states)[back], config.state_dropout)}
+    parts = {STATE: standardise(torch.cat(states)[back], config.state_dropout)}
     if images:
         shown = torch.from_numpy(source.has_image[rows])
-        parts[IMAGE] = standardised(torch.cat(images)[back], config.dropout, shown)
+        parts[IMAGE] = standardise(torch.cat(images)[back], config.dropout, shown)
     if shortcuts is not None and shortcuts.runs is not None:
         first = len(source.layout.head)
         known = _set_vocabulary(shortcuts.runs, texts, first)
@@ -112,7 +112,7 @@ def _parts(
     return parts
 
 
-def standardised(x_NK: Tensor, dropout: float, shown_N: Tensor | None = None) -> Part:
+def standardise(x_NK: Tensor, dropout: float, shown_N: Tensor | None = None) -> Part:
     """Standardise inputs to mean zero and variance one, over the notes that are `shown_N`; the others are zero."""
     measured = x_NK if shown_N is None else x_NK[shown_N]
     mean_K, scale_K = measured.mean(0), measured.std(0) + 1e-6

@@ -83,7 +83,7 @@ def held(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def laid_out(value: Tensor, parameter: Tensor) -> Tensor:
+def lay_out(value: Tensor, parameter: Tensor) -> Tensor:
     """Lay out a whole tensor with the device, type and slicing of a weight; where sliced, the leader's value counts."""
     value = value.to(parameter.device, parameter.dtype)
     if not isinstance(parameter, DTensor):

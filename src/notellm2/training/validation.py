@@ -16,7 +16,7 @@ from notellm2.model.network.notellm2 import Hidden, NoteLLM2
 from notellm2.recipe import TrainingConfig
 from notellm2.training.batches import PairOrder, pictured_pairs
 from notellm2.training.process_group import ALONE, Team
-from notellm2.training.sharding import is_sharded, laid_out, whole
+from notellm2.training.sharding import is_sharded, lay_out, whole
 
 _VALIDATION_BLOCK = 512
 """Queries scored at once against the validation pool; bounds memory."""
@@ -55,7 +55,7 @@ def recentre(network: NoteLLM2, source: NoteSource, pairs: Rows, config: Trainin
     mean_D = torch.from_numpy(y_ND.mean(0, dtype=np.float64))
     with torch.no_grad():
         bias = whole(network.head.bias.detach()).cpu().double() - mean_D
-        network.head.bias.copy_(laid_out(bias, network.head.bias))
+        network.head.bias.copy_(lay_out(bias, network.head.bias))
 
 
 def validate(

@@ -48,8 +48,8 @@ def test_an_automation_that_is_there_is_updated_only_where_it_differs(one: dict[
     made = alerts.build(one, DEPLOYMENTS, BLOCKS)
     assert made is not None
     before = Automation(id=uuid4(), **made.model_dump() | {"enabled": False})
-    assert deployments.updated(before, made) is None, "switched off by somebody is no difference"
-    update = deployments.updated(before.model_copy(update={"description": "as it was"}), made)
+    assert deployments.automation_update(before, made) is None, "switched off by somebody is no difference"
+    update = deployments.automation_update(before.model_copy(update={"description": "as it was"}), made)
     assert update is not None
     assert (update.enabled, update.description) == (False, made.description)
     AutomationUpdate.model_validate(update.model_dump(mode="json", exclude_unset=True))

@@ -7,7 +7,7 @@ from collections import defaultdict
 import numpy as np
 
 from notellm2.recipe import SampleConfig
-from notellm2.sample.behaviour import EXACT, OTHER_STYLE, Hidden, Interest, popularity, wanted
+from notellm2.sample.behaviour import EXACT, OTHER_STYLE, Hidden, Interest, popularity, score_notes
 from notellm2.sample.generate import behave, invent_notes
 
 
@@ -18,7 +18,7 @@ def hidden(*rows: tuple[int, int, int]) -> Hidden:
 
 def test_a_note_is_wanted_for_subject_and_motif_together() -> None:
     notes = hidden((1, 2, 3), (1, 2, 0), (1, 5, 3), (4, 2, 3), (-1, 2, 3), (4, 5, 3), (1, -1, -1))
-    scores = wanted(notes, Interest(1, 2, 3)).tolist()
+    scores = score_notes(notes, Interest(1, 2, 3)).tolist()
     assert scores[:2] == [EXACT, OTHER_STYLE]
     assert max(scores[2:]) <= EXACT // 10
     assert scores[5] == 0
@@ -27,7 +27,7 @@ def test_a_note_is_wanted_for_subject_and_motif_together() -> None:
 
 def test_a_wordless_interest_wants_wordless_notes_of_the_motif() -> None:
     notes = hidden((-1, 2, 3), (-1, 2, 0), (-1, 5, 3), (4, 2, 3), (4, 5, 3))
-    scores = wanted(notes, Interest(-1, 2, 3)).tolist()
+    scores = score_notes(notes, Interest(-1, 2, 3)).tolist()
     assert scores == sorted(scores[:2], reverse=True) + scores[2:]
     assert scores[0] == EXACT
     assert max(scores[2:]) <= EXACT // 10

@@ -55,7 +55,7 @@ def with_lora(llm: nn.Module, settings: LoraSettings) -> nn.Module:
     return model
 
 
-def merged(llm: nn.Module) -> nn.Module:
+def merge_adapters(llm: nn.Module) -> nn.Module:
     """Fold an LLM's adapters into its weights, for inference; an LLM without adapters stays as it is.
 
     Adapters on weights narrower than float32 stay beside them: folded in, they would be rounded away with them.

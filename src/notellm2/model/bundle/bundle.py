@@ -32,7 +32,7 @@ from safetensors.torch import load_file, save_file
 
 from notellm2.artifacts import digest_file
 from notellm2.errors import InputError
-from notellm2.model.backbones.adapters import merged
+from notellm2.model.backbones.adapters import merge_adapters
 from notellm2.model.backbones.encode_images import encode_images
 from notellm2.model.backbones.load import (
     LanguageModel,
@@ -316,7 +316,7 @@ def _load_llm(folder: Path, config: BundleConfig) -> LanguageModel:
         return language
     from peft import PeftModel
 
-    model = merged(PeftModel.from_pretrained(language.module, str(folder / "adapter")))
+    model = merge_adapters(PeftModel.from_pretrained(language.module, str(folder / "adapter")))
     return LanguageModel(model, language.tokenizer, language.digest)
 
 

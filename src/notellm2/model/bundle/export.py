@@ -21,7 +21,7 @@ import torch
 from notellm2 import errors
 from notellm2.errors import InputError
 from notellm2.model.backbones import multimodal, vision_output
-from notellm2.model.backbones.adapters import merged
+from notellm2.model.backbones.adapters import merge_adapters
 from notellm2.model.backbones.load import quiet
 from notellm2.model.bundle import exported_model
 from notellm2.model.bundle.bundle import CANARY_TOLERANCE, NARROW_TOLERANCE, Bundle, BundleError, load_canaries
@@ -125,7 +125,7 @@ def standalone(source: str) -> str:
 
 def _write(bundle: Bundle, folder: Path) -> None:
     net = bundle.network
-    llm: Any = None if net.llm is None else merged(net.llm.float())
+    llm: Any = None if net.llm is None else merge_adapters(net.llm.float())
     encoder: Any = None if bundle.vision is None else bundle.vision.model
     model = bundle.config.model
     derived = ("reads_text", "reads_images", "image_shortcut")

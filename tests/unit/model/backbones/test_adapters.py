@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from notellm2.errors import InputError
-from notellm2.model.backbones.adapters import merged, tune, with_lora
+from notellm2.model.backbones.adapters import merge_adapters, tune, with_lora
 from notellm2.model.backbones.load import LanguageModel, backbone_digest, load_language_model
 from notellm2.model.bundle.bundle import NARROW_TOLERANCE, Bundle, BundleConfig, save_bundle
 from notellm2.model.network.notellm2 import NoteLLM2
@@ -62,7 +62,7 @@ def test_merging_keeps_the_embeddings(backbone: Backbone) -> None:
         plain = network.llm.disable_adapter()  # type: ignore[operator]
         with plain:
             assert float((network(batch).multimodal_BD - before).abs().max()) > 1e-3, "the adapters do nothing"
-        network.llm = merged(network.llm)
+        network.llm = merge_adapters(network.llm)
         assert not any("lora" in name for name, _ in network.named_parameters())
         torch.testing.assert_close(network(batch).multimodal_BD, before, atol=1e-5, rtol=0)
 
@@ -99,7 +99,7 @@ def test_word_embeddings_can_be_trained_beside_the_adapters(llm: str, backbone: 
 def test_frozen_and_full_are_what_they_say(backbone: Backbone) -> None:
     frozen = tune(load_language_model(str(backbone("llama"))).model, model_config(tuning="frozen"))
     assert not any(parameter.requires_grad for parameter in frozen.parameters())
-    assert merged(frozen) is frozen
+    assert merge_adapters(frozen) is frozen
     full = tune(load_language_model(str(backbone("llama"))).model, model_config(tuning="full"))
     assert all(parameter.requires_grad for parameter in full.parameters())
 
@@ -114,7 +114,7 @@ def test_other_adapters_train_and_merge(kind: str, backbone: Backbone, tmp_path:
         before = network(batch).multimodal_BD
         plain, _ = build_network(backbone("llama"), model_config())
         assert float((plain(batch).multimodal_BD - before).abs().max()) > 1e-3, "it is plain LoRA"
-        network.llm = merged(network.llm)  # type: ignore[arg-type]
+        network.llm = merge_adapters(network.llm)  # type: ignore[arg-type]
         torch.testing.assert_close(network(batch).multimodal_BD, before, atol=1e-5, rtol=0)
 
 
