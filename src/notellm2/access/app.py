@@ -52,7 +52,7 @@ _NATIVE = {"GET": "DownloadArtifact", "PUT": "UploadArtifact"}
 
 
 def create_app() -> Any:
-    """MLflow's app with authentication and our rules; FastAPI under uvicorn, Flask under gunicorn.
+    """Make MLflow's app with authentication and our rules; FastAPI under uvicorn, Flask under gunicorn.
 
     Raises:
         InputError: a secret is missing; names the variable.

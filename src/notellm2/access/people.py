@@ -28,7 +28,7 @@ _RESOURCES = ("experiment", "registered_model")
 
 
 def connect(uri: str | None) -> AuthServiceClient:
-    """A client of the server that is logged in as `admin` for the rest of this process.
+    """Make a client of the server that is logged in as `admin` for the rest of this process.
 
     Args:
         uri: of the server, ``MLFLOW_TRACKING_URI``.
@@ -50,7 +50,7 @@ def connect(uri: str | None) -> AuthServiceClient:
 
 
 def service_passwords() -> dict[str, str]:
-    """The passwords of `SERVICES` from their variables.
+    """Read the passwords of `SERVICES` from their variables.
 
     Raises:
         InputError: one is not set or too short; names the variable, never the value.
@@ -97,7 +97,7 @@ def remove_user(client: AuthServiceClient, user: str) -> None:
 
 
 def roles_by_user(client: AuthServiceClient) -> dict[str, list[str]]:
-    """Every user, with the roles of ours that it has; `admin` has none and may everything."""
+    """List every user, with the roles of ours that it has; `admin` has none and may everything."""
     from mlflow.server.auth.routes import LIST_USERS
 
     users = client._request(LIST_USERS, "GET")["users"]
@@ -106,7 +106,7 @@ def roles_by_user(client: AuthServiceClient) -> dict[str, list[str]]:
 
 
 def new_password() -> str:
-    """The password for a person: from ``NOTELLM2_USER_PASSWORD`` (or ``_FILE``), else asked for at the terminal.
+    """Read a person's password: from ``NOTELLM2_USER_PASSWORD`` (or ``_FILE``), else asked for at the terminal.
 
     Raises:
         InputError: it is too short, or there is nobody to ask.

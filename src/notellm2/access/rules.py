@@ -143,7 +143,7 @@ def refusal(
     tags: Collection[str] = (),
     finished_model: bool = False,
 ) -> str | None:
-    """Why a user who is no administrator may not do it, in words; None where it may.
+    """Say why a user who is no administrator may not do it; None where it may.
 
     Args:
         roles: of the user; names that are not ours count for nothing.

@@ -111,12 +111,12 @@ def _row(entry: dict[str, Any]) -> str:
 
 
 def shown_sample(sample: dict[str, Any]) -> str:
-    """A sample row in one line: ``note_id='n7' occurrences=2``."""
+    """Format a sample row in one line: ``note_id='n7' occurrences=2``."""
     return " ".join(f"{name}={value!r}" for name, value in sample.items())
 
 
 def shown_number(number: float | None) -> str:
-    """A measured number as people read it: whole numbers with separators, others with four significant digits."""
+    """Format a measured number for people: whole ones with separators, others with four significant digits."""
     if number is None:
         return ""
     return f"{number:,}" if isinstance(number, int) else f"{number:.4g}"

@@ -45,14 +45,14 @@ _HEADERS = (
 
 
 def image_kind(data: bytes) -> str | None:
-    """The kind an encoded image's first bytes claim, or None."""
+    """Return the kind that an encoded image's first bytes claim, or None."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "webp"
     return next((kind for header, kind in _HEADERS if data.startswith(header)), None)
 
 
 def image_facts(dataset: Dataset, sample: int, limits: ImageLimits) -> pa.Table:
-    """What is known of every note's image, with the schema `FACTS`.
+    """Collect what is known of every note's image, with the schema `FACTS`.
 
     Args:
         dataset: the data set; its `info.notes_with_image` spreads the sample evenly.

@@ -91,7 +91,7 @@ class Outcome:
             self.observed, self.upper = self.failed, 0
 
     def rendered(self) -> dict[str, Any]:
-        """The figures of the whole table as Great Expectations' pages take them."""
+        """Return the figures of the whole table as Great Expectations' pages take them."""
         if self.failed is None or self._last:
             return self._last
         judged = self._rows - self._missing
@@ -121,7 +121,7 @@ class Outcome:
         return result
 
     def in_docs(self) -> str:
-        """What is expected, as Great Expectations' pages show it; with the rows behind a refused number."""
+        """Return what is expected, as Great Expectations' pages show it; with the rows behind a refused number."""
         parts = [f"{self.meaning} ({self.expectation.severity})"]
         if not self.success and self._last and self.failed is not None:
             parts.append(f"{self.failed:,} row(s) of {self.column} at fault" + (", such as:" if self.samples else "."))

@@ -23,7 +23,7 @@ COUNTS = pa.schema(
 
 
 def quarantine_counts(dataset: Dataset) -> pa.Table:
-    """The problems of the import, one row a kind and reason, with the schema `COUNTS`.
+    """Count the problems of the import, one row a kind and reason, with the schema `COUNTS`.
 
     Counted from the import's list of problems; without that file, from the totals in dataset.json.
 

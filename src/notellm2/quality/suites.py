@@ -144,7 +144,7 @@ def load_suites(named: Sequence[Path] | None) -> list[Suite]:
 
 
 def suites_digest(suites: Iterable[Suite]) -> str:
-    """What the suites say, as a digest: where their files lie does not matter."""
+    """Return what the suites say, as a digest: where their files lie does not matter."""
     contents = [
         [s.name, s.table, list(s.show), [[e.name, e.kind, e.kwargs, e.severity, e.meaning] for e in s.expectations]]
         for s in suites
@@ -153,7 +153,7 @@ def suites_digest(suites: Iterable[Suite]) -> str:
 
 
 def parameters(config: QualityConfig, window: Window) -> dict[str, Any]:
-    """What ``$PARAMETER`` may name: the fields of the recipe's section, and the window's bounds as ISO 8601."""
+    """Return what ``$PARAMETER`` may name: the fields of the recipe's section, and the window's bounds as ISO 8601."""
     start, end = window.bounds()
     fields = {name: value for name, value in config if isinstance(value, int | float)}
     return fields | {"window_start": start.isoformat(), "window_end": end.isoformat()}

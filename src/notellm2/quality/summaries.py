@@ -116,7 +116,7 @@ class Summaries:
         self.repeated: dict[str, int] = dict(database.execute(twice).fetchall())
 
     def known_notes(self) -> KnownNotes:
-        """Every note id once; what tells whether an interaction's note exists."""
+        """Return every note id once; what tells whether an interaction's note exists."""
         rows = self._database.execute(
             "SELECT note_id, min(created_us) AS created_us FROM notes WHERE note_id IS NOT NULL GROUP BY note_id"
         ).fetchnumpy()
@@ -182,7 +182,7 @@ def _number(value: Any) -> float:
 
 
 def shown(value: Any) -> Any:
-    """A value of the data as JSON, short enough to be printed: long texts are cut, and say how long they were."""
+    """Return a value of the data as JSON, short enough to be printed: long texts are cut, and say how long they are."""
     if value is None or value != value:  # NaN and NaT are null in a frame
         return None
     if hasattr(value, "isoformat"):

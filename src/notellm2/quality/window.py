@@ -20,7 +20,7 @@ class Window:
 
     @classmethod
     def of(cls, config: QualityConfig, now: datetime) -> Window:
-        """The window a recipe names; a plain date as `latest` includes that whole day.
+        """Return the window a recipe names; a plain date as `latest` includes that whole day.
 
         Raises:
             InputError: a bound is not ISO 8601, or they leave no time between them.
@@ -40,12 +40,12 @@ class Window:
         return cls((start - _EPOCH) // timedelta(microseconds=1), (end - _EPOCH) // timedelta(microseconds=1))
 
     def bounds(self) -> tuple[datetime, datetime]:
-        """The first moment, and the first one after the last, in UTC."""
+        """Return the first moment, and the first one after the last, in UTC."""
         return _EPOCH + timedelta(microseconds=self.start), _EPOCH + timedelta(microseconds=self.end)
 
 
 def moment(name: str, text: str) -> datetime:
-    """A date or time in ISO 8601, in UTC unless it names an offset.
+    """Return a date or time in ISO 8601, in UTC unless it names an offset.
 
     Raises:
         InputError: it is neither; the message begins with `name`.
