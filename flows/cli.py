@@ -90,14 +90,10 @@ def retrain(settings: RetrainSettings) -> int:
 
     Example: notellm2 retrain --recipe recipes/sample.yaml --set training.steps=200
     """
-    from flows.runtime.environment import uses_embedded_server
     from flows.runtime.terminal import run_command
+    from notellm2.doctor.recipe_fit import require_approver
 
-    if settings.loaded_recipe.gate.mode == "approval" and uses_embedded_server():
-        raise InputError(
-            "gate.mode is approval, and there is no Prefect server where a person could approve: set "
-            "PREFECT_API_URL, or use gate.mode=manual and `notellm2 promote`"
-        )
+    require_approver(settings.loaded_recipe)  # before Prefect's server is started
 
     def start() -> object:
         from flows.retrain import retrain

@@ -19,6 +19,7 @@ from flows.handoffs import Candidate, HandOff, Outcome
 from flows.parameters import RetrainSettings
 from flows.runtime.events import emit_failure
 from flows.runtime.job import Job, hold, open_job, recipe_name
+from flows.runtime.readiness import require_ready
 from flows.runtime.run import open_run
 from flows.tasks.approval import decide
 from flows.tasks.backbones import prepare_backbones
@@ -59,6 +60,7 @@ def retrain(settings: RetrainSettings) -> Outcome:
         InputError: the recipe, the data or a setting is wrong.
     """
     job = open_job(settings.loaded_recipe, settings.store_path)
+    require_ready(job, settings.data)
     with hold(job, "a retraining"):
         return _run_stages(job, settings)
 

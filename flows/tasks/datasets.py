@@ -12,7 +12,7 @@ from flows.runtime.job import Job
 from notellm2.artifacts import digest_file, digest_json, write_atomic
 from notellm2.errors import InputError
 from notellm2.notes.dataset import INFO, Dataset, DatasetInfo
-from notellm2.notes.tables import is_export
+from notellm2.notes.source import find_source
 from notellm2.recipe import ImageLimits, SampleConfig
 
 VERSIONS = "versions.json"
@@ -34,27 +34,22 @@ def data_folder(job: Job, source: Path | None) -> tuple[Path, str]:
         InputError: there is neither a data set nor anything to make one from.
     """
     config = job.recipe.data
-    if source is not None:
-        if (source / INFO).is_file():
-            return source, AS_NAMED
-        _require_export(source, "--data")
+    origin = find_source(config, source)
+    if origin.kind == "export" and origin.named:
         # Two exports in folders of one name are two data sets.
-        home = source.resolve()
-        return _imported(job, source, job.workspace.root / "_data" / f"{home.name}-{digest_json(str(home))[:8]}")
-    if config.export is not None:
-        _require_export(config.export, "data.export")
-        return _imported(job, config.export, config.dir)
-    if (config.dir / INFO).is_file():
-        if config.sample is not None:
-            _require_same_sample(config.dir, config.sample)
-        return config.dir, IN_PLACE
-    if config.sample is not None:
-        return _sampled(job, config.sample, config.dir)
-    raise InputError(
-        f"{config.dir}: no data set here, and the recipe names neither data.export nor data.sample; fetch it with "
-        f"`notellm2 data pull {config.dir}`, make it with `notellm2 import EXPORT --into {config.dir}`, or name one "
-        "with --data"
-    )
+        home = origin.path.resolve()
+        into = job.workspace.root / "_data" / f"{home.name}-{digest_json(str(home))[:8]}"
+        return _imported(job, origin.path, into)
+    if origin.kind == "export":
+        return _imported(job, origin.path, config.dir)
+    if origin.named:
+        return origin.path, AS_NAMED
+    if config.sample is None:
+        return origin.path, IN_PLACE
+    if origin.kind == "data set":
+        _require_same_sample(config.dir, config.sample)
+        return origin.path, IN_PLACE
+    return _sampled(job, config.sample, config.dir)
 
 
 def previous_version(job: Job, md5: str, info: DatasetInfo) -> DatasetInfo | None:
@@ -91,14 +86,6 @@ def _passed(job: Job) -> list[dict[str, Any]]:
     path = _versions(job)
     known: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
     return known
-
-
-def _require_export(folder: Path, named: str) -> None:
-    if not is_export(folder):
-        raise InputError(
-            f"{named} {folder}: neither a data set (with {INFO}) nor a plain export (with notes.parquet, .csv or "
-            ".jsonl); docs/reference/export-format.md describes the columns"
-        )
 
 
 def _imported(job: Job, export: Path, into: Path) -> tuple[Path, str]:

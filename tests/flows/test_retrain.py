@@ -299,6 +299,16 @@ def test_a_champion_of_another_test_set_is_measured_on_this_one(retrained: Retra
     assert (gone.version, gone.evaluation, gone.comparison) == ("1", None, None), "the gate will say it cannot compare"
 
 
+def test_what_a_late_stage_would_refuse_is_refused_before_any_work(retrained: Retrained, tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    shutil.copytree(retrained.place.root / "data", tmp_path / "data")
+    done = place.retrain("--set", "backbones.llm=./gone")
+    assert done.returncode == 2, done.stderr[-6000:]
+    assert "failed   backbones.llm: ./gone: no such folder; name a Hugging Face model folder" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert list(place.store.artifacts()) == []
+
+
 def test_a_critical_failure_of_the_data_stops_the_flow(retrained: Retrained, tmp_path: Path) -> None:
     place = Place(tmp_path)
     shutil.copytree(retrained.place.root / "data", tmp_path / "data")

@@ -23,6 +23,7 @@ from tests.unit.index.examples import clustered, index_artifact, publish
 HELP = Path(__file__).parent / "help"
 COMMANDS = [
     (),
+    ("doctor",),
     ("sample",),
     ("import",),
     ("data",),

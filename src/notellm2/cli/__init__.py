@@ -14,6 +14,7 @@ import typer
 from notellm2.cli import backup
 from notellm2.cli.artifacts import artifact_commands
 from notellm2.cli.data import data_commands, import_, sample
+from notellm2.cli.doctor import doctor
 from notellm2.cli.lineage import lineage
 from notellm2.cli.model import export
 from notellm2.cli.plugins import CommandGroup
@@ -36,6 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.command()(doctor)
 app.command()(sample)
 app.command(name="import")(import_)
 app.command()(export)

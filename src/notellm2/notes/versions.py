@@ -33,6 +33,7 @@ PAUSES_S = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 _LOCKED = ("Unable to acquire lock", "is busy, it is being blocked by")
 _NO_REMOTE = ("no remote specified", "no default remote set", "No remote provided")
 _MISSING_CACHE = ("do not exist neither locally nor on remote", "Missing cache files")
+_IN_SYNC = "are in sync"
 _UNSAVED = "unsaved files without confirmation"
 
 
@@ -175,6 +176,23 @@ def push(directory: Path, remote: str | None = None) -> str:
         # DVC ends well here, having stored nothing.
         raise InputError(f"{directory}: DVC's cache lacks the version {pinned}, so nothing was stored; pin it again")
     return pinned
+
+
+def remotes(directory: Path) -> list[str]:
+    """List the DVC remotes of the repository that pins a directory, by name; none where there is no repository."""
+    root = _root(directory)
+    said = "" if root is None else _dvc(root, "remote", "list")
+    return [line.split()[0] for line in said.splitlines() if line.strip()]
+
+
+def is_stored(directory: Path) -> bool:
+    """Return whether the default remote holds the pinned version; asks it, and changes nothing.
+
+    Raises:
+        InputError: never pinned, no default remote, or it does not answer; DVC's message is kept.
+    """
+    _, root = _pinned(directory)
+    return _IN_SYNC in _dvc(root, "status", "--cloud", str(_pointer(directory).absolute()))
 
 
 def pull(directory: Path, remote: str | None = None) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from notellm2.artifacts import digest_tree
 from notellm2.errors import InputError
+from notellm2.model.backbones.before_loading import lfs_pointers, require_bitsandbytes
 from notellm2.model.backbones.multimodal import MultimodalVision, is_multimodal, language_part
 from notellm2.model.backbones.vision_output import has_class_token, register_tokens, summary_and_patches
 
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 _TASK_HEADS = re.compile(r"^(lm_head|classifier|score|cls|decoder|text_model|logit_scale|text_projection)\b")
 # Poolers are not read here, and many checkpoints come without a trained one.
 _POOLERS = re.compile(r"(^|\.)pooler\.")
-_LFS = b"version https://git-lfs.github.com/spec/"
-_LFS_CHARS = len(_LFS)
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")
 
 Weights = Literal["fp32", "bf16", "nf4"]
@@ -176,24 +174,8 @@ def _part_of(source: str, part: str, *files: str) -> Iterator[None]:
     except Exception as error:
         # JSONDecodeError, ValueError, OSError, KeyError, tokenizers' own: which one depends on the file that is wrong.
         said = (str(error) or type(error).__name__).splitlines()[0]
-        cause = _lfs_pointers(source) or f"{said} (its files: {', '.join(files)})"
+        cause = lfs_pointers(source) or f"{said} (its files: {', '.join(files)})"
         raise InputError(f"backbone {source!r}: its {part} cannot be loaded: {cause}") from error
-
-
-def _lfs_pointers(source: str) -> str:
-    """What to do where files of a folder are Git LFS pointers, as a clone without git-lfs leaves them; else nothing."""
-    folder = Path(source)
-    pointers = sorted(path.name for path in folder.iterdir() if _is_lfs_pointer(path)) if folder.is_dir() else []
-    verb = "is a Git LFS pointer" if len(pointers) == 1 else "are Git LFS pointers"
-    return f"{', '.join(pointers)} {verb}; run `git lfs pull` in the folder" if pointers else ""
-
-
-def _is_lfs_pointer(path: Path) -> bool:
-    try:
-        with path.open("rb") as handle:
-            return handle.read(_LFS_CHARS) == _LFS
-    except OSError:
-        return False
 
 
 def left_out_tokens(name: str, revision: str | None = None) -> int:
@@ -250,8 +232,7 @@ def _held_in(weights: Weights) -> dict[str, Any]:
     """Loading options for what the LLM's weights are held in."""
     if weights != "nf4":
         return {"dtype": torch.float32 if weights == "fp32" else torch.bfloat16}
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise InputError("model.base_weights: nf4 needs bitsandbytes; install notellm2[quantized], or use bf16")
+    require_bitsandbytes()
     from transformers import BitsAndBytesConfig
 
     # Normal-float 4 bits with quantised scales, as QLoRA (arXiv 2305.14314) has them: 4.1 bits a weight.
@@ -279,7 +260,7 @@ def _load(name: str, revision: str | None, *, head: bool = False, **options: Any
         with quiet():
             model, report = auto.from_pretrained(source, revision=commit, output_loading_info=True, **options)
     except (OSError, ValueError, SafetensorError) as error:
-        raise InputError(f"backbone {name!r}: cannot be loaded: {_lfs_pointers(source) or error}") from error
+        raise InputError(f"backbone {name!r}: cannot be loaded: {lfs_pointers(source) or error}") from error
     missing = sorted(k for k in report["missing_keys"] if not _POOLERS.search(k))
     unexpected = sorted(k for k in report["unexpected_keys"] if not _TASK_HEADS.match(k) and not _POOLERS.search(k))
     unexpected = [] if head else unexpected  # the layers, which are not wanted
