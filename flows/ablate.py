@@ -33,7 +33,7 @@ from flows.tasks.vectors import embed_notes
 
 
 def _run_name() -> str:
-    return f"{recipe_name()}-ablation"
+    return recipe_name("{}-ablation")
 
 
 @flow(

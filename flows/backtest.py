@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def _run_name() -> str:
-    return f"backtest {recipe_name()}"
+    return recipe_name("backtest {}")
 
 
 @flow(

@@ -29,7 +29,7 @@ from flows.tasks.retention import (
 
 
 def _run_name() -> str:
-    return f"cleanup {recipe_name()}"
+    return recipe_name("cleanup {}")
 
 
 @flow(

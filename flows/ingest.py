@@ -29,7 +29,7 @@ from flows.tasks.quality import check_quality
 
 
 def _run_name() -> str:
-    return f"ingest {recipe_name()}"
+    return recipe_name("ingest {}")
 
 
 @flow(

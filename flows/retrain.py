@@ -20,7 +20,7 @@ from flows.parameters import RetrainSettings
 from flows.runtime.events import emit_failure
 from flows.runtime.job import Job, hold, open_job, recipe_name
 from flows.runtime.readiness import require_ready
-from flows.runtime.run import open_run
+from flows.runtime.run import open_run, record_costs
 from flows.tasks.approval import decide
 from flows.tasks.backbones import prepare_backbones
 from flows.tasks.choice import choose_variant
@@ -96,6 +96,7 @@ def _run_stages(job: Job, settings: RetrainSettings) -> Outcome:
         report = write_report(job, mined, candidate, saliency, incumbent, judged)
         decision = decide(job, registered, judged, report)
         promoted = promote(job, data, candidate, judged, decision)
-    done: list[HandOff] = [source, data, checked, mined, backbones, features, chosen, trained, vectors, variants]
-    done += [evaluated, saliency, registered, indexed, incumbent, canary, judged, report, promoted]
+        done: list[HandOff] = [source, data, checked, mined, backbones, features, chosen, trained, vectors, variants]
+        done += [evaluated, saliency, registered, indexed, incumbent, canary, judged, report, promoted]
+        record_costs(job, done)
     return summarise(job, data, done, judged, report, promoted)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from notellm2.errors import InputError
 from notellm2.recipe import Recipe
 from notellm2.workspace import Workspace
 
+_OWN_NAME = re.compile(r".+ · \d{4}-\d\d-\d\d \d\d:\d\d")
 WAIT_S = 10 * 60.0
 """Longest wait of a run of a deployment for whoever holds its store, seconds."""
 
@@ -75,11 +79,31 @@ def open_job(recipe: Recipe, store: Path) -> Job:
     )
 
 
-def recipe_name() -> str:
-    """Name a flow run by its recipe's file name."""
+def chosen_name() -> str | None:
+    """Read the name that a person gave the flow run, in the form or by the API; None: Prefect or a flow named it."""
+    name = flow_run.get_name()
+    made_up = not name or _OWN_NAME.fullmatch(name) or all(word in _prefect_words() for word in name.split("-"))
+    return None if made_up else name
+
+
+def recipe_name(form: str = "{}") -> str:
+    """Name a flow run by its recipe's file name and when it began, unless a person chose another.
+
+    Args:
+        form: what stands around the recipe's name.
+    """
     settings = flow_run.parameters["settings"]
     recipe = settings["recipe"] if isinstance(settings, Mapping) else settings.recipe
-    return Path(recipe).stem if recipe else "of-the-champion"
+    own = form.format(Path(recipe).stem if recipe else "of-the-champion")
+    return chosen_name() or f"{own} · {datetime.now(UTC):%Y-%m-%d %H:%M}"
+
+
+@functools.cache
+def _prefect_words() -> frozenset[str]:
+    """The words of which Prefect makes up a name for a run that nobody named: ``groovy-caterpillar``."""
+    from coolname.data import config
+
+    return frozenset(word for part in config.values() if isinstance(part, dict) for word in part.get("words", ()))
 
 
 @contextlib.contextmanager

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import resource
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from prefect.exceptions import Pause
 from prefect.runtime import flow_run
 
-from flows.handoffs import DataVersion
+from flows.handoffs import DataVersion, HandOff
 from flows.runtime import show
-from flows.runtime.job import Job
+from flows.runtime.job import Job, chosen_name
 from notellm2.artifacts import digest_json
 
 if TYPE_CHECKING:
+    from notellm2.registry.descriptions import Origin
     from notellm2.registry.runs import Run
     from notellm2.registry.tracking import Tracking
+
+_COSTLY = ("vision-features", "training", "vectors", "evaluation")
 
 
 @contextlib.contextmanager
@@ -35,15 +42,18 @@ def open_run(
         sweep: variants and seeds, for the run of a sweep.
         parent: run of the sweep that this one is a cell of; distinct from a retraining of the same recipe.
     """
+    from notellm2.registry.run_names import run_name
     from notellm2.registry.runs import Run
 
-    key, name = run_key(job, data.md5), job.recipe.name
+    key, name, chosen = run_key(job, data.md5), job.recipe.name, chosen_name() if parent is None else None
     if sweep is not None:
         key, name = digest_json([key, sweep])[:20], f"{name}-ablation"
     if parent is not None:
         key = digest_json([key, "below", parent])[:20]
+    else:
+        name = chosen or run_name(name, data.md5, datetime.now(UTC))
     with contextlib.ExitStack() as stack:
-        run = stack.enter_context(Run.open(tracking(job), key, name=name))
+        run = stack.enter_context(Run.open(tracking(job), key, name=name, chosen=chosen is not None))
         if parent is not None:
             run.log_tags({"mlflow.parentRunId": parent})
         else:
@@ -58,6 +68,8 @@ def open_run(
 
 
 def _log_origin(run: Run, job: Job, data: DataVersion) -> None:
+    from notellm2.registry.descriptions import run_began
+
     run.log_origin(
         recipe=job.recipe.name,
         data_md5=data.md5,
@@ -67,6 +79,37 @@ def _log_origin(run: Run, job: Job, data: DataVersion) -> None:
     )
     run.log_recipe(job.recipe)
     run.log_dataset(data.dataset, data.md5)
+    run.describe(run_began(origin(job, data)))
+
+
+def origin(job: Job, data: DataVersion, links: Mapping[str, str] = MappingProxyType({})) -> Origin:
+    """Collect where a run comes from, for descriptions.
+
+    Args:
+        job: whose run it is.
+        data: what it reads.
+        links: text to address, beside that of the flow run.
+    """
+    from notellm2.registry.descriptions import Origin
+
+    info, page = data.dataset.info, show.flow_run_page()
+    about = f"{info.name} {data.md5[:8]} ({info.notes:,} notes, {info.interactions:,} interactions)"
+    return Origin(
+        recipe=job.recipe.name,
+        data=about,
+        commit=job.provenance.get("git_commit"),
+        begun=f"{flow_run.get_scheduled_start_time():%Y-%m-%d %H:%M} UTC",
+        links={**links, **({"Prefect run": page} if page else {})},
+    )
+
+
+def record_costs(job: Job, done: Iterable[HandOff]) -> None:
+    """Log what the run cost: seconds of its stages when they were done, and the most memory of one process."""
+    seconds = {one.artifact.stage: float(one.artifact.manifest["seconds"]) for one in done if one.artifact is not None}
+    shown = {stage: seconds[stage] for stage in _COSTLY if stage in seconds}
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    attach_run(job).log_costs({**shown, "total": sum(seconds.values())}, round(peak * unit / 1e9, 3))
 
 
 def run_key(job: Job, md5: str) -> str:

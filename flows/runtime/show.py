@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from prefect import get_run_logger
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
@@ -190,14 +189,14 @@ def report(page: Artifact) -> None:
 def mlflow_run(run: Run) -> None:
     """Show where the MLflow run is, from its start on."""
     where = run.tracking
-    link = where.page(f"/experiments/{where.experiment_id()}/runs/{run.run_id}")
+    link = where.run_page(run.run_id)
     about = "The MLflow run (without a server: `make ui`)"
     create_link_artifact(link, link_text=run.run_id, key="mlflow-run", description=about)
 
 
 def model_version(version: Version, where: Tracking) -> None:
     """Show where the registered version is."""
-    link = where.page(f"/models/{quote(version.name, safe='')}/versions/{version.version}")
+    link = where.version_page(version.version)
     about = f"The model version; what it was made from: `notellm2 lineage {version.version}`"
     text = f"{version.name} version {version.version}"
     create_link_artifact(link, link_text=text, key="model-version", description=about)

@@ -17,13 +17,18 @@ if TYPE_CHECKING:
 @stage("promotion", timeout_s=HOUR, retries=2)
 def promote(job: Job, data: DataVersion, candidate: Candidate, judged: Judged, decision: Decision) -> Promoted:
     """Make the challenger champion and its index the published one, together, if it was so decided."""
+    number, run = candidate.registered.version, attach_run(job)
     if not decision.promote:
         show.warn(f"not promoted: {decision.reason}")
+        if judged.verdict.passed:
+            run.conclude("not promoted", f"**Passed the gate, not in use**: {decision.reason}")
+        else:
+            run.conclude("refused", f"**Refused by the gate**: version {number} stays challenger.")
         return Promoted(promoted=False, reason=decision.reason)
     from notellm2.promotion.transaction import Why
 
     done = promoter(job).promote(
-        candidate.registered.version,
+        number,
         candidate.indexed.artifact,
         expected=judged.champion,
         data_md5=data.md5,
@@ -36,8 +41,9 @@ def promote(job: Job, data: DataVersion, candidate: Candidate, judged: Judged, d
         ),
     )
     if done.entry is not None:
-        attach_run(job).log_publication(done.entry, promoter(job).location)
+        run.log_publication(done.entry, promoter(job).location)
         show.promotion(done.entry)
+    run.conclude("promoted", f"**In use**: version {number}, decided by {decision.by} ({job.recipe.gate.mode}).")
     report_changes(job)
     return Promoted(promoted=True)
 

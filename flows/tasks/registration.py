@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from urllib.parse import quote
-
 from flows.handoffs import Made, Mined, Registered, Trained
 from flows.runtime import show
 from flows.runtime.job import Job
@@ -28,7 +26,7 @@ def register_model(job: Job, mined: Mined, trained: Trained, made_from: list[Mad
         model=version.name,
         version=version.version,
         bundle=version.bundle,
-        page=run.tracking.page(f"/models/{quote(version.name, safe='')}/versions/{version.version}"),
+        page=run.tracking.version_page(version.version),
     )
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from flows.handoffs import Candidate, Incumbent, Judged, Mined, Report, Saliency
+from flows.handoffs import Candidate, Incumbent, Judged, Mined, Registered, Report, Saliency
 from flows.runtime import show
 from flows.runtime.job import Job
-from flows.runtime.run import attach_run
+from flows.runtime.run import attach_run, origin
 from flows.tasks.datasets import known_version
 from flows.tasks.stage import HOUR, stage
 
 if TYPE_CHECKING:
-    from notellm2.evaluation.report.report_stage import Champion
+    from notellm2.evaluation.report.report_stage import Champion, RunRecord
+    from notellm2.registry.runs import Run
     from notellm2.registry.tracking import Tracking
 
 
@@ -24,8 +26,9 @@ def write_report(
     from notellm2.evaluation.report.report_stage import RunRecord, report
 
     run = attach_run(job)
+    run.log_tables(candidate.evaluated.artifact, *filter(None, (incumbent.comparison, saliency.artifact)))
     if saliency.artifact is not None:
-        run.log_figures(saliency.artifact)
+        run.log_stage(saliency.artifact)
     record = RunRecord(
         recipe=job.recipe,
         evaluation=candidate.evaluated.artifact,
@@ -41,7 +44,30 @@ def write_report(
     for plot in sorted(page.file("plots").glob("*.png")):
         run.log_file(plot, "plots")
     show.report(page)
+    _describe(job, mined, record, run, candidate.registered)
     return Report(artifact=page)
+
+
+def _describe(job: Job, mined: Mined, record: RunRecord, run: Run, registered: Registered) -> None:
+    """Write what the page says at its top into the descriptions of run and version."""
+    from notellm2.evaluation.report.summary import summarise
+    from notellm2.registry import versions
+    from notellm2.registry.descriptions import run_found, version_found
+
+    summary, tracking, made = summarise(record), run.tracking, [record.training, record.evaluation, record.quality]
+    number = registered.version
+    report_page = {"Report": tracking.run_page(run.run_id, "artifacts/report.html")}
+    start = origin(job, mined.data, report_page | {f"Version {number}": tracking.version_page(number)})
+    on_version = origin(job, mined.data, report_page | {"Run": tracking.run_page(run.run_id)})
+    seconds = {artifact.stage: artifact.manifest["seconds"] for artifact in [mined.artifact, *made] if artifact}
+    run.log_summary({**asdict(summary), "version": number, **asdict(start)})
+    run.describe(run_found(summary, start, seconds))
+    text = job.recipe.model.text
+    reads = (
+        f"{text.title_chars} characters of a title, {text.topics} topics, {text.content_chars} characters of the text, "
+        f"{'and the image where there is one' if job.recipe.model.reads_images else 'no image'}"
+    )
+    versions.describe(tracking, number, version_found(summary, on_version, registered.model, number, reads))
 
 
 def _champion(job: Job, tracking: Tracking, incumbent: Incumbent) -> Champion | None:

@@ -13,7 +13,7 @@ import pytest
 
 from notellm2.artifacts import Artifact, Store
 from notellm2.promotion.transaction import Step
-from tests.conftest import ROOT
+from tests.conftest import PYTHONPATH
 from tests.faults import promotion_crashes, promotion_race
 from tests.unit.registry.world import index_of
 
@@ -38,7 +38,7 @@ def run(program: str | None, *arguments: str) -> Any:
         text=True,
         check=False,
         timeout=400,
-        env={**environment, "PYTHONPATH": str(ROOT)},
+        env={**environment, "PYTHONPATH": PYTHONPATH},
     )
     assert done.returncode == 0, done.stderr[-6000:]
     return json.loads(done.stdout)
@@ -85,7 +85,7 @@ def test_killed_before_any_step_alias_and_pointer_name_the_old_pair_or_the_new(
         assert len(twice) == 2 * len(Step)
         reached = {tuple(point["steps"]) for point in twice if all(point["killed"])}
         ways = {"POINTER": ("LEASE", "RECOVER", "ALIAS", "CLEAR", "RELEASE")}
-        ways["LEDGER"] = (*ways["POINTER"], "LEDGER", "TAGS")
+        ways["LEDGER"] = (*ways["POINTER"], "LEDGER", "TAGS", "DESCRIBE")
         assert reached == {(first, second) for first, seconds in ways.items() for second in seconds}
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -83,7 +84,7 @@ def test_a_sweep_leaves_nested_runs_and_one_table(retrained: Retrained, tmp_path
     runs = tracking.client.search_runs([experiment])
     (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     children = [run for run in runs if run is not parent]
-    assert parent.info.run_name == "tiny-ablation"
+    assert re.fullmatch(r"tiny-ablation · data \w{8} · [\d-]{10} [\d:]{5} · finished", str(parent.info.run_name))
     assert {run.info.run_name for run in children} == {"tiny-text-0", "tiny-text-1"}
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
     assert {run.info.status for run in runs} == {"FINISHED"}

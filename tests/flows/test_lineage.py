@@ -59,6 +59,7 @@ def test_from_a_note_to_the_commit_and_back(retrained: Retrained) -> None:
 def test_runs_and_versions_link_to_where_they_come_from(retrained: Retrained) -> None:
     from notellm2.recipe import RegistryConfig
     from notellm2.registry import names
+    from notellm2.registry.record import origin_of_run, version_record
     from notellm2.registry.tracking import Tracking
 
     place = retrained.place
@@ -69,10 +70,12 @@ def test_runs_and_versions_link_to_where_they_come_from(retrained: Retrained) ->
     address = str(place.workspace.published) + f"/versions/{pointer.version}"
     for tags in (version.tags, run.data.tags):
         assert tags[names.PUBLISHED] == address
-        assert tags[names.DATA_MD5] == data_md5(place.root / "data")
-        assert tags[names.RECIPE] == "tiny"
-        assert names.FLOW_RUN_URL not in tags, "an embedded server has no page"
     flow_run = place.artifact("training").manifest["provenance"]["flow_run"]
-    assert version.tags[names.FLOW_RUN] == flow_run
     assert run.data.tags[names.FLOW_RUNS].split()[0] == flow_run
-    assert version.tags[names.RECIPE_DIGEST] == run.data.tags[names.RECIPE_DIGEST]
+    record = version_record(version.tags)
+    assert record["flow_run"] == flow_run
+    assert record["recipe_digest"] == run.data.tags[names.RECIPE_DIGEST]
+    for facts in (record, origin_of_run(run.data.tags)):
+        assert facts["data_md5"] == data_md5(place.root / "data")
+        assert facts["recipe"] == "tiny"
+        assert "flow_run_url" not in facts, "an embedded server has no page"

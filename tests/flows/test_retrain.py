@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from notellm2.artifacts import Artifact, digest_json
@@ -19,6 +20,7 @@ from notellm2.publication.pointer import read_pointer
 from notellm2.recipe import RegistryConfig, load_recipe
 from tests.conftest import Retrained
 from tests.flows.running import RECIPE, Place
+from tests.unit.registry.before import record_as_before
 
 MADE = [
     *("quality", "pairs", "backbones", "vision-features", "training", "vectors", "evaluation"),
@@ -110,7 +112,9 @@ def test_artifacts_rest_on_each_other_as_the_graph_says(retrained: Retrained) ->
 
 def test_prefect_shows_the_tasks_in_order_and_what_they_found(retrained: Retrained) -> None:
     place = retrained.place
-    assert prefect_rows(place, "select name, state_type from flow_run") == [("tiny", "COMPLETED")]
+    ((name, state),) = prefect_rows(place, "select name, state_type from flow_run")
+    assert re.fullmatch(r"tiny · [\d-]{10} [\d:]{5}", name)
+    assert state == "COMPLETED"
     ran = prefect_rows(place, "select name from task_run order by start_time")
     # The embedded server loses what it did not write before the flow's last second, so the last tasks may be missing.
     assert [name for (name,) in ran] == TASKS[: len(ran)]
@@ -121,6 +125,7 @@ def test_prefect_shows_the_tasks_in_order_and_what_they_found(retrained: Retrain
 
 def test_mlflow_has_one_finished_run_with_everything(retrained: Retrained) -> None:
     from notellm2.registry import versions
+    from notellm2.registry.record import stages_of
     from notellm2.registry.tracking import Tracking
 
     place = retrained.place
@@ -130,7 +135,7 @@ def test_mlflow_has_one_finished_run_with_everything(retrained: Retrained) -> No
     assert run.data.params["training.steps"] == "12"
     assert run.data.tags["notellm2.data_md5"] == data_md5(place.root / "data")
     for stage in MADE[:-1]:
-        assert run.data.tags[f"notellm2.artifact.{stage}"] == place.artifact(stage).key
+        assert stages_of(run.data.tags).made[stage] == place.artifact(stage).key
     curve = tracking.client.get_metric_history(run.info.run_id, "training/loss")
     assert [point.step for point in sorted(curve, key=lambda p: p.step)] == list(range(1, 13))
     listed = {item.path for item in tracking.client.list_artifacts(run.info.run_id)}
@@ -141,12 +146,64 @@ def test_mlflow_has_one_finished_run_with_everything(retrained: Retrained) -> No
     assert (champion.version, champion.run_id) == ("1", run.info.run_id)
     plots = {item.path for item in tracking.client.list_artifacts(run.info.run_id, "plots")}
     assert {"plots/recall_bars.png", "plots/recall_curve.png", "plots/saliency.png", "plots/training.png"} <= plots
-    for name in ("test.both.all.visual_reliance", "interval.both.all.mrr.low", "saliency.layer_01.text"):
-        assert name in run.data.metrics
-    assert run.data.metrics["space.both.dim"] == 16
-    assert champion.metrics["test.both.all.recall_at_10"] == pytest.approx(
-        json.loads(place.artifact("evaluation").file("metrics.json").read_text())["both"]["all"]["recall@10"]
+    measured = json.loads(place.artifact("evaluation").file("metrics.json").read_text())["both"]["all"]["recall@10"]
+    assert run.data.metrics["recall_at_10/all/both"] == pytest.approx(measured)
+    assert champion.metrics["both"]["all"]["recall@10"] == pytest.approx(measured, abs=1e-6)
+    table = tracking.client.download_artifacts(run.info.run_id, "evaluation/metrics.parquet")
+    rows = {tuple(row.values())[:4] for row in pq.read_table(table).to_pylist()}
+    assert {("test", "both", "all", "visual_reliance"), ("saliency", "layer_01", "", "text")} <= rows
+
+
+def test_a_run_and_a_version_read_in_a_minute(retrained: Retrained) -> None:
+    from notellm2.registry import names
+    from notellm2.registry.tracking import Tracking
+
+    tracking = Tracking.at(retrained.place.workspace, RegistryConfig())
+    (run,) = tracking.client.search_runs([tracking.experiment_id()])
+    version = tracking.client.get_model_version("notellm2", "1")
+    assert 30 <= len(run.data.metrics) <= names.MOST_METRICS
+    assert [name for name in run.data.metrics if "/" not in name] == []
+    assert {"seconds/training", "seconds/total", "memory/peak_gb", "training/loss"} <= set(run.data.metrics)
+    assert len(shown(run.data.tags)) <= 12, shown(run.data.tags)
+    assert len(shown(version.tags)) <= 8, shown(version.tags)
+    assert max(len(value) for value in run.data.tags.values()) < 8000, "nothing was cut"
+    assert re.fullmatch(r"tiny · data \w{8} · [\d-]{10} [\d:]{5} · promoted", str(run.info.run_name))
+    note, said = run.data.tags[names.NOTE], str(version.description)
+    assert "**In use**: version 1, decided by flow run tiny" in note
+    for text in (note, said):
+        assert re.search(r"\| recall@10, %\s+\| all pairs \(\d+\)", text)
+        assert re.search(r"\| this model\s+\| \*\*", text)
+        assert "**Be careful**" in text
+        assert "artifacts/report.html?workflowType=machine_learning" in text
+        assert str(retrained.place.root) not in text, "a path means nothing on another machine"
+    assert "notellm2 promote 1" in said
+    assert re.search(
+        r"### Decisions\n\n- [\d-]{10} [\d:]{5} UTC: \*\*put into use\*\* by flow run tiny .*\(ledger 1\)$", said
     )
+    assert "notellm2" in str(tracking.client.get_registered_model("notellm2").description)
+
+
+def test_commands_read_runs_and_versions_of_before(retrained: Retrained, tmp_path: Path) -> None:
+    """As they were recorded when each fact had a tag; a rollback to such versions: tests/unit/test_cli_promotion.py."""
+    from notellm2.registry.tracking import Tracking
+
+    place = Place(tmp_path / "copy")
+    shutil.copytree(retrained.place.root, place.root)
+    tracking = Tracking.at(place.workspace, RegistryConfig())
+    (run,) = tracking.client.search_runs([tracking.experiment_id()])
+    commands = [("status", "--json"), ("lineage", "1", "--json")]
+    now = [ask(place, *command) for command in commands]
+    record_as_before(tracking, run.info.run_id, "1")
+    assert [ask(place, *command) for command in commands] == now
+    assert "version 1 is champion already" in ask(place, "promote", "1")
+    written = tmp_path / "page.html"
+    ask(place, "report", "1", "1", "--data", str(place.root / "data"), "--out", str(written))
+    assert "no clear difference from version 1" in written.read_text()
+
+
+def shown(tags: dict[str, str]) -> list[str]:
+    """The tags that MLflow's pages show."""
+    return sorted(name for name in tags if not name.startswith("mlflow."))
 
 
 def test_the_registered_model_embeds_as_the_run_did(retrained: Retrained, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -282,7 +339,7 @@ def test_a_champion_of_another_test_set_is_measured_on_this_one(retrained: Retra
     comparison = json.loads(today.comparison.file("comparison.json").read_text())
     assert comparison["slices"]["all"]["recall@10"]["difference"] == 0
     logged = tracking.client.get_run(run.info.run_id).data.metrics
-    assert logged["comparison.all.recall_at_10.difference"] == 0
+    assert logged["comparison/difference"] == 0
     challenger = evaluate(
         job.store, other.measured_on, place.artifact("vectors"), job.recipe.evaluation, job.recipe.model.text
     )

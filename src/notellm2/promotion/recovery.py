@@ -67,6 +67,8 @@ def finish(release: Release, held: Held, intent: Entry) -> Entry:
     written = Ledger(release.location).append(intent)
     release.on_step(Step.TAGS)
     versions.record_change(release.tracking, written, release.location)
+    release.on_step(Step.DESCRIBE)
+    versions.describe_change(release.tracking, written)
     release.on_step(Step.CLEAR)
     held.record(None)
     return written
@@ -101,5 +103,7 @@ def _mend(release: Release, pointer: Publication | None) -> None:
     why = Why(by=this_actor(), reason=reason, mode="automatic")
     entry = release.entry("mend", pointer, Pair(version=alias, publication=pointer.version), why)
     versions.move_alias(release.tracking, names.CHAMPION, pointer.model_version)
-    versions.record_change(release.tracking, Ledger(release.location).append(entry), release.location)
+    written = Ledger(release.location).append(entry)
+    versions.record_change(release.tracking, written, release.location)
+    versions.describe_change(release.tracking, written)
     logger.warning("%s; put back", reason)

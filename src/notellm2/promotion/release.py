@@ -39,6 +39,7 @@ class Step(StrEnum):
     POINTER = "move the pointer"
     LEDGER = "append to the ledger"
     TAGS = "tag the version"
+    DESCRIBE = "say it in the descriptions of the versions"
     CLEAR = "clear the intent"
     RETAIN = "remove what no rollback can reach"
     RELEASE = "give the lease back"

@@ -272,7 +272,7 @@ def _facts(version: Version | None) -> VersionFacts | None:
         created=version.created,
         promoted_at=version.promoted_at,
         gate=version.gate,
-        metrics=version.nested_metrics(),
+        metrics=version.metrics,
         artifacts=version.artifacts,
     )
 

@@ -16,6 +16,7 @@ from notellm2.promotion.ledger import Ledger, waits
 from notellm2.promotion.release import Release, Why
 from notellm2.registry.decided import record_decision
 from notellm2.registry.decisions import Action, Entry, Pair
+from notellm2.registry.versions import describe_change
 
 _SOON = 0.25
 """A wait expires soon when less than this share of its time is left."""
@@ -78,6 +79,7 @@ def record(release: Release, action: Action, notice: Notice, why: Why) -> tuple[
     known = {one.id for one in ledger.entries()}
     written = ledger.append(entry)
     record_decision(release.tracking, notice.version, said(written))
+    describe_change(release.tracking, written)
     return written, entry.id not in known
 
 

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
-from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict
 
 from notellm2.registry import names
+from notellm2.registry.record import origin_of_run, stages_of, version_record
 from notellm2.registry.tracking import Tracking
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
+_ORIGIN = ("data_md5", "git_commit", "flow_run", "recipe", "recipe_digest")
 PAGE = 1000
 """Rows asked for at once, as many as MLflow gives."""
 
@@ -123,6 +123,7 @@ def run_record(tracking: Tracking, run_id: str) -> RunRecord:
 
 def _version(tracking: Tracking, version: ModelVersion, aliases: list[str]) -> VersionRecord:
     tags, number = version.tags, str(version.version)
+    record = version_record(tags)
     return VersionRecord(
         name=version.name,
         number=number,
@@ -132,39 +133,26 @@ def _version(tracking: Tracking, version: ModelVersion, aliases: list[str]) -> V
         bundle=tags.get(names.BUNDLE),
         gate=tags.get(names.GATE),
         promoted_at=tags.get(names.PROMOTED_AT),
-        page=tracking.page(f"/models/{quote(version.name, safe='')}/versions/{number}"),
-        artifacts=json.loads(tags.get(names.ARTIFACTS, "{}")),
-        origin=_origin(tags),
+        page=tracking.version_page(number),
+        artifacts=record["artifacts"],
+        origin={fact: record[fact] for fact in _ORIGIN if record.get(fact)},
     )
 
 
 def _run(tracking: Tracking, run: Run) -> RunRecord:
-    tags = run.data.tags
-    stage, last = names.artifact_tag(""), tags.get(names.FLOW_RUN, "")
+    tags, origin = run.data.tags, origin_of_run(run.data.tags)
     return RunRecord(
         run_id=run.info.run_id,
         name=run.info.run_name or "",
         status=run.info.status,
         started=None if run.info.start_time is None else _time(run.info.start_time),
         page=tracking.page(f"/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"),
-        artifacts={name.removeprefix(stage): key for name, key in tags.items() if name.startswith(stage)},
-        origin=_origin(tags),
-        flow_runs=tuple(tags.get(names.FLOW_RUNS, last).split()),
+        artifacts=stages_of(tags).made,
+        origin={fact: origin[fact] for fact in _ORIGIN if origin.get(fact)},
+        flow_runs=tuple(tags.get(names.FLOW_RUNS, origin.get("flow_run", "")).split()),
         flow_run_page=tags.get(names.FLOW_RUN_URL),
         published=tags.get(names.PUBLISHED),
     )
-
-
-def _origin(tags: Mapping[str, str]) -> dict[str, str]:
-    """What a run's or a version's tags say of where it comes from, as an artifact's provenance says the same."""
-    tag_of = {
-        "data_md5": names.DATA_MD5,
-        "git_commit": names.GIT_COMMIT,
-        "flow_run": names.FLOW_RUN,
-        "recipe": names.RECIPE,
-        "recipe_digest": names.RECIPE_DIGEST,
-    }
-    return {fact: tags[tag] for fact, tag in tag_of.items() if tags.get(tag)}
 
 
 def _time(milliseconds: int) -> str:

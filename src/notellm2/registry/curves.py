@@ -18,7 +18,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from notellm2.registry.names import training_metric
+from notellm2.registry.names import CURVES, training_metric
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -64,7 +64,7 @@ class Curves:
 
         Args:
             step: optimiser step, counted from 1.
-            values: figures by name; None is skipped (a figure that is not measured at this step).
+            values: figures by name; None (not measured at this step) is skipped, and what is no curve.
         """
         taken = _taken(step, values)
         with self._lock:
@@ -156,5 +156,5 @@ class Curves:
 
 
 def _taken(step: int, values: Mapping[str, float | None]) -> _Step:
-    known = {field: float(value) for field, value in values.items() if value is not None}
+    known = {field: float(value) for field, value in values.items() if value is not None and field in CURVES}
     return _Step(step, known, int(time.time() * 1000))

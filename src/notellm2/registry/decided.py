@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from notellm2.registry import names
+from notellm2.registry.runs import Run
 from notellm2.registry.tracking import Tracking
 
 _TAG_CHARS = 5000  # MLflow's limit of a version's tag
@@ -34,7 +35,9 @@ def end_waiting_run(tracking: Tracking, version: str, status: str) -> None:
     try:
         run_id = tracking.client.get_model_version(tracking.model_name, version).run_id
         if run_id and tracking.client.get_run(run_id).info.status == "SCHEDULED":
-            tracking.client.set_terminated(run_id, status)
+            run = Run.attach(tracking, run_id)
+            run.conclude("not decided", "**Not decided**: its time was over or it was cancelled; it stays challenger.")
+            run.finish(status)
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise

@@ -42,6 +42,9 @@ class Registrar(Protocol):
     def set_model_version_tag(self, name: str, version: str, key: str, value: str) -> None:
         """Set a tag of a version."""
 
+    def update_model_version(self, name: str, version: str, description: str) -> object:
+        """Set a version's description."""
+
 
 def read_own() -> None:
     """Hand MLflow the credentials that are in files; it knows the variables only.
@@ -99,6 +102,9 @@ class _Registrar:
         from mlflow.entities.model_registry import ModelVersionTag
 
         self._store.set_model_version_tag(name, version, ModelVersionTag(key, value))
+
+    def update_model_version(self, name: str, version: str, description: str) -> object:
+        return self._store.update_model_version(name, version, description)
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from notellm2.registry import names
+from notellm2.registry.descriptions import model_card
 from notellm2.registry.runs import Run
 
 if TYPE_CHECKING:
@@ -74,6 +75,9 @@ def log_model(run: Run, bundle: Path, digest: str) -> LoggedModel:
                 model_id=model.model_id,
             ),
         )
+        tags = client.get_run(run.run_id).data.tags
+        card = model_card(tracking.model_name, tags.get(names.RECIPE, "unknown"), tags.get(names.DATA_MD5, "unknown"))
+        (folder / "model" / "README.md").write_text(card, encoding="utf-8")
         client.log_model_artifacts(model.model_id, str(folder / "model"))
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from notellm2.credentials import redacted
 from notellm2.errors import InputError
@@ -130,7 +131,7 @@ class Tracking:
         return redacted(self.uri)
 
     def page(self, path: str) -> str:
-        """Address of one of MLflow's pages, as a person's browser has it; opens those for training models.
+        """Return the address of one of MLflow's pages, as a person's browser has it; opens those for training models.
 
         MLflow has others, for chat applications, and shows them to whoever has chosen nothing yet.
 
@@ -139,6 +140,15 @@ class Tracking:
         """
         pages = os.environ.get(PAGES_VARIABLE) or (self.uri if self.served else _LOCAL_PAGES)
         return f"{pages.rstrip('/')}/#{path}?workflowType=machine_learning"
+
+    def run_page(self, run_id: str, tab: str | None = None) -> str:
+        """Return the address of a run's page, or of one of its tabs: ``artifacts/report.html``."""
+        experiment = self.client.get_run(run_id).info.experiment_id
+        return self.page(f"/experiments/{experiment}/runs/{run_id}{'' if tab is None else f'/{tab}'}")
+
+    def version_page(self, version: str) -> str:
+        """Return the address of a version's page."""
+        return self.page(f"/models/{quote(self.model_name, safe='')}/versions/{version}")
 
     @property
     def exists(self) -> bool:

@@ -10,20 +10,24 @@ MLflow moves an alias for whoever comes last, so the champion changes only by th
 from __future__ import annotations
 
 import json
+import logging
+import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
 from notellm2.artifacts import KEY_LENGTH, Artifact, digest_tree
 from notellm2.errors import InputError
+from notellm2.evaluation.metrics import SLICES, headline_k
 from notellm2.publication.location import Location
 from notellm2.publication.pointer import VERSIONS
-from notellm2.registry import names
+from notellm2.registry import descriptions, names
 from notellm2.registry.identities import refusal_explained
 from notellm2.registry.models import log_model
+from notellm2.registry.record import origin_of_run, stages_of, version_record
 from notellm2.registry.runs import Run
 from notellm2.registry.tracking import Tracking
 
@@ -31,6 +35,17 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
     from notellm2.registry.decisions import Entry, Verdict
+
+
+logger = logging.getLogger(__name__)
+
+_OLD_MODEL_DESCRIPTION = "NoteLLM-2 note embeddings: a note in, float32[d] of length 1 out."
+_MODEL_DESCRIPTION = (
+    "NoteLLM-2 embeddings of notes: a note (title, topics, text, image) in, float32[d] of length 1 out.\n\n"
+    "`champion` is in use, `challenger` was put forward last. A version's description says what it was judged by and "
+    "what was decided about it. Put one into use with `notellm2 promote VERSION`, go back with `notellm2 rollback`: "
+    "both move the published index with the alias, which an alias that is moved on this page does not."
+)
 
 
 class Version(BaseModel):
@@ -50,7 +65,7 @@ class Version(BaseModel):
         verdict: the gate's sentence; empty if no gate has judged it.
         compared_with: the champion its verdict was reached against; None if there was none, or no gate has judged it.
         canary: whether its registered bundle was loaded and gave its canary embeddings again.
-        metrics: test figures by MLflow name (`names.test_metric`).
+        metrics: test figures by row (modality or baseline), slice and figure (``recall@10``): the main ones.
         artifacts: stage to key of everything it was made from.
     """
 
@@ -69,21 +84,11 @@ class Version(BaseModel):
     verdict: str
     compared_with: str | None
     canary: bool
-    metrics: Mapping[str, float]
+    metrics: Mapping[str, Mapping[str, Mapping[str, float]]]
     artifacts: Mapping[str, str]
 
-    def nested_metrics(self) -> dict[str, dict[str, dict[str, float]]]:
-        """The test figures as the gate reads them: row, slice, ``recall@10``."""
-        nested: dict[str, dict[str, dict[str, float]]] = {}
-        for name, value in self.metrics.items():
-            levels = name.removeprefix(names.TEST).split(".")
-            if len(levels) == 3:
-                row, part, figure = levels
-                nested.setdefault(row, {}).setdefault(part, {})[figure.replace("_at_", "@")] = value
-        return nested
 
-
-def register(run: Run, bundle: Path, *, data_md5: str, test_set: str, description: str | None = None) -> Version:
+def register(run: Run, bundle: Path, *, data_md5: str, test_set: str) -> Version:
     """Log a bundle as a model of the run, register it as a version, and give it the alias `challenger`.
 
     A version of this run with the same bundle is returned as it is (with the alias), so a repeated or resumed flow
@@ -95,7 +100,6 @@ def register(run: Run, bundle: Path, *, data_md5: str, test_set: str, descriptio
         bundle: the model bundle's directory.
         data_md5: of the data version.
         test_set: digest of the test pairs and pool that the run's test figures were measured on.
-        description: for people, shown on the version's page.
     """
     tracking, client = run.tracking, run.tracking.client
     digest = digest_tree(bundle)[:KEY_LENGTH]
@@ -113,7 +117,6 @@ def register(run: Run, bundle: Path, *, data_md5: str, test_set: str, descriptio
                 source,
                 run.run_id,
                 tags={names.BUNDLE: digest},
-                description=description,
                 model_id=model.model_id,
                 await_creation_for=0,
             )
@@ -122,12 +125,10 @@ def register(run: Run, bundle: Path, *, data_md5: str, test_set: str, descriptio
             client.set_logged_model_tags(model.model_id, {"mlflow.modelVersions": link})
         number = str(registered.version)
         facts, origin = _facts(run)
+        known = version_record(registered.tags)
         # Where it comes from stays as it was: the flow run that registered it, not one that met it there.
-        tags = {name: value for name, value in origin.items() if name not in registered.tags}
-        tags |= facts | {names.DATA_MD5: data_md5, names.TEST_SET: test_set}
-        for key, value in tags.items():
-            if registered.tags.get(key) != value:
-                client.set_model_version_tag(tracking.model_name, number, key, value)
+        origin = {fact: known.get(fact) or value for fact, value in origin.items()}
+        _change_record(tracking, number, **origin | facts | {"data_md5": data_md5, "test_set": test_set})
     with tracking.lock("aliases"):
         move_alias(tracking, names.CHALLENGER, number)
     return get_version(tracking, number)
@@ -218,16 +219,11 @@ def begin_change(tracking: Tracking, entry: Entry) -> None:
 def record_change(tracking: Tracking, entry: Entry, place: Location) -> None:
     """Tag the version that a line of the ledger brought into use, with its index's address; again, nothing changes."""
     version = str(entry.to.version)
-    tags = {
-        names.ledger_tag(entry.sequence): entry.line().decode().strip(),
-        names.PUBLISHED: f"{place}/{VERSIONS}/{entry.to.publication}",
-    }
+    tags = {names.PUBLISHED: f"{place}/{VERSIONS}/{entry.to.publication}"}
     if entry.moved:
         tags[names.DECISION] = f"in use since {entry.at}, by {entry.by} ({entry.action}): {entry.reason}"
     if entry.action == "promote":
         tags |= {
-            names.PROMOTED_BECAUSE: entry.reason,
-            names.PROMOTED_BY: f"{entry.by} ({entry.mode})",
             names.PROMOTED_OVER: entry.over.version or "none",
             # Last: what has a time has been recorded whole.
             names.PROMOTED_AT: entry.at,
@@ -238,32 +234,53 @@ def record_change(tracking: Tracking, entry: Entry, place: Location) -> None:
             client.set_model_version_tag(tracking.model_name, version, key, value)
 
 
+def describe_change(tracking: Tracking, entry: Entry) -> None:
+    """Say a line of the ledger in the descriptions of the versions it concerns: who, when, why; again, nothing changes.
+
+    The ledger is the record. A server that takes no description from this user, one with older rules, undoes nothing.
+    """
+    from mlflow.exceptions import MlflowException
+
+    if entry.action in ("refresh", "wait") or not tracking.exists:
+        return
+    concerned = (entry.to.version, entry.over.version) if entry.moved or entry.action == "mend" else (entry.to.version,)
+    for version in dict.fromkeys(one for one in concerned if one is not None):
+        try:
+            before = tracking.client.get_model_version(tracking.model_name, version).description or ""
+            described = descriptions.with_change(before, entry, version)
+            if described != before:
+                tracking.promoting.update_model_version(tracking.model_name, version, described)
+        except MlflowException as error:
+            logger.warning("the description of version %s does not tell of its %s: %s", version, entry.action, error)
+
+
+def describe(tracking: Tracking, version: str, found: str) -> None:
+    """Write what a retraining found into a version's description; people's own words and the decisions stay."""
+    before = tracking.client.get_model_version(tracking.model_name, version).description or ""
+    described = descriptions.with_findings(before, found, descriptions.VERSION_CHARS)
+    if described != before:
+        tracking.client.update_model_version(tracking.model_name, version, described)
+
+
 def record_verdict(tracking: Tracking, version: str, verdict: Verdict, compared_with: str | None) -> None:
     """Keep on a version what the gate said of it, and against which champion: what a later promotion rests on."""
-    tags = [
-        # First, and "passed" last: whatever ends this half-way, a version that passed before is not promoted on it.
-        (names.GATE, "refused"),
-        (f"{names.GATE}.sentence", verdict.sentence),
-        (names.COMPARED_WITH, compared_with or "none"),
-        (names.GATE, "passed" if verdict.passed else "refused"),
-    ]
-    for key, value in tags:
-        tracking.client.set_model_version_tag(tracking.model_name, version, key, value)
+    # First, and "passed" last: whatever ends this half-way, a version that passed before is not promoted on it.
+    tracking.client.set_model_version_tag(tracking.model_name, version, names.GATE, "refused")
+    _change_record(tracking, version, verdict=verdict.sentence, compared_with=compared_with or "none")
+    word = "passed" if verdict.passed else "refused"
+    tracking.client.set_model_version_tag(tracking.model_name, version, names.GATE, word)
 
 
 def record_canary(tracking: Tracking, version: str) -> None:
     """Keep on a version that its registered bundle gave its canary embeddings again."""
-    tracking.client.set_model_version_tag(tracking.model_name, version, names.CANARY, "passed")
+    _change_record(tracking, version, canary=True)
 
 
 def add_artifact(tracking: Tracking, version: str, artifact: Artifact) -> None:
     """Keep on a version the key of another artifact that belongs to it (its index)."""
     known = get_version(tracking, version).artifacts
-    if known.get(artifact.stage) == artifact.key:
-        return
-    keys = {**known, artifact.stage: artifact.key}
-    value = json.dumps(keys, sort_keys=True)
-    tracking.client.set_model_version_tag(tracking.model_name, version, names.ARTIFACTS, value)
+    if known.get(artifact.stage) != artifact.key:
+        _change_record(tracking, version, artifacts={**known, artifact.stage: artifact.key})
 
 
 def bundle_path(tracking: Tracking, version: str, into: Path) -> Path:
@@ -296,13 +313,14 @@ def _registered(tracking: Tracking, run_id: str, digest: str) -> ModelVersion | 
 def _ensure_registered_model(tracking: Tracking) -> None:
     from mlflow.exceptions import MlflowException
 
+    client, name = tracking.client, tracking.model_name
     try:
-        tracking.client.create_registered_model(
-            tracking.model_name, description="NoteLLM-2 note embeddings: a note in, float32[d] of length 1 out."
-        )
+        client.create_registered_model(name, description=_MODEL_DESCRIPTION)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
+        if client.get_registered_model(name).description in (None, "", _OLD_MODEL_DESCRIPTION):
+            client.update_registered_model(name, _MODEL_DESCRIPTION)
 
 
 def _by_alias(tracking: Tracking, alias: str) -> Version | None:
@@ -328,34 +346,55 @@ def _version_by_alias(tracking: Tracking, alias: str) -> ModelVersion | None:
 
 def _version(registered: ModelVersion) -> Version:
     tags = registered.tags
-    compared = tags.get(names.COMPARED_WITH)
+    record = version_record(tags)
     return Version(
         name=registered.name,
         version=str(registered.version),
         run_id=registered.run_id or "",
         bundle=tags.get(names.BUNDLE, ""),
-        data_md5=tags.get(names.DATA_MD5, ""),
-        test_set=tags.get(names.TEST_SET, ""),
+        data_md5=record.get("data_md5", ""),
+        test_set=record["test_set"],
         created=datetime.fromtimestamp(registered.creation_timestamp / 1000, UTC),
         promoted_at=tags.get(names.PROMOTED_AT),
         promoted_over=tags.get(names.PROMOTED_OVER),
         gate=tags.get(names.GATE),
-        verdict=tags.get(f"{names.GATE}.sentence", ""),
-        compared_with=None if compared == "none" else compared,
-        canary=tags.get(names.CANARY) == "passed",
-        metrics=json.loads(tags.get(names.FIGURES, "{}")),
-        artifacts=json.loads(tags.get(names.ARTIFACTS, "{}")),
+        verdict=record["verdict"],
+        compared_with=None if record["compared_with"] == "none" else record["compared_with"],
+        canary=record["canary"],
+        metrics=record["figures"],
+        artifacts=record["artifacts"],
     )
 
 
-def _facts(run: Run) -> tuple[dict[str, str], dict[str, str]]:
+def _change_record(tracking: Tracking, version: str, **facts: Any) -> None:
+    """Write facts into a version's record; nothing where they are there already."""
+    tags = tracking.client.get_model_version(tracking.model_name, version).tags
+    before = version_record(tags)
+    value = json.dumps(before | facts, sort_keys=True)
+    if tags.get(names.RECORD) != value:
+        tracking.client.set_model_version_tag(tracking.model_name, version, names.RECORD, value)
+
+
+def _facts(run: Run) -> tuple[dict[str, Any], dict[str, str]]:
     """What a version keeps of its run: test figures and artifact keys; and where it comes from."""
-    data = run.tracking.client.get_run(run.run_id).data
-    figures = {name: value for name, value in data.metrics.items() if name.startswith(names.TEST)}
-    stage = names.artifact_tag("")
-    artifacts = {name.removeprefix(stage): key for name, key in data.tags.items() if name.startswith(stage)}
-    facts = {
-        names.FIGURES: json.dumps(figures, sort_keys=True),
-        names.ARTIFACTS: json.dumps(artifacts, sort_keys=True),
+    client = run.tracking.client
+    tags = client.get_run(run.run_id).data.tags
+    made, figures = stages_of(tags).made, {}
+    if "evaluation" in made:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(client.download_artifacts(run.run_id, "evaluation/metrics.json", folder))
+            figures = _main_figures(json.loads(path.read_text(encoding="utf-8")))
+    return {"figures": figures, "artifacts": made}, origin_of_run(tags)
+
+
+def _main_figures(metrics: Mapping[str, Any]) -> dict[str, dict[str, dict[str, float]]]:
+    """Recall at the headline cut-off, MRR and the number of queries, on the main slices; undefined ones are absent."""
+    shown = (f"recall@{headline_k(metrics)}", "mrr", "n")  # type: ignore[arg-type]
+    return {
+        row: {
+            part: {name: round(figures[name], 6) for name in shown if figures.get(name) is not None}
+            for part, figures in slices.items()
+            if part in SLICES
+        }
+        for row, slices in metrics.items()
     }
-    return facts, {name: data.tags[name] for name in names.ORIGIN if name in data.tags}

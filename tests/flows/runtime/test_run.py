@@ -79,9 +79,10 @@ def test_a_run_that_is_suspended_until_a_person_decides_has_not_ended(
         def suspend(self) -> None:
             seen.append("suspend")
 
+    dataset = types.SimpleNamespace(info=types.SimpleNamespace(name="notes", notes=5, interactions=9))
     monkeypatch.setattr("flows.runtime.show.mlflow_run", lambda run: None)  # there is no flow run that could show it
     monkeypatch.setattr(runs.Run, "open", lambda *_, **__: FakeRun())
-    monkeypatch.setattr("flows.handoffs.Dataset", types.SimpleNamespace(open=lambda path: path))
+    monkeypatch.setattr("flows.handoffs.Dataset", types.SimpleNamespace(open=lambda _: dataset))
     with contextlib.ExitStack() as stack:
         if ended_by is not None:
             stack.enter_context(pytest.raises(ended_by))

@@ -25,6 +25,7 @@ from notellm2.promotion.lineage.text import render
 from notellm2.publication.pointer import POINTER
 from notellm2.recipe import IndexConfig
 from notellm2.registry import names, versions
+from notellm2.registry.record import origin_of_run
 from notellm2.registry.runs import Run
 from notellm2.registry.tracking import URI_VARIABLE, Tracking
 from notellm2.workspace import PUBLISHED, Workspace
@@ -71,8 +72,15 @@ def vectors_and_index(store: Store, bundle: str, training: Artifact, seed: int) 
         return vectors, build_index(store, vectors, IndexConfig(sample=20), threads=1)
 
 
+def tags_of_before(origin: dict[str, str], made: dict[str, Artifact]) -> dict[str, str]:
+    """What a run had before machines read one tag: a tag for each fact and for each artifact."""
+    tags = {tag: origin[fact] for fact, tag in names.ORIGIN_FACTS.items()}
+    tags |= {names.FLOW_RUNS: origin["flow_run"]}
+    return tags | {f"notellm2.artifact.{stage}": artifact.key for stage, artifact in made.items()}
+
+
 def retrained(world: World, root: Path, number: int, champion: str | None) -> tuple[str, str, str, dict[str, Artifact]]:
-    """One retraining to its promotion: run, version, publication, artifacts."""
+    """One retraining to its promotion: run, version, publication, artifacts. The first is recorded as before."""
     bundle, commit, flow_run = ((A, C1, F1), (B, C2, F2))[number]
     origin = {"data_md5": DATA_MD5, "git_commit": commit, "recipe": "films", "recipe_digest": f"d{number}" * 10}
     store = Store(root, {**origin, "flow_run": flow_run})
@@ -82,14 +90,21 @@ def retrained(world: World, root: Path, number: int, champion: str | None) -> tu
     evaluation = make(store, "evaluation", f"figures {number}", data=DATA_MD5, pairs=pairs, vectors=vectors)
     made = {"pairs": pairs, "training": training, "vectors": vectors, "evaluation": evaluation, "index": index}
     client, model = world.tracking.client, world.tracking.model_name
+    url = f"http://prefect/runs/flow-run/{flow_run}"
     with Run.open(world.tracking, f"{model}-{number}", name="films") as run:
-        url = f"http://prefect/runs/flow-run/{flow_run}"
-        run.log_origin(recipe="films", data_md5=DATA_MD5, git_commit=commit, flow_run=flow_run, flow_run_url=url)
-        run.log_tags({names.RECIPE_DIGEST: origin["recipe_digest"]})
-        for artifact in made.values():
-            run.log_stage(artifact)
-    tags = {name: value for name, value in client.get_run(run.run_id).data.tags.items() if name in names.ORIGIN}
-    tags[names.ARTIFACTS] = json.dumps({stage: artifact.key for stage, artifact in made.items()})
+        if number == 0:
+            run.log_tags(tags_of_before({**origin, "flow_run": flow_run, "flow_run_url": url}, made))
+        else:
+            run.log_origin(recipe="films", data_md5=DATA_MD5, git_commit=commit, flow_run=flow_run, flow_run_url=url)
+            run.log_tags({names.RECIPE_DIGEST: origin["recipe_digest"]})
+            for artifact in made.values():
+                run.log_stage(artifact)
+    keys = {stage: artifact.key for stage, artifact in made.items()}
+    known = client.get_run(run.run_id).data.tags
+    if number == 0:
+        tags = {tag: known[tag] for tag in names.ORIGIN_FACTS.values()} | {names.ARTIFACTS: json.dumps(keys)}
+    else:
+        tags = {names.RECORD: json.dumps({**origin_of_run(known), "artifacts": keys})}
     tags[names.BUNDLE] = bundle
     versions._ensure_registered_model(world.tracking)
     # Without the model's files, which lineage does not read, though the server wants them among those of the run.
@@ -158,7 +173,7 @@ def test_from_a_note_to_data_commit_and_recipe(lived: Lived) -> None:
     assert facts[f"version:{lived.versions[1]}"]["aliases"] == ["champion"]
     assert facts[f"flow-run:{F2}"]["page"] == f"http://prefect/runs/flow-run/{F2}"
     assert facts[f"artifact:pairs/{made['pairs'].key}"]["provenance"]["git_commit"] == C1, "made by the first run"
-    assert facts[f"run:{lived.runs[1]}"]["page"].endswith(f"/runs/{lived.runs[1]}")
+    assert facts[f"run:{lived.runs[1]}"]["page"].endswith(f"/runs/{lived.runs[1]}?workflowType=machine_learning")
     assert told.missing == ()
     assert told.down == ()
 

@@ -97,6 +97,9 @@ def test_a_decision_is_a_line_of_the_ledger_and_a_tag_of_the_version(world: Worl
     tags = world.tracking.client.get_model_version(world.tracking.model_name, version).tags
     assert tags[names.DECISION] == said(against)
     assert "refused by Kim at" in tags[names.DECISION]
+    described = world.tracking.client.get_model_version(world.tracking.model_name, version).description
+    assert "**refused** by Kim (" in str(described)
+    assert "(ledger 2)" in str(described)
     assert world.lines() == [("wait", version, None), ("refuse", version, None)]
     assert [one.sequence for one in Ledger(world.location).entries()] == [1, 2]
     gone, _ = record(world.promoter(), "refuse", Notice("99", A), KIM)

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from notellm2.artifacts import Artifact, Store
@@ -78,7 +80,10 @@ def evaluation(tmp_path: Path) -> Callable[..., Artifact]:
         def write(directory: Path) -> None:
             (directory / "metrics.json").write_text(json.dumps(metrics))
             (directory / "intervals.json").write_text('{"both": {"all": {"mrr": {"low": 0.1, "high": 0.3}}}}')
-            (directory / "space.json").write_text('{"both": {"dim": 8, "young_share": null}}')
+            (directory / "space.json").write_text('{"both": {"effective_rank": 6.5, "young_share": null}}')
+            ranks = {"both_rank": [1.0, 7.5], "both_ties": [0, 1], "tfidf_rank": [2.0, 9.0], "random_rank": [4.0, 4.0]}
+            table = pa.table({"query_id": ["a", "b"], "target_id": ["b", "c"], **ranks})
+            pq.write_table(table, directory / "queries.parquet")
 
         return Store(tmp_path / "store").build("evaluation", 1, config, {}, write)
 

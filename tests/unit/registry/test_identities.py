@@ -81,7 +81,9 @@ def test_with_them_only_the_promotion_uses_them(
     training.promoter().rollback(WHY)
     assert training.in_use() == first
     tags = training.tracking.client.get_model_version(training.tracking.model_name, first).tags
-    assert {names.ledger_tag(1), names.ledger_tag(3), names.PROMOTED_AT} <= set(tags)
+    assert {names.PROMOTED_AT, names.PROMOTED_OVER, names.BEGUN, names.PUBLISHED} <= set(tags)
+    decided = training.tracking.client.get_model_version(training.tracking.model_name, first).description
+    assert [line for line in ("(ledger 1)", "(ledger 2)", "(ledger 3)") if line not in str(decided)] == []
 
 
 def test_a_promoter_describes_a_version_and_a_model_and_a_reader_does_not(

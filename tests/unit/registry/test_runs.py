@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,11 @@ from notellm2.notes.dataset import Dataset, DatasetInfo
 from notellm2.recipe import Recipe
 from notellm2.registry import curves as curves_module
 from notellm2.registry import names
+from notellm2.registry.catalogue import run_record
 from notellm2.registry.decisions import Rule, Verdict
-from notellm2.registry.recipes import recipe_digest
+from notellm2.registry.recipes import recipe_digest, recipe_of
+from notellm2.registry.record import Stages, stages_of
+from notellm2.registry.run_names import run_name
 from notellm2.registry.runs import Run
 from notellm2.registry.tracking import Tracking
 
@@ -57,7 +61,7 @@ def test_a_failed_run_says_so(tracking: Tracking) -> None:
 
 
 def test_recipe_origin_and_data_are_logged_and_may_be_logged_again(tracking: Tracking, tmp_path: Path) -> None:
-    recipe = Recipe(name="sample")
+    recipe = Recipe(name="sample", training={"steps": 7}, evaluation={"ks": [10, 20]}, alerts={"stale_days": 3.0})
     md5 = "0123456789abcdef0123456789abcdef.dir"
     info = DatasetInfo(
         name="sample", licence="CC0", source="generated", notes=5, notes_with_image=4, interactions=9,
@@ -69,14 +73,13 @@ def test_recipe_origin_and_data_are_logged_and_may_be_logged_again(tracking: Tra
             run.log_origin(recipe="sample", data_md5=md5, git_commit="abc", flow_run=None)
             run.log_dataset(Dataset(tmp_path, info), md5)
     logged = tracking.client.get_run(run.run_id)
-    assert logged.data.params["training.lr"] == "0.0005"
-    assert logged.data.params["model.text.title_chars"] == "20"
-    assert logged.data.params["evaluation.ks"] == "[10, 20, 50, 100, 1000, 10000]"
+    assert logged.data.params == {"training.steps": "7", "evaluation.ks": "[10, 20]"}, "what differs from the defaults"
+    assert recipe_of(tracking, run.run_id) == recipe.model_dump(mode="json")
     assert logged.data.tags[names.DATA_MD5] == md5
-    assert logged.data.tags[names.GIT_COMMIT] == "abc"
-    assert not {names.FLOW_RUN, names.FLOW_RUN_URL, names.FLOW_RUNS} & logged.data.tags.keys()
+    assert logged.data.tags[names.SOURCE_COMMIT] == "abc"
+    assert not {names.FLOW_RUN_URL, names.FLOW_RUNS} & logged.data.tags.keys()
     assert logged.data.tags[names.RECIPE_DIGEST] == recipe_digest(recipe)
-    assert recipe_digest(recipe) != recipe_digest(Recipe(name="sample", training={"steps": 7}))
+    assert recipe_digest(recipe) != recipe_digest(Recipe(name="sample", training={"steps": 8}))
     (entry,) = logged.inputs.dataset_inputs
     assert (entry.dataset.name, entry.dataset.digest) == ("sample", md5)
     assert files(run) == {"recipe.yaml"}
@@ -88,7 +91,7 @@ def test_a_run_names_every_flow_run_that_worked_on_it(tracking: Tracking) -> Non
             url = f"http://prefect/runs/flow-run/{flow_run}"
             run.log_origin(recipe="sample", data_md5="0a.dir", flow_run=flow_run, flow_run_url=url)
         tags = tracking.client.get_run(run.run_id).data.tags
-        assert tags[names.FLOW_RUN] == "second"
+        assert run_record(tracking, run.run_id).origin["flow_run"] == "second"
         assert tags[names.FLOW_RUN_URL] == "http://prefect/runs/flow-run/second"
         assert tags[names.FLOW_RUNS] == "first second"
         run.log_origin(recipe="sample", data_md5="0a.dir", flow_run=None)
@@ -248,14 +251,14 @@ def test_figures_are_logged_once_and_renewed_when_they_change(
         with Run.open(tracking, "key", name="sample") as run:
             run.log_evaluation(first)
     data = tracking.client.get_run(run.run_id).data
-    assert data.metrics["test.both.all.recall_at_10"] == 0.4
-    assert "test.both.short_query.mrr" not in data.metrics
-    assert data.tags["notellm2.artifact.evaluation"] == first.key
-    assert data.metrics["interval.both.all.mrr.high"] == 0.3
-    assert data.metrics["space.both.dim"] == 8
-    assert "space.both.young_share" not in data.metrics
-    assert files(run, "evaluation") == {"evaluation/metrics.json"}
-    assert history(run, "test.both.all.recall_at_10") == [(0, 0.4)]
+    assert data.metrics["recall_at_10/all/both"] == 0.4
+    assert stages_of(data.tags) == Stages({"evaluation": first.key}, {"evaluation": first.key})
+    assert files(run, "evaluation") == {
+        f"evaluation/{name}" for name in ("metrics.json", "metrics.parquet", "queries.json", "queries.parquet")
+    }
+    shown = json.loads(data.tags["mlflow.loggedArtifacts"])
+    assert shown == [{"path": "evaluation/queries.json", "type": "table"}], "a table on MLflow's page"
+    assert history(run, "recall_at_10/all/both") == [(0, 0.4)]
 
     changed = evaluation({"both": {"all": {"recall@10": 0.5, "mrr": 0.2}}}, batch=2)
     with Run.open(tracking, "key", name="sample") as run:
@@ -263,9 +266,9 @@ def test_figures_are_logged_once_and_renewed_when_they_change(
         run.log_stage(changed)
         run.log_evaluation(changed)
     data = tracking.client.get_run(run.run_id).data
-    assert data.metrics["test.both.all.recall_at_10"] == 0.5
-    assert history(run, "test.both.all.mrr") == [(0, 0.2)]
-    assert data.tags["notellm2.artifact.evaluation"] == changed.key
+    assert data.metrics["recall_at_10/all/both"] == 0.5
+    assert history(run, "test/mrr") == [(0, 0.2)]
+    assert stages_of(data.tags).made["evaluation"] == changed.key
 
 
 def test_checks_verdict_and_report_are_files_of_the_run(tracking: Tracking, tmp_path: Path) -> None:
@@ -286,7 +289,6 @@ def test_checks_verdict_and_report_are_files_of_the_run(tracking: Tracking, tmp_
     assert files(run, "quality/data_docs") == {"quality/data_docs/index.html"}
     tags = tracking.client.get_run(run.run_id).data.tags
     assert tags[names.GATE] == "refused"
-    assert tags["notellm2.gate.sentence"] == "version 1 is refused"
     assert tags["notellm2.data_docs"] == f"quality/{quality.key}/data_docs/index.html in the store"
 
 
@@ -309,16 +311,80 @@ def test_a_run_that_waits_for_a_person_has_not_ended(tracking: Tracking) -> None
         assert tracking.client.get_run(run.run_id).info.status == "RUNNING"
 
 
-def test_every_rule_of_the_gate_is_a_tag(tracking: Tracking) -> None:
+def test_every_rule_of_the_gate_is_in_its_file(tracking: Tracking, tmp_path: Path) -> None:
     rules = (
         Rule(name="canary", passed=True, detail="the canary: passed"),
-        Rule(name="visual-reliance", passed=False, detail="R@10 falls by 0.0000"),
         Rule(name="beats-tfidf", passed=False, detail="0.1 and 0.2", required=False),
     )
+    verdict = Verdict(passed=True, rules=rules, sentence="passed")
     with Run.open(tracking, "key", name="sample") as run:
-        run.log_verdict(Verdict(passed=False, rules=rules, sentence="refused"))
-    tags = tracking.client.get_run(run.run_id).data.tags
-    assert tags["notellm2.gate.rule.canary"] == "passed: the canary: passed"
-    assert tags["notellm2.gate.rule.visual-reliance"] == "refused: R@10 falls by 0.0000"
-    assert tags["notellm2.gate.rule.beats-tfidf"] == "warning: 0.1 and 0.2"
-    assert tags["notellm2.gate"] == "refused"
+        run.log_verdict(verdict)
+    assert tracking.client.get_run(run.run_id).data.tags["notellm2.gate"] == "passed"
+    written = Path(tracking.client.download_artifacts(run.run_id, "gate.json", str(tmp_path)))
+    assert Verdict.model_validate_json(written.read_text()) == verdict
+
+
+def description(run: Run) -> str:
+    return str(run.tracking.client.get_run(run.run_id).data.tags[names.NOTE])
+
+
+def name(run: Run) -> str:
+    return str(run.tracking.client.get_run(run.run_id).info.run_name)
+
+
+def test_name_and_description_say_what_came_of_a_run(tracking: Tracking) -> None:
+    own = run_name("sample", "0123456789abcdef.dir", datetime(2026, 11, 26, 14, 48, tzinfo=UTC))
+    assert own == "sample · data 01234567 · 2026-11-26 14:48"
+
+    def fail() -> None:
+        with Run.open(tracking, "key", name=own) as run:
+            run.describe("**Running** since noon.\n\nRecipe `sample`.")
+            raise ValueError("the disk is full")
+
+    with pytest.raises(ValueError, match="full"):
+        fail()
+    run = Run.open(tracking, "key", name="another time's")
+    assert name(run) == own, "it goes on; what came of it is not known yet"
+    assert "**Failed**: ValueError: the disk is full\n\nRecipe `sample`." in description(run)
+    run.conclude("promoted", "**In use**: version 3.")
+    with Run.attach(tracking, run.run_id):
+        pass
+    assert name(run) == f"{own} · promoted"
+    assert "**In use**: version 3.\n\nRecipe `sample`." in description(run)
+    assert "Failed" not in description(run)
+
+
+def test_a_run_that_says_nothing_of_itself_has_finished(tracking: Tracking) -> None:
+    with Run.open(tracking, "key", name="sample") as run:
+        run.describe("**Running** since noon.\n\nRecipe `sample`.")
+    assert "**Finished**.\n\nRecipe `sample`." in description(run)
+
+
+def test_a_name_that_a_person_chose_stays(tracking: Tracking) -> None:
+    own = run_name("sample", "0123456789abcdef.dir", datetime(2026, 11, 26, 14, 48, tzinfo=UTC))
+    run = Run.open(tracking, "key", name=own)
+    run.conclude("refused", "**Refused**.")
+    chosen = Run.open(tracking, "key", name="with the new crawl", chosen=True)
+    assert chosen.run_id == run.run_id
+    chosen.conclude("promoted", "**In use**.")
+    assert name(chosen) == "with the new crawl"
+    assert name(Run.open(tracking, "key", name=own)) == "with the new crawl"
+
+
+def test_what_people_wrote_above_a_description_stays(tracking: Tracking) -> None:
+    with Run.open(tracking, "key", name="sample") as run:
+        run.describe("**Running**.\n\nRecipe `sample`.")
+        mine = f"We doubt the images.\n\n{description(run)}"
+        tracking.client.set_tag(run.run_id, names.NOTE, mine)
+        run.describe("**Judged**.\n\nAnother.")
+        run.conclude("refused", "**Refused**.")
+    assert description(run) == "We doubt the images.\n\n### What the retraining found\n\n**Refused**.\n\nAnother."
+
+
+def test_costs_are_those_of_the_dearest_attempt(tracking: Tracking) -> None:
+    with Run.open(tracking, "key", name="sample") as run:
+        run.log_costs({"training": 60.0}, 2.5)
+        run.log_costs({"training": 60.0}, 1.5)
+    metrics = tracking.client.get_run(run.run_id).data.metrics
+    assert metrics == {"seconds/training": 60.0, "memory/peak_gb": 2.5}
+    assert history(run, "seconds/training") == [(0, 60.0)]
