@@ -33,6 +33,7 @@ TASKS = [
     "pairs",
     "backbones",
     "vision features",
+    "choice",
     "training",
     "vectors",
     "variants",
