@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from notellm2.artifacts import Artifact, Store
 from notellm2.errors import InputError
 from notellm2.notes.dataset import Dataset
 
-STAGE, VERSION = "saliency", 1
+STAGE, VERSION = "saliency", 2
 _GROUPS = ("visual", "text", "rest")
+_RELEASED = tuple(f"released_{name}" for name in _GROUPS)
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,8 @@ def measure_saliency(store: Store, inputs: SaliencyInputs, *, count: int, seed: 
     """Measure the flow into the compression position on some test pairs (NoteLLM-2, section 2.5).
 
     File: ``saliency.json``, {"pairs": n, "layers": [{"visual", "text", "rest", "visual_flow", "text_flow",
-    "rest_flow"}, ...]} from the first layer: mean flow a token (`notellm2.model.network.saliency`), and its share of
-    the layer's three. No layers for a model without LLM.
+    "rest_flow", and the same after "released_"}, ...]} from the first layer: mean flow a token
+    (`notellm2.model.network.saliency`), and its share of the layer's three. No layers for a model without LLM.
 
     Args:
         store: where the artifact goes.
@@ -74,7 +76,8 @@ def measure_saliency(store: Store, inputs: SaliencyInputs, *, count: int, seed: 
             np.load(inputs.features.file("features.npy"), mmap_mode="r") if bundle.config.model.reads_images else None
         )
         source = NoteSource(bundle.network.layout, texts, vision)
-        layers = [_layer([getattr(flow, name) for name in _GROUPS]) for flow in saliency(bundle.network, source, rows)]
+        flows = [asdict(flow) for flow in saliency(bundle.network, source, rows)]
+        layers = [_shares(flow, _GROUPS) | _shares(flow, _RELEASED) for flow in flows]
         (folder / "saliency.json").write_text(json.dumps({"pairs": len(rows), "layers": layers}, indent=1) + "\n")
         return {"pairs": len(rows), "layers": len(layers)}
 
@@ -87,7 +90,8 @@ def measure_saliency(store: Store, inputs: SaliencyInputs, *, count: int, seed: 
     return store.build(STAGE, VERSION, {"count": count, "seed": seed}, keyed, write)
 
 
-def _layer(flows: list[float]) -> dict[str, float]:
-    total = sum(flows)
-    shares = {name: flow / total if total else 0.0 for name, flow in zip(_GROUPS, flows, strict=True)}
-    return shares | {f"{name}_flow": flow for name, flow in zip(_GROUPS, flows, strict=True)}
+def _shares(flows: Mapping[str, float], groups: Sequence[str]) -> dict[str, float]:
+    """Flows of some groups under ``<group>_flow``, and their shares of the groups' sum under their own names."""
+    total = sum(flows[name] for name in groups)
+    shares = {name: flows[name] / total if total else 0.0 for name in groups}
+    return shares | {f"{name}_flow": flows[name] for name in groups}

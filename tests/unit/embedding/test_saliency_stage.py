@@ -36,7 +36,11 @@ def test_shares_of_each_layer_sum_to_one(stages: Stages) -> None:
     assert len(found["layers"]) == 1
     for layer in found["layers"]:
         assert sum(layer[name] for name in ("visual", "text", "rest")) == pytest.approx(1)
-        assert min(layer.values()) > 0
+        assert sum(layer[f"released_{name}"] for name in ("visual", "text", "rest")) == pytest.approx(1)
+        # The one layer is the last: nothing of what flows elsewhere is read.
+        zero = {name for name, value in layer.items() if value == 0}
+        assert zero == {"released_rest", "released_rest_flow"}
+        assert min(layer.values()) == 0
     assert measured(stages.store, 6) == artifact
     assert json.loads(measured(stages.store, 50).file("saliency.json").read_text())["pairs"] == 10
 

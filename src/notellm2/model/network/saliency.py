@@ -2,7 +2,10 @@
 
 For each layer I = |sum over heads of A * dL/dA|, A the attention and L the contrastive loss: how much the loss would
 move with each attention weight. Reported is the mean of I over the weights by which the compression position (the last
-token) attends to visual tokens, to the note's own text, and to the rest of the prompt.
+token) attends to visual tokens, to the note's own text, and to the rest of the prompt. Beside it stands the measure as
+the authors' released code groups it: the image's whole clause counts as visual where mICL closes it with a word of its
+own, every other token that the compression position attends to as text, and what flows between other positions as the
+rest. A token's flow to itself is left out.
 
 It is a hook on the one model: transformers' attention is replaced, for the length of the measurement, by one that
 computes the same and keeps its weights. Nothing is copied, nothing stays changed.
@@ -35,12 +38,15 @@ _PAIRS = 8
 class Flow:
     """Mean flow into the compression position of one layer, a token: from visual tokens, from text, from the rest.
 
-    0 where the prompt or the notes have no such tokens.
+    0 where the prompt or the notes have no such tokens. The `released` ones are grouped as in the authors' code.
     """
 
     visual: float
     text: float
     rest: float
+    released_visual: float
+    released_text: float
+    released_rest: float
 
 
 def saliency(network: NoteLLM2, source: NoteSource, pairs: Rows) -> list[Flow]:
@@ -84,7 +90,7 @@ def _weights(network: NoteLLM2, batch: NoteBatch) -> list[Tensor]:
 
 
 def _flow(weights_BNLL: Tensor, batch: NoteBatch, layout: Layout) -> Tensor:
-    """[3]: mean importance a token of the visual, text and other positions before and at the compression position."""
+    """[6]: mean importance a token of each group of `Flow`, in its order."""
     importance_BLL = (weights_BNLL.detach() * cast(Tensor, weights_BNLL.grad)).sum(1).abs()
     notes = torch.arange(len(importance_BLL), device=importance_BLL.device)
     into_BL = importance_BLL[notes, batch.last_B]
@@ -94,8 +100,30 @@ def _flow(weights_BNLL: Tensor, batch: NoteBatch, layout: Layout) -> Tensor:
     text_BL = (position_L >= len(layout.head)) & (position_L <= batch.last_B[:, None] - len(layout.tail))
     seen_BL = position_L <= batch.last_B[:, None]
     groups = (visual_L & seen_BL, text_BL, seen_BL & ~visual_L & ~text_BL)
-    means = [(into_BL * group).sum(1)[group.any(1)] / group.sum(1)[group.any(1)] for group in groups]
-    return torch.stack([mean.mean() if len(mean) else into_BL.new_zeros(()) for mean in means]).cpu()
+    ours = [_mean(into_BL, group_BL) for group_BL in groups]
+    return torch.stack([*ours, *_released(importance_BLL, into_BL, batch, visual_L, layout)]).cpu()
+
+
+def _released(
+    importance_BLL: Tensor, into_BL: Tensor, batch: NoteBatch, visual_L: Tensor, layout: Layout
+) -> list[Tensor]:
+    """Means of the three groups as the released code has them."""
+    position_L = torch.arange(into_BL.shape[1], device=into_BL.device)
+    clause_L = visual_L
+    if layout.visual_position is not None and visual_L.any():
+        clause_L = (position_L >= visual_L.nonzero()[0]) & (position_L <= layout.visual_position + 1)
+    before_BL = position_L < batch.last_B[:, None]
+    # What flows from j into i, i after j and other than the compression position.
+    other_BLL = (position_L[:, None] > position_L) & (position_L[:, None] < batch.last_B[:, None, None])
+    rest = _mean(importance_BLL.flatten(1), other_BLL.flatten(1))
+    return [_mean(into_BL, before_BL & clause_L), _mean(into_BL, before_BL & ~clause_L), rest]
+
+
+def _mean(values_BX: Tensor, group_BX: Tensor) -> Tensor:
+    """Mean over notes of the mean over each note's group; 0 where no note has such positions."""
+    some_B = group_BX.any(1)
+    means = (values_BX * group_BX).sum(1)[some_B] / group_BX.sum(1)[some_B]
+    return means.mean() if len(means) else values_BX.new_zeros(())
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import torch
 
 from notellm2.model.network.loss import pair_loss
 from notellm2.model.network.note_source import NoteSource
+from notellm2.model.network.prompt import Layout
 from notellm2.model.network.saliency import saliency
 from tests.unit.conftest import Backbone
 from tests.unit.model.tiny import VARIANTS, build_network, model_config, source_of, varied_notes
@@ -34,7 +35,7 @@ def test_the_flow_is_that_of_the_models_own_attention(llm: str, backbone: Backbo
             module.register_forward_hook(keep)
     batch = source.batch(PAIRS.reshape(-1))
     pair_loss(network(batch).multimodal_BD, network.log_scale).backward()
-    for layer, flow in zip(attentions, found, strict=True):
+    for number, (layer, flow) in enumerate(zip(attentions, found, strict=True), start=1):
         importance = (layer * layer.grad).sum(1).abs().detach().numpy()
         visual, text, rest = [], [], []
         for note, last in enumerate(batch.last_B.tolist()):
@@ -48,6 +49,27 @@ def test_the_flow_is_that_of_the_models_own_attention(llm: str, backbone: Backbo
         expected = [np.mean(visual), np.mean(text), np.mean(rest)]
         np.testing.assert_allclose([flow.visual, flow.text, flow.rest], expected, rtol=2e-3, atol=1e-9)
         assert min(expected) > 0
+        expected = released(importance, batch.last_B.tolist(), source.layout)
+        found_here = [flow.released_visual, flow.released_text, flow.released_rest]
+        np.testing.assert_allclose(found_here, expected, rtol=2e-3, atol=1e-9)
+        # Of the last layer nothing is read but the compression position.
+        assert [flow > 0 for flow in expected] == [True, True, number < len(found)]
+
+
+def released(importance: np.ndarray, lasts: list[int], layout: Layout) -> list[float]:
+    """The groups of the authors' code, entry by entry: into the last from the clause, from others; all other flow."""
+    assert layout.visual_position is not None
+    clause = range(int(layout.visual_slots[0]), layout.visual_position + 2)
+    means: list[list[float]] = [[], [], []]
+    for note, last in enumerate(lasts):
+        groups: list[list[float]] = [[], [], []]
+        for into in range(last + 1):
+            for source in range(into):
+                group = 2 if into < last else 0 if source in clause else 1
+                groups[group].append(float(importance[note, into, source]))
+        for mean, values in zip(means, groups, strict=True):
+            mean.append(float(np.mean(values)))
+    return [float(np.mean(values)) for values in means]
 
 
 def test_measuring_changes_nothing(backbone: Backbone) -> None:
