@@ -81,8 +81,8 @@ def test_every_stage_left_one_whole_artifact(retrained: Retrained) -> None:
 def test_the_keys_are_those_that_stores_of_before_have(retrained: Retrained) -> None:
     """As commit 33ca750 computed them, so that whoever upgrades keeps what is made.
 
-    A key changes with its stage's VERSION alone: since then evaluation's (4: the linear baseline), the report's and
-    quality's (2: suites of Great Expectations).
+    A key changes with its stage's VERSION alone: since then evaluation's (4: the linear baseline), the report's,
+    quality's (2: suites of Great Expectations) and saliency's (2: grouped as released, too).
 
     Weights differ in their last bits between machines, so what rests on them is compared by what its key is made of.
     """
