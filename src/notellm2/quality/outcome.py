@@ -130,4 +130,8 @@ class Outcome:
 
 
 def _text(value: Any) -> str:
-    return "null" if value is None else str(value) or "(empty)"
+    """A value on a page; with quotes and escapes where blanks or control characters would not be seen."""
+    if value is None:
+        return "null"
+    text = str(value)
+    return text if text and text == text.strip() and text.isprintable() else repr(text)

@@ -9,7 +9,7 @@ import yaml
 
 from notellm2.errors import InputError
 from notellm2.notes import versions
-from notellm2.notes.versions import DataStatus, data_md5, pin, pinned_md5, pull, push, status
+from notellm2.notes.versions import DataStatus, data_md5, is_stored, pin, pinned_md5, pull, push, remotes, status
 
 ROOT = Path(__file__).parents[3]
 
@@ -54,7 +54,10 @@ def test_pinning_gives_the_version_that_dvc_writes_and_it_travels_by_a_remote(re
     remote = repository.parent / "remote"
     with (repository / ".dvc" / "config").open("a") as handle:
         handle.write(f"    remote = store\n['remote \"store\"']\n    url = {remote}\n")
+    assert remotes(data) == ["store"]
+    assert not is_stored(data)
     assert push(data) == expected
+    assert is_stored(data)
     assert pull(data) == expected, "it is there already"
 
     shutil.rmtree(data)
