@@ -24,7 +24,7 @@ def find_data(job: Job, source: str | None) -> DataFolder:
 @stage("data version", timeout_s=HOUR)
 def name_version(job: Job, data: DataFolder) -> DataVersion:
     """Name the data by its digest, and warn if it is not the one that git pins."""
-    from notellm2.notes import versions
+    from notellm2.notes import places, versions
 
     folder = data.path
     kept, md5 = snapshots.keep(job, folder)
@@ -33,4 +33,5 @@ def name_version(job: Job, data: DataFolder) -> DataVersion:
         show.warn(
             f"{folder} is {md5}, but {folder.name}.dvc pins {pinned}: `notellm2 data pin` records the new version"
         )
+    places.remember_place(job.root, md5, kept.absolute())
     return DataVersion(path=kept.absolute(), md5=md5)

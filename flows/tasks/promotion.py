@@ -8,13 +8,13 @@ from flows.handoffs import Candidate, DataVersion, Decision, Judged, Promoted
 from flows.runtime import events, show
 from flows.runtime.job import Job
 from flows.runtime.run import attach_run, tracking
-from flows.tasks.stage import HOUR, stage
+from flows.tasks.stage import DAY, stage
 
 if TYPE_CHECKING:
     from notellm2.promotion.transaction import Promoter
 
 
-@stage("promotion", timeout_s=HOUR, retries=2)
+@stage("promotion", timeout_s=DAY, retries=2)
 def promote(job: Job, data: DataVersion, candidate: Candidate, judged: Judged, decision: Decision) -> Promoted:
     """Make the challenger champion and its index the published one, together, if it was so decided."""
     number, run = candidate.registered.version, attach_run(job)
@@ -25,13 +25,15 @@ def promote(job: Job, data: DataVersion, candidate: Candidate, judged: Judged, d
         else:
             run.conclude("refused", f"**Refused by the gate**: version {number} stays challenger.")
         return Promoted(promoted=False, reason=decision.reason)
+    from notellm2.promotion.completion import Complete, Workshop, promote_complete
     from notellm2.promotion.transaction import Why
 
-    done = promoter(job).promote(
+    done = promote_complete(
+        promoter(job),
         number,
-        candidate.indexed.artifact,
-        expected=judged.champion,
-        data_md5=data.md5,
+        Complete(candidate.indexed.artifact, data.md5, added=0),
+        judged.champion,
+        workshop=Workshop.at(job.store),
         why=Why(
             by=decision.by,
             reason=decision.reason,

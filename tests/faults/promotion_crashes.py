@@ -16,20 +16,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from notellm2.artifacts import Artifact
+from notellm2.artifacts import Artifact, Store
 from notellm2.index.layout import damage
+from notellm2.promotion.completion import Complete, Preparation, complete_index, promote_complete
 from notellm2.promotion.journal import read_intent
 from notellm2.promotion.ledger import Ledger
-from notellm2.promotion.transaction import Promoter, Step
+from notellm2.promotion.transaction import Step
 from notellm2.publication import publish
 from notellm2.publication.pointer import NothingPublished, read_pointer
 from notellm2.registry.tracking import Tracking
 from notellm2.workspace import Workspace
 from tests.unit.index.examples import DATA_MD5
+from tests.unit.promotion.added import refresh_with_added_notes, workshop
 from tests.unit.registry.world import WHY, World
 
 KILLED = 77
-SCENARIOS = ("first", "over", "refresh", "rollback")
+SCENARIOS = ("first", "over", "refresh", "rollback", "added")
 
 
 def world_at(folder: Path) -> World:
@@ -42,6 +44,15 @@ def prepare(folder: Path, scenario: str, indexes: dict[str, Artifact]) -> None:
     world = world_at(folder)
     world.register("a" * 20)
     world.register("b" * 20)
+    if scenario == "added":
+        # A refresh has published notes that the challenger's data did not have.
+        world.promote("1", indexes["a"], None)
+        served = refresh_with_added_notes(world, Store(folder), "1", "a" * 20)
+        # Its file says when it was built, which its name goes by: built once, so that every killed run names the same.
+        complete_index(
+            world.promoter(), "2", Complete(indexes["b"], DATA_MD5, added=0), served, workshop(Store(folder))
+        )
+        return
     if scenario != "first":
         world.promote("1", indexes["a"], None)
     if scenario == "rollback":
@@ -49,9 +60,13 @@ def prepare(folder: Path, scenario: str, indexes: dict[str, Artifact]) -> None:
     publish.prepare(world.published, indexes["b"], model_name="notellm2", model_version="2", data_md5=DATA_MD5)
 
 
-def change(promoter: Promoter, scenario: str, indexes: dict[str, Artifact]) -> None:
+def change(folder: Path, scenario: str, indexes: dict[str, Artifact], on_step: Callable[[Any], None]) -> None:
     """The change that is killed."""
-    if scenario == "rollback":
+    promoter = world_at(folder).promoter(keep=5, on_step=on_step)
+    if scenario == "added":
+        own = Complete(indexes["b"], DATA_MD5, added=0)
+        promote_complete(promoter, "2", own, "1", WHY, workshop(Store(folder), on_step))
+    elif scenario == "rollback":
         promoter.rollback(WHY)
     elif scenario == "refresh":
         promoter.promote("1", indexes["c"], expected=None, data_md5=DATA_MD5, why=WHY)
@@ -84,8 +99,8 @@ def in_child(work: Callable[[], Any]) -> tuple[int, Any]:
     return code, json.loads(text) if code == 0 else None
 
 
-def dying_at(step: Step | None, seen: list[str] | None = None) -> Callable[[Step], None]:
-    def die(reached: Step) -> None:
+def dying_at(step: Any, seen: list[str] | None = None) -> Callable[[Any], None]:
+    def die(reached: Any) -> None:
         if seen is not None:
             seen.append(reached.name)
         if reached is step:
@@ -119,11 +134,11 @@ def must(code: int, *allowed: int) -> None:
         raise SystemExit(f"a child ended with {code}")
 
 
-def one_point(start: Path, folder: Path, scenario: str, indexes: dict[str, Artifact], *steps: Step) -> dict[str, Any]:
+def one_point(start: Path, folder: Path, scenario: str, indexes: dict[str, Artifact], *steps: Any) -> dict[str, Any]:
     """Killed at the first step; the next starts are killed at the others; then one that is left in peace."""
     put_back(start, folder)
     first, *later = steps
-    code, _ = in_child(lambda: change(world_at(folder).promoter(keep=5, on_step=dying_at(first)), scenario, indexes))
+    code, _ = in_child(lambda: change(folder, scenario, indexes, dying_at(first)))
     must(code, KILLED)
     outcome: dict[str, Any] = {"steps": [step.name for step in steps], "readers": [served(folder)], "killed": [True]}
     for step in later:
@@ -143,7 +158,7 @@ def whole(start: Path, folder: Path, scenario: str, indexes: dict[str, Artifact]
 
     def run() -> dict[str, Any]:
         seen: list[str] = []
-        change(world_at(folder).promoter(keep=5, on_step=dying_at(None, seen)), scenario, indexes)
+        change(folder, scenario, indexes, dying_at(None, seen))
         return {"seen": seen, **settled(folder)}
 
     code, answer = in_child(run)
@@ -177,7 +192,7 @@ def main(folder: Path, scenario: str, indexes: dict[str, Artifact]) -> None:
     put_back(start, place)
     open_once(place)
     undisturbed = whole(start, place, scenario, indexes)
-    passed = [Step[name] for name in undisturbed["seen"]]
+    passed = [Preparation[name] if name in Preparation.__members__ else Step[name] for name in undisturbed["seen"]]
     points = [one_point(start, place, scenario, indexes, step) for step in passed]
     if scenario == "over":
         # The process that settles is killed too: while it undoes, and while it finishes.

@@ -18,6 +18,7 @@ from notellm2.errors import InputError
 from notellm2.printable import printable
 
 if TYPE_CHECKING:
+    from notellm2.artifacts import Store
     from notellm2.promotion.transaction import Promoter, RollbackPlan
     from notellm2.registry.decisions import Entry
     from notellm2.registry.versions import Version
@@ -34,6 +35,9 @@ def promote(
         str | None,
         typer.Option(help="Champion it may replace, or 'none'; the one the gate compared with when not given."),
     ] = None,
+    without_added_notes: Annotated[
+        bool, typer.Option("--without-added-notes", help="Publish its index as it is, without what refreshes added.")
+    ] = False,
     reason: ReasonOption = "",
     model: ModelOption = None,
     store: StoreOption = STORE,
@@ -41,8 +45,11 @@ def promote(
 ) -> None:
     """Make a version champion and publish its index, together; refused if the champion has changed.
 
+    Notes that refreshes have added since its data version are embedded first.
+
     Example: notellm2 promote 3 --reason "reads the new categories"
     """
+    from notellm2.promotion.completion import Complete, Workshop, promote_complete
     from notellm2.promotion.transaction import Why, this_actor
     from notellm2.registry.versions import get_version
 
@@ -68,8 +75,12 @@ def promote(
         compared_with=candidate.compared_with,
     )
     with _outcomes():
-        index = open_store(store).get(f"index/{key}")
-        done = promoter.promote(version, index, expected=expected, data_md5=candidate.data_md5, why=why)
+        artifacts = open_store(store.absolute())
+        own = Complete(artifacts.get(f"index/{key}"), candidate.data_md5, added=0)
+        if without_added_notes:
+            done = promoter.promote(version, own.index, expected=expected, data_md5=own.data_md5, why=why)
+        else:
+            done = promote_complete(promoter, version, own, expected, why, Workshop.at(artifacts))
     _tell(done.entry, f"version {version} is champion already, its index published", as_json)
 
 
@@ -135,6 +146,8 @@ def rollback(
         # What was shown is what is done: that very index, over that very pair.
         done = promoter.rollback(why, to=plan.publication.version, over=plan.over)
     _tell(done.entry, "nothing to do", as_json)
+    if not index and plan.pointer is not None:
+        _add_served(promoter, plan, open_store(store.absolute()))
 
 
 def history(store: StoreOption = STORE, as_json: JsonOption = False) -> None:
@@ -202,8 +215,35 @@ def _rollback_text(plan: RollbackPlan) -> str:
     if target.model_version == plan.over.version:
         lines.append("the model stays the same, only its index changes")
     if now is not None and now.count > target.count:
-        lines.append(f"{now.count - target.count:,} notes fewer are served then, until the next refresh adds them")
+        fewer = f"{now.count - target.count:,} notes fewer are served then"
+        lines.append(f"{fewer}, until its model has embedded them: that follows at once, as far as they are here")
     return "\n".join(lines)
+
+
+def _add_served(promoter: Promoter, plan: RollbackPlan, store: Store) -> None:
+    """Add the notes that were served before a rollback and that its index lacks, as far as its model can."""
+    from notellm2.promotion.completion import Complete, NotesMissing, Workshop, complete_index
+    from notellm2.promotion.transaction import Why, this_actor
+
+    target = plan.publication
+    kept = store.find("index", target.index_key)
+    if kept is None:
+        typer.echo("the index's artifact is gone from the store: the next refresh adds the notes it lacks", err=True)
+        return
+    own = Complete(kept, target.data_md5, added=0)
+    try:
+        whole = complete_index(promoter, target.model_version, own, plan.pointer, Workshop.at(store))
+    except NotesMissing as missing:
+        typer.echo(f"not added: {missing}; the next refresh adds them", err=True)
+        return
+    if whole.added:
+        why = Why(by=this_actor(), reason=f"{whole.added} notes added after the rollback", mode="manual")
+        number = target.model_version
+        with _outcomes():
+            promoter.promote(
+                number, whole.index, expected=number, data_md5=whole.data_md5, why=why, over=target.version
+            )
+        typer.echo(f"{whole.added:,} notes that refreshes had added are served again", err=True)
 
 
 def _confirm(text: str, yes: bool) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,7 +15,6 @@ from notellm2.errors import InputError
 if TYPE_CHECKING:
     from notellm2.artifacts import Artifact, Store
     from notellm2.evaluation.cases import MinedData
-    from notellm2.notes.dataset import Dataset
     from notellm2.recipe import EvaluationConfig, PairsConfig, TextLimits
 
 DataOption = Annotated[Path, typer.Option("--data", help="The data set's folder.")]
@@ -139,25 +136,11 @@ class _Test:
         return cls(artifacts, mined, evaluation, text)
 
     def measure(self, bundle: Path) -> Artifact:
+        from notellm2.embedding.process import embed_in_subprocess
         from notellm2.evaluation.evaluation_stage import evaluate
 
-        vectors = _embed(self.store, self.mined.dataset, self.mined.md5, bundle)
+        vectors = embed_in_subprocess(self.store, self.mined.dataset, self.mined.md5, bundle)
         return evaluate(self.store, self.mined, vectors, self.evaluation, self.text)
-
-
-def _embed(store: Store, dataset: Dataset, md5: str, bundle: Path) -> Artifact:
-    """The vectors, made by a process of its own: this one must never import torch."""
-    from notellm2.artifacts import Artifact
-
-    command = [sys.executable, "-m", "notellm2.embedding", "--store", str(store.root), "--data", str(dataset.path)]
-    command += ["--data-md5", md5, "--bundle", str(bundle)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
-    answer: dict[str, str] = json.loads(done.stdout.splitlines()[-1]) if done.stdout.strip() else {}
-    if done.returncode == 0:
-        return Artifact.from_reference(answer)
-    if "message" in answer:
-        raise InputError(answer["message"])
-    raise RuntimeError(f"embedding with {bundle} ended with status {done.returncode}; what it said is above")
 
 
 def _text_limits(bundle: Path) -> TextLimits:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from notellm2.artifacts import Store
 from notellm2.embedding.by_bundle import embed_bundle
+from notellm2.embedding.refresh import refresh_vectors
 from notellm2.errors import InputError
 from notellm2.notes.dataset import Dataset
 from notellm2.threads import let_idle_threads_sleep
@@ -27,12 +28,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="the data set's folder")
     parser.add_argument("--data-md5", required=True, help="its version")
     parser.add_argument("--bundle", type=Path, required=True, help="the model bundle's folder")
+    parser.add_argument(
+        "--bundle-digest", help="as the registry knows it; with it only what --previous lacks is embedded"
+    )
+    parser.add_argument("--previous", metavar="STAGE/KEY", help="earlier vectors by the same bundle")
     options = parser.parse_args(arguments)
     let_idle_threads_sleep()
     from notellm2.model.bundle.bundle import BundleError
 
+    store, dataset = Store(options.store), Dataset.open(options.data)
     try:
-        vectors = embed_bundle(Store(options.store), Dataset.open(options.data), options.data_md5, options.bundle)
+        if options.bundle_digest is None:
+            vectors = embed_bundle(store, dataset, options.data_md5, options.bundle)
+        else:
+            before = None if options.previous is None else store.get(options.previous)
+            vectors = refresh_vectors(store, dataset, options.data_md5, options.bundle, options.bundle_digest, before)
     except (InputError, BundleError) as error:
         sys.stdout.write(json.dumps({"message": str(error)}) + "\n")
         return EXIT_INPUT

@@ -53,6 +53,10 @@ class ChampionMoved(Refused):
     """The champion is not the one the candidate was compared with."""
 
 
+class IndexMoved(ChampionMoved):
+    """Another index is published than the one that the new index was made to follow."""
+
+
 class Why(BaseModel):
     """Who decided, and why.
 

@@ -21,7 +21,7 @@ from notellm2.promotion.index_retention import Destination, earlier_pair, names_
 from notellm2.promotion.journal import Held
 from notellm2.promotion.ledger import Ledger
 from notellm2.promotion.recovery import recover, settle
-from notellm2.promotion.release import ChampionMoved, Outcome, Refused, Release, Step, Why, this_actor
+from notellm2.promotion.release import ChampionMoved, IndexMoved, Outcome, Refused, Release, Step, Why, this_actor
 from notellm2.publication import publish
 from notellm2.publication.pointer import Publication
 from notellm2.registry import names, versions
@@ -100,7 +100,7 @@ class Promoter(Release):
             if pointer is not None and present == Pair(version=version, publication=publication.version):
                 return Outcome(pointer, None)
             if over is not None and present.publication != over:
-                raise ChampionMoved(
+                raise IndexMoved(
                     f"the index was made to follow {over}, but by now {present.publication or 'nothing'} is published; "
                     "nothing was changed: run it again, from what is published now"
                 )

@@ -148,3 +148,17 @@ def test_vectors_of_two_models_never_meet(
         refresh_vectors(stages.store, later, LATER, bundle, "beef", embedded)
     with pytest.raises(InputError, match=r"holds bundle .*, expected beef"):
         refresh_vectors(stages.store, later, LATER, bundle, "beef", None)
+
+
+def test_a_process_without_torch_gets_the_same_vectors(stages: Stages, trained: Artifact, embedded: Artifact) -> None:
+    """The command line promotes, and must not import torch: another process embeds."""
+    from notellm2.artifacts import KEY_LENGTH, digest_tree
+    from notellm2.embedding.process import refresh_in_subprocess
+
+    bundle = trained.file("bundle")
+    digest = digest_tree(bundle)[:KEY_LENGTH]
+    previous = embedded if embedded.summary["bundle"] == digest else None
+    made = refresh_in_subprocess(stages.store, stages.dataset, LATER, bundle, digest, previous)
+    assert (made.stage, made.summary["notes"], made.summary["reused"]) == ("refreshed-vectors", COUNT, COUNT)
+    with pytest.raises(InputError, match="holds bundle"):
+        refresh_in_subprocess(stages.store, stages.dataset, MD5, bundle, "0" * 20, None)
