@@ -26,6 +26,7 @@ from flows.tasks.retention import (
     remove_mlflow_runs,
     summarise,
 )
+from flows.tasks.waiting import settle_decisions
 
 
 def _run_name() -> str:
@@ -52,6 +53,7 @@ def cleanup(settings: CleanupSettings) -> Outcome:
         InputError: the recipe is wrong, or MLflow does not let this user delete.
     """
     job = open_job(settings.loaded_recipe, settings.store_path)
+    settle_decisions(job)
     done = [
         remove_artifacts(job, settings.artifacts_keep, settings.artifacts_days, settings.dry_run),
         remove_data_versions(job, settings.data_days, settings.dry_run),

@@ -8,6 +8,7 @@ the message says what to do. 1: a stage failed. 130: interrupted.
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -199,6 +200,33 @@ def cleanup(settings: CleanupSettings) -> int:
         return cleanup(settings)
 
     return run_command(Workspace.at(settings.store_path).of_flow("cleanup"), "a cleanup", start)
+
+
+def follow(
+    store: Annotated[
+        Path, typer.Option(help="Folder with artifacts, runs and published indexes.", envvar="NOTELLM2_STORE")
+    ] = Path("store"),
+    model: Annotated[
+        str | None, typer.Option(help="Registered model; the published one's name when not given.")
+    ] = None,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between looks.")] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Look once and end.")] = False,
+) -> None:
+    """Carry out what a promoter asks for by moving the alias champion in MLflow's page, or put it back and say why.
+
+    It ends approvals that nobody gave too, and emits what was decided. Runs until it is stopped.
+
+    Example: notellm2 follow --store store
+    """
+    from flows.runtime.environment import prepare
+
+    if not store.is_dir() and once:
+        raise InputError(f"store {store}: no such folder; a retraining makes it, or name another with --store")
+    prepare(Workspace.at(store))
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    from flows.follow import follow_decisions
+
+    follow_decisions(store, every_s=every, once=once, model=model)
 
 
 class PoolType(StrEnum):

@@ -38,6 +38,7 @@ from flows.tasks.report import write_report
 from flows.tasks.summary import summarise
 from flows.tasks.training import train_model, train_variants
 from flows.tasks.vectors import embed_notes
+from flows.tasks.waiting import settle_decisions
 
 
 @flow(
@@ -66,6 +67,7 @@ def retrain(settings: RetrainSettings) -> Outcome:
 
 
 def _run_stages(job: Job, settings: RetrainSettings) -> Outcome:
+    settle_decisions(job)
     source = find_data(job, settings.data)
     data = name_version(job, source)
     with open_run(job.about(data_md5=data.md5), data) as job:

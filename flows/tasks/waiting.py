@@ -6,8 +6,11 @@ there to tell: the run in MLflow still waits, and so does the version. Whoever c
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 from uuid import UUID
+
+from prefect.settings import get_current_settings
 
 from flows.runtime.job import Job
 from flows.runtime.run import tracking
@@ -18,13 +21,25 @@ if TYPE_CHECKING:
 
     from notellm2.registry.decisions import Entry
 
+logger = logging.getLogger("notellm2.promotion")
+
 _SILENT_END = "never resumed"
 """In what Prefect says of a run that was suspended for too long."""
 
 
 def settle_decisions(job: Job) -> None:
-    """Finish or undo what a killed promotion left, end waits that are over, and tell what was decided at a terminal."""
-    promoter(job).recover()
+    """Settle what a killed promotion left and what the alias asks for; end waits that are over, tell what was decided.
+
+    A process that is no promoter, a training say, leaves the first to the next that is.
+    """
+    from notellm2.promotion.completion import Workshop
+    from notellm2.promotion.requests import follow
+    from notellm2.registry.identities import Forbidden
+
+    try:
+        follow(promoter(job), Workshop.at(job.store))
+    except Forbidden as error:
+        logger.warning("what a promotion left, or the alias asks for, stays until a promoter looks: %s", error)
     settle_waits(job)
 
 
@@ -35,6 +50,8 @@ def settle_waits(job: Job) -> None:
     from notellm2.publication.opening import open_location
 
     for entry in unsettled(Ledger(open_location(job.workspace.published)).entries()):
+        if get_current_settings().api.url is None:
+            break  # No server is named: whoever knows it looks.
         run = _flow_run(str(entry.flow_run))
         if run is None or run.state is None or run.state.is_final():
             _settle(job, entry, run)

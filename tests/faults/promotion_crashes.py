@@ -21,9 +21,12 @@ from notellm2.index.layout import damage
 from notellm2.promotion.completion import Complete, Preparation, complete_index, promote_complete
 from notellm2.promotion.journal import read_intent
 from notellm2.promotion.ledger import Ledger
+from notellm2.promotion.requests import follow
 from notellm2.promotion.transaction import Step
 from notellm2.publication import publish
 from notellm2.publication.pointer import NothingPublished, read_pointer
+from notellm2.registry import names, versions
+from notellm2.registry.decisions import Verdict
 from notellm2.registry.tracking import Tracking
 from notellm2.workspace import Workspace
 from tests.unit.index.examples import DATA_MD5
@@ -58,12 +61,25 @@ def prepare(folder: Path, scenario: str, indexes: dict[str, Artifact]) -> None:
     if scenario == "rollback":
         world.promote("2", indexes["b"], "1")
     publish.prepare(world.published, indexes["b"], model_name="notellm2", model_version="2", data_md5=DATA_MD5)
+    if scenario == "asked":
+        ask(folder, indexes)
+
+
+def ask(folder: Path, indexes: dict[str, Artifact]) -> None:
+    """Version 2 passed the gate against version 1, and a promoter has set the alias on it in MLflow's page."""
+    world = world_at(folder)
+    shutil.copytree(indexes["b"].path, folder / "index" / indexes["b"].key)
+    versions.add_artifact(world.tracking, "2", indexes["b"])
+    versions.record_verdict(world.tracking, "2", Verdict(passed=True, rules=(), sentence="passes"), "1")
+    world.tracking.client.set_registered_model_alias("notellm2", names.CHAMPION, "2")
 
 
 def change(folder: Path, scenario: str, indexes: dict[str, Artifact], on_step: Callable[[Any], None]) -> None:
     """The change that is killed."""
     promoter = world_at(folder).promoter(keep=5, on_step=on_step)
-    if scenario == "added":
+    if scenario == "asked":
+        follow(promoter, workshop(Store(folder)))
+    elif scenario == "added":
         own = Complete(indexes["b"], DATA_MD5, added=0)
         promote_complete(promoter, "2", own, "1", WHY, workshop(Store(folder), on_step))
     elif scenario == "rollback":
@@ -123,7 +139,10 @@ def served(folder: Path) -> dict[str, Any]:
 def settled(folder: Path) -> dict[str, Any]:
     """What the next start makes of it."""
     world = world_at(folder)
-    world.promoter().recover()
+    if "asked" in sys.argv:
+        follow(world.promoter(), workshop(Store(folder)))  # As every command and flow begins.
+    else:
+        world.promoter().recover()
     entries = [entry.model_dump() for entry in Ledger(world.location).entries()]
     intent = read_intent(world.location)
     return {"pair": world.pair().model_dump(), "ledger": entries, "intent": intent and intent.model_dump()}

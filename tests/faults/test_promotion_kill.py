@@ -91,6 +91,33 @@ def test_killed_before_any_step_alias_and_pointer_name_the_old_pair_or_the_new(
         assert reached == {(first, second) for first, seconds in ways.items() for second in seconds}
 
 
+def test_killed_while_a_request_is_carried_out_it_is_done_or_put_back_aloud(
+    tmp_path: Path, indexes: dict[str, Artifact]
+) -> None:
+    """A promoter has moved the alias in MLflow's page; the follower that answers dies before each step."""
+    found = run(promotion_crashes.__file__, str(tmp_path), "asked", references(indexes))
+    undisturbed, points = found["undisturbed"], found["points"]
+    assert undisturbed["seen"] == [step.name for step in Step]
+    old = {"version": "1", "publication": found["before"]["publication"]}
+    new = undisturbed["pair"]
+    assert (found["before"]["version"], new["version"]) == ("1", "2")
+    assert [point["steps"] for point in points] == [[step.name] for step in Step]
+    for point in points:
+        at, settled = Step[point["steps"][0]], point["settled"]
+        cut_short = at in (Step.CHECK, Step.ALIAS, Step.POINTER)
+        # Before the intent the request still stands, and the next start carries it out.
+        assert settled["pair"] == (old if cut_short else new), at
+        assert settled["intent"] is None
+        assert all(readers["problems"] == [] for readers in point["readers"])
+        assert all({r["version"], r["publication"]} in (set(old.values()), set(new.values())) for r in point["readers"])
+        actions = [entry["action"] for entry in settled["ledger"]]
+        assert actions == ["promote", "mend" if cut_short else "promote"], at
+        if cut_short:
+            assert "bringing version 2 into use was cut short" in settled["ledger"][-1]["reason"]
+        else:
+            assert "/versions/2" in settled["ledger"][-1]["link"]
+
+
 def test_of_fifty_promoters_at_once_one_wins_each_round(tmp_path: Path, indexes: dict[str, Artifact]) -> None:
     rounds = run(promotion_race.__file__, str(tmp_path), str(PROMOTERS), str(ROUNDS), references(indexes))
     assert len(rounds) == ROUNDS

@@ -23,7 +23,7 @@ from notellm2.workspace import Workspace
 from tests.conftest import ROOT
 from tests.flows.running import RECIPE
 
-COMMANDS = ["retrain", "ingest", "refresh-index", "backtest", "ablate", "cleanup", "deploy"]
+COMMANDS = ["retrain", "ingest", "refresh-index", "backtest", "ablate", "cleanup", "deploy", "follow"]
 HELP = Path(__file__).parent / "help"
 HEAVY = {"torch", "mlflow", "prefect", "numpy", "pyarrow", "transformers", "faiss"}
 

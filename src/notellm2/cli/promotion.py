@@ -54,6 +54,7 @@ def promote(
     from notellm2.registry.versions import get_version
 
     promoter = _promoter(store, model)
+    _follow(promoter, store)
     candidate = get_version(promoter.tracking, version)
     if candidate.gate != "passed":
         said = candidate.verdict or "no gate has judged it: run the retraining to its end"
@@ -139,6 +140,7 @@ def rollback(
     promoter = _promoter(store, model)
     if to is not None and index:
         raise InputError("--index goes one index back, --to names where to go: give one of them")
+    _follow(promoter, store)
     with _outcomes():
         plan = promoter.plan_rollback(to=to, index=index)
         _confirm(_rollback_text(plan), yes)
@@ -218,6 +220,19 @@ def _rollback_text(plan: RollbackPlan) -> str:
         fewer = f"{now.count - target.count:,} notes fewer are served then"
         lines.append(f"{fewer}, until its model has embedded them: that follows at once, as far as they are here")
     return "\n".join(lines)
+
+
+def _follow(promoter: Promoter, store: Path) -> None:
+    """Answer first what somebody asked for by moving the alias in MLflow's page: it came before this command."""
+    from notellm2.promotion.completion import Workshop
+    from notellm2.promotion.requests import follow
+    from notellm2.publication.pointer import PublicationDamaged
+
+    with _outcomes(), contextlib.suppress(PublicationDamaged):  # A rollback writes a damaged pointer anew.
+        answer = follow(promoter, Workshop.at(open_store(store.absolute())))
+        if answer is not None:
+            done = f"version {answer.version} is in use" if answer.done else "the alias was put back"
+            typer.echo(f"first, what was asked for in MLflow: {done}: {answer.reason}", err=True)
 
 
 def _add_served(promoter: Promoter, plan: RollbackPlan, store: Store) -> None:

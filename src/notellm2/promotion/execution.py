@@ -37,8 +37,9 @@ def execute(release: Release, held: Held, entry: Entry, publication: Publication
         held.renew()
         moved = publish.point(release.location, publication, expected=entry.over.publication)
         written = finish(release, held, entry)
-    except BaseException:
-        settle_error(release, held)
+    except BaseException as error:
+        # An alias that somebody has moved asks for a version; whoever follows it answers.
+        settle_error(release, held, mend=entry.link is None and not isinstance(error, ChampionMoved))
         raise
     logger.info("%s: version %s with index %s is in use", entry.action, entry.to.version, entry.to.publication)
     return Outcome(moved, written)
@@ -46,6 +47,13 @@ def execute(release: Release, held: Held, entry: Entry, publication: Publication
 
 def _check(release: Release, entry: Entry, publication: Publication, expected: str | None) -> None:
     champion = versions.alias_version(release.tracking, names.CHAMPION)
+    if entry.link is not None:
+        if champion != entry.to.version:
+            raise ChampionMoved(
+                f"the alias {names.CHAMPION} names version {champion or 'none'} by now, not {entry.to.version} any "
+                "more: somebody has moved it again; nothing was changed"
+            )
+        champion = entry.over.version  # The alias only asks; what is in use is what the pointer names.
     if champion != expected or champion != entry.over.version:
         raise ChampionMoved(
             f"version {entry.to.version} was compared with {_named(expected)}, but by now there is "

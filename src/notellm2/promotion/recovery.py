@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import uuid
+from datetime import UTC, datetime
 
+from notellm2.artifacts import digest_json
+from notellm2.errors import InputError
 from notellm2.promotion.journal import Held, LeaseLost, read_intent
 from notellm2.promotion.ledger import Ledger
 from notellm2.promotion.release import Release, Step, Why, this_actor
 from notellm2.publication.pointer import Publication
 from notellm2.registry import names, versions
+from notellm2.registry.decided import record_decision
 from notellm2.registry.decisions import Entry, Pair
 from notellm2.registry.identities import Forbidden
 
@@ -41,11 +46,27 @@ def recover(release: Release) -> None:
         release.on_step(Step.RELEASE)
 
 
-def settle(release: Release, held: Held, pointer: Publication | None) -> None:
-    """Finish the recorded change if the pointer names its index, else undo it; put a strayed alias back."""
+def settle(release: Release, held: Held, pointer: Publication | None, *, mend: bool = True) -> None:
+    """Finish the recorded change if the pointer names its index, else undo it; put a strayed alias back.
+
+    Args:
+        release: whose change it is.
+        held: the lease.
+        pointer: what readers follow.
+        mend: whether an alias that is not where the pointer is is put back; not where it asks for this very change.
+    """
     intent = held.intent
+    if intent is not None and pointer is not None:
+        alias = versions.alias_version(release.tracking, names.CHAMPION)
+        if alias not in (intent.to.version, intent.over.version):
+            _mend(
+                release,
+                pointer,
+                f"version {alias or 'none'} was asked for while another change was cut short: ask again",
+            )
     if intent is None:
-        _mend(release, pointer)
+        if mend:
+            _mend(release, pointer)
     elif pointer is not None and pointer.version == intent.to.publication:
         logger.warning("finishing: %s of version %s (%s)", intent.action, intent.to.version, intent.id)
         versions.begin_change(release.tracking, intent)
@@ -55,7 +76,12 @@ def settle(release: Release, held: Held, pointer: Publication | None) -> None:
     else:
         logger.warning("undoing: %s of version %s (%s)", intent.action, intent.to.version, intent.id)
         release.on_step(Step.ALIAS)
-        versions.move_alias(release.tracking, names.CHAMPION, intent.over.version)
+        if intent.link is not None:
+            # It was asked for in MLflow: whoever asked is told.
+            reason = f"bringing version {intent.to.version} into use was cut short: ask again"
+            _mend(release, pointer, reason, intent)
+            record_decision(release.tracking, str(intent.to.version), f"not brought into use: {reason}")
+        versions.move_alias(release.tracking, names.CHAMPION, _if_there(release, intent.over.version))
         _mend(release, pointer)
         release.on_step(Step.CLEAR)
         held.record(None)
@@ -74,12 +100,12 @@ def finish(release: Release, held: Held, intent: Entry) -> Entry:
     return written
 
 
-def settle_error(release: Release, held: Held) -> None:
+def settle_error(release: Release, held: Held, *, mend: bool = True) -> None:
     """Finish or undo a change that failed in this process, by the same rule as after a kill."""
     try:
         with contextlib.suppress(OSError):  # A full disk: the lease was ours a moment ago.
             held.renew()
-        settle(release, held, release.pointer(damaged_is_none=True))
+        settle(release, held, release.pointer(damaged_is_none=True), mend=mend)
     except LeaseLost:
         _settle_late(release)
     except Exception as error:
@@ -94,14 +120,82 @@ def _settle_late(release: Release) -> None:
         logger.warning("the next start settles what was moved here after the lease had expired: %s", error)
 
 
-def _mend(release: Release, pointer: Publication | None) -> None:
-    """Put an alias back that left the pointer: moved by hand, or by a holder that slept past its lease."""
-    if pointer is None or not release.alias_strayed(pointer):
+def put_back(release: Release, version: str | None, reason: str) -> bool:
+    """Put the alias back where the pointer is, and say why: on the version that it named, in the ledger and in the log.
+
+    Args:
+        release: whose alias it is.
+        version: what it named, as the caller saw it; None: nothing.
+        reason: in a sentence.
+
+    Returns:
+        Whether it was; not where the alias names another version by now.
+
+    Raises:
+        LeaseTaken, Forbidden, InputError: as a promotion.
+    """
+    with release.held(f"putting the alias back from version {version or 'none'}") as held:
+        pointer = release.pointer()
+        settle(release, held, pointer, mend=False)
+        alias = versions.alias_version(release.tracking, names.CHAMPION)
+        if alias != version or (pointer is not None and alias == pointer.model_version):
+            return False
+        if pointer is not None and release.alias_strayed(pointer):
+            _mend(release, pointer, reason)
+        else:  # There is no version that it could name.
+            versions.move_alias(release.tracking, names.CHAMPION, None)
+            Ledger(release.location).append(_removal(release, version, reason))
+        release.on_step(Step.RELEASE)
+    if version is not None:
+        record_decision(release.tracking, version, f"not brought into use, the alias was put back: {reason}")
+    return True
+
+
+def _removal(release: Release, version: str | None, reason: str) -> Entry:
+    """Make the ledger's line of an alias that named a version and names none."""
+    why = Why(by=this_actor(), reason=reason, mode="automatic")
+    return Entry(
+        id=uuid.uuid4().hex,
+        at=datetime.now(UTC).isoformat(timespec="seconds"),
+        action="mend",
+        model=release.tracking.model_name,
+        to=Pair(version=None, publication=None),
+        over=Pair(version=version, publication=None),
+        bundle="",
+        **why.model_dump(),
+    )
+
+
+def _if_there(release: Release, version: str | None) -> str | None:
+    """The version, unless somebody has deleted it."""
+    try:
+        return version and versions.get_version(release.tracking, version).version
+    except InputError:
+        return None
+
+
+def _mend(
+    release: Release, pointer: Publication | None, because: str | None = None, change: Entry | None = None
+) -> None:
+    """Put an alias back that left the pointer: moved by hand, or by a holder that slept past its lease.
+
+    Args:
+        release: whose alias it is.
+        pointer: what readers follow.
+        because: why, where more is known.
+        change: the change that was undone; its line is written once.
+    """
+    if pointer is None or not (change is not None or release.alias_strayed(pointer)):
         return
     alias = versions.alias_version(release.tracking, names.CHAMPION)
-    reason = f"the alias named {alias or 'no version'}, the pointer names {pointer.model_version}: readers follow it"
+    strayed = change.to.version if change is not None else alias
+    reason = f"the alias named {strayed or 'no version'}, the pointer names {pointer.model_version}: readers follow it"
+    if because is not None:
+        reason = because
     why = Why(by=this_actor(), reason=reason, mode="automatic")
-    entry = release.entry("mend", pointer, Pair(version=alias, publication=pointer.version), why)
+    entry = release.entry("mend", pointer, Pair(version=strayed, publication=pointer.version), why)
+    if change is not None:
+        entry = entry.model_copy(update={"id": digest_json(["undone", change.id])[:32]})
     versions.move_alias(release.tracking, names.CHAMPION, pointer.model_version)
     written = Ledger(release.location).append(entry)
     versions.record_change(release.tracking, written, release.location)

@@ -66,6 +66,7 @@ class Why(BaseModel):
         mode: how it was decided.
         verdict: the gate's sentence; empty where no gate was asked.
         compared_with: the champion the gate compared with; None: there was none.
+        link: of a change that was asked for by moving the alias in MLflow's page: the address of that page.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -75,6 +76,7 @@ class Why(BaseModel):
     mode: Mode
     verdict: str = ""
     compared_with: str | None = None
+    link: str | None = None
 
 
 class Outcome(NamedTuple):
@@ -150,6 +152,13 @@ class Release:
         pointer = self.pointer(damaged_is_none=damaged_is_none)
         champion = versions.alias_version(self.tracking, names.CHAMPION)
         return pointer, Pair(version=champion, publication=None if pointer is None else pointer.version)
+
+    def present_for(self, version: str, why: Why, *, damaged_is_none: bool = False) -> tuple[Publication | None, Pair]:
+        """Read the pointer, and the pair in use: while the alias only asks for a version, the pointer says which."""
+        pointer, present = self.present(damaged_is_none=damaged_is_none)
+        if why.link is None or present.version != version:
+            return pointer, present
+        return pointer, Pair(version=pointer and pointer.model_version, publication=present.publication)
 
     def entry(self, action: Action, publication: Publication, over: Pair, why: Why) -> Entry:
         """Make the ledger's line of a change, without its number."""

@@ -197,8 +197,9 @@ def _problems(
     if published is not None and published.model_version != (best and best.version) and intent is None:
         yield (
             f"the published index is of model version {published.model_version}, the champion is "
-            f"{best.version if best else 'none'}: readers follow the index; the next promotion, rollback or retraining "
-            "puts the champion there"
+            f"{best.version if best else 'none'}: readers follow the index, and the alias asks for another version; "
+            "`notellm2 follow --once` brings it into use or puts the alias back, and says why (the stack does so by "
+            "itself); where the version was deleted: `notellm2 rollback`, or promote another"
         )
     if best is not None and published is None:
         yield "there is a champion but no published index: run the retraining again, it publishes it"

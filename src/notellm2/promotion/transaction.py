@@ -95,8 +95,8 @@ class Promoter(Release):
             bundle=target.bundle,
         )
         with self.held(f"promoting version {version}") as held:
-            settle(self, held, self.pointer())
-            pointer, present = self.present()
+            settle(self, held, self.pointer(), mend=why.link is None)
+            pointer, present = self.present_for(version, why)
             if pointer is not None and present == Pair(version=version, publication=publication.version):
                 return Outcome(pointer, None)
             if over is not None and present.publication != over:
@@ -137,8 +137,8 @@ class Promoter(Release):
             LeaseTaken, LeaseLost, PublishFailed, Forbidden: as `promote`.
         """
         with self.held("rolling back") as held:
-            settle(self, held, self.pointer(damaged_is_none=True))
-            pointer, present = self.present(damaged_is_none=True)
+            settle(self, held, self.pointer(damaged_is_none=True), mend=why.link is None)
+            pointer, present = self.present_for(to or "", why, damaged_is_none=True)
             if over is not None and present != over:
                 raise ChampionMoved(
                     f"by now version {present.version or 'none'} with index {present.publication or 'none'} is in use; "

@@ -72,9 +72,8 @@ def record(release: Release, action: Action, notice: Notice, why: Why) -> tuple[
         over=present,
         bundle=notice.bundle,
         until=notice.until,
-        link=notice.link,
         flow_run=notice.flow_run,
-        **why.model_dump(),
+        **why.model_copy(update={"link": notice.link}).model_dump(),
     )
     known = {one.id for one in ledger.entries()}
     written = ledger.append(entry)

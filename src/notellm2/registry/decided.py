@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from notellm2.registry import names
 from notellm2.registry.runs import Run
 from notellm2.registry.tracking import Tracking
@@ -41,3 +43,16 @@ def end_waiting_run(tracking: Tracking, version: str, status: str) -> None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
+
+
+def asked_by(tracking: Tracking, version: str | None) -> str:
+    """Say who moved the alias `champion` last, for people: MLflow's user where the server has written it down.
+
+    Args:
+        tracking: the store.
+        version: what the alias names; a note about another version is an older one.
+    """
+    note = json.loads(tracking.client.get_registered_model(tracking.model_name).tags.get(names.ASKED, "{}"))
+    if note.get("version") == (version or "none") and note.get("by"):
+        return f"{note['by']} (in MLflow)"
+    return "somebody (in MLflow)"

@@ -45,6 +45,8 @@ PROMOTED_AT = PREFIX + "promoted_at"
 PROMOTED_OVER = PREFIX + "promoted_over"
 DECISION = PREFIX + "decision"
 """On a version: how it stands with people, in a sentence: waiting, expired, refused, put back, promoted."""
+ASKED = PREFIX + "champion_moved"
+"""On the registered model at a server: JSON, who moved the alias `champion` last, to which version, when."""
 BEGUN = PREFIX + "ledger.begun"
 """On a version at a server: the id of the change to it that began last. Only a promoter may write it, so that who may
 not is refused before anything has moved."""
