@@ -70,7 +70,7 @@ class Workshop:
 
     @classmethod
     def at(cls, store: Store) -> Workshop:
-        """The real one: torch and FAISS each in a process of its own."""
+        """Make the real one: torch and FAISS each in a process of its own."""
         from notellm2.embedding.process import refresh_in_subprocess
         from notellm2.index.process import build_index_in_subprocess
 

@@ -50,7 +50,7 @@ class _Unfit(Exception):
 
 
 def asked_version(release: Release, pointer: Publication | None) -> tuple[bool, str | None]:
-    """Whether the alias asks for something, and for which version; None: for none."""
+    """Look whether the alias asks for something, and for which version; None: for none."""
     alias = versions.alias_version(release.tracking, names.CHAMPION)
     if pointer is None:
         return alias is not None, alias
