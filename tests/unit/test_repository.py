@@ -144,8 +144,7 @@ def docstrings(folder: str) -> Iterator[tuple[str, bool, str]]:
                 if isinstance(part, ast.ClassDef):
                     yield from of(part, f"{name} {part.name}")
 
-    later = {"registry"}
-    for path in sorted(p for p in (ROOT / folder).rglob("*.py") if p.parent.name not in later):
+    for path in sorted((ROOT / folder).rglob("*.py")):
         name, module = str(path.relative_to(ROOT)), ast.parse(path.read_text())
         yield name, False, (ast.get_docstring(module) or "").partition("\n")[0]
         yield from of(module, name)

@@ -84,7 +84,7 @@ class RunRecord(BaseModel):
 
 
 def all_versions(tracking: Tracking) -> list[VersionRecord]:
-    """Every version of the registered model, in MLflow's order."""
+    """List every version of the registered model, in MLflow's order."""
     client, token = tracking.client, None
     versions: list[ModelVersion] = []
     while True:
@@ -100,7 +100,7 @@ def all_versions(tracking: Tracking) -> list[VersionRecord]:
 
 
 def all_runs(tracking: Tracking) -> Iterator[RunRecord]:
-    """Every run of the experiment that is not deleted."""
+    """List every run of the experiment that is not deleted."""
     client, token = tracking.client, None
     experiment = client.get_experiment_by_name(tracking.experiment)
     while experiment is not None:
@@ -113,7 +113,7 @@ def all_runs(tracking: Tracking) -> Iterator[RunRecord]:
 
 
 def run_record(tracking: Tracking, run_id: str) -> RunRecord:
-    """One run, of whichever experiment.
+    """Read one run, of whichever experiment.
 
     Raises:
         MlflowException: there is no such run.

@@ -66,7 +66,7 @@ class Pair(BaseModel):
 
 
 class Entry(BaseModel):
-    """One line.
+    """One line of the ledger.
 
     Attributes:
         format: of the line.
@@ -120,6 +120,6 @@ class Entry(BaseModel):
         return self.action in MOVES
 
     def line(self) -> bytes:
-        """The entry as its line of the file; what only a wait has is left out of the others, as it always was."""
+        """Write the entry as its line of the file."""
         absent = {name for name in ("until", "link", "flow_run") if getattr(self, name) is None}
         return self.model_dump_json(exclude=absent).encode() + b"\n"

@@ -27,7 +27,7 @@ _CHANGES = ("candidate", "champion", "difference", "low", "high", "p")
 
 
 def figures_of(artifact: Artifact) -> dict[str, float]:
-    """Read the metrics of an evaluation or a comparison; what is undefined (null) is absent.
+    """Return the figures of an evaluation, comparison or saliency artifact; what is undefined (null) is absent.
 
     Raises:
         ValueError: an artifact of another stage.

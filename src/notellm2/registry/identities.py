@@ -59,7 +59,7 @@ def read_own() -> None:
 
 
 def promoter() -> tuple[str, str] | None:
-    """Name and password of the promoter that this process may speak as; None where it has none.
+    """Return name and password of the promoter that this process may speak as; None where it has none.
 
     Raises:
         InputError: one of the two is missing, or a file cannot be read.
@@ -75,7 +75,7 @@ def promoter() -> tuple[str, str] | None:
 
 @cache
 def registrar(uri: str, name: str, password: str) -> Registrar:
-    """A client of the server's model registry that speaks as this user, whatever MLflow's own variables say."""
+    """Make a client of the model registry that speaks as this user, whatever MLflow's own variables say."""
     from mlflow.store.model_registry.rest_store import RestStore
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import MlflowHostCreds

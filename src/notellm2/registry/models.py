@@ -32,7 +32,7 @@ _MODEL_CODE = Path(__file__).with_name("pyfunc_model.py")
 
 
 def log_model(run: Run, bundle: Path, digest: str) -> LoggedModel:
-    """The run's logged model of this bundle; logs it unless a killed process got that far already.
+    """Return the run's logged model of this bundle; logs it unless a killed process got that far already.
 
     Args:
         run: of the retraining; its lock "versions" must be held: one process at a time.
@@ -86,7 +86,7 @@ def log_model(run: Run, bundle: Path, digest: str) -> LoggedModel:
 
 
 def requirements() -> list[str]:
-    """What a server of the model installs: this package and its direct dependencies, at the versions installed here.
+    """List what a server of the model installs: this package and its direct dependencies, at these versions.
 
     Own pins, not MLflow's inference: that would load the model in a second process for a minute.
     """
@@ -102,7 +102,7 @@ def requirements() -> list[str]:
 
 
 def signature() -> ModelSignature:
-    """The model's contract: note_id, title, topics, content, optional image bytes; embedding float32[d]."""
+    """Return the model's contract: note_id, title, topics, content, optional image bytes; embedding float32[d]."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, Schema, TensorSpec
     from mlflow.types.schema import Array
@@ -119,7 +119,7 @@ def signature() -> ModelSignature:
 
 
 def input_example() -> Any:
-    """Two made-up notes as a data frame, the second without image (empty: MLflow's JSON has no null for bytes)."""
+    """Make up two notes as a data frame, the second without image (empty: MLflow's JSON has no null for bytes)."""
     import pandas as pd
 
     return pd.DataFrame(

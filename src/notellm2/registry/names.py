@@ -95,7 +95,7 @@ CURVES = (
 
 
 def artifact_tag(stage: str) -> str:
-    """Name the tag of before that holds the key of a stage's artifact."""
+    """Name the tag that holds the key of the stage's artifact."""
     return f"{PREFIX}artifact.{stage}"
 
 
@@ -105,7 +105,7 @@ def logged_tag(stage: str) -> str:
 
 
 def training_metric(field: str) -> str:
-    """Name a training curve as MLflow has it: ``loss`` is ``training/loss``."""
+    """Name a training curve in MLflow: ``validation_recall@10`` is ``training/validation_recall_at_10``."""
     return TRAINING + metric_part(field)
 
 

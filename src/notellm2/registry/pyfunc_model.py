@@ -30,7 +30,7 @@ class NoteEmbedder(PythonModel):
         model_input: pd.DataFrame,
         params: dict[str, Any] | None = None,  # noqa: ARG002 - likewise
     ) -> pd.DataFrame:
-        """Embed notes.
+        """Embed notes, a row each.
 
         Args:
             context: unused.

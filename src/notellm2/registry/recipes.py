@@ -18,12 +18,12 @@ RECIPE_FILE = "recipe.yaml"
 
 
 def recipe_digest(recipe: Recipe) -> str:
-    """Digest of every field of a recipe, defaults included."""
+    """Digest every field of a recipe, defaults included."""
     return digest_json(recipe.model_dump(mode="json"))[:KEY_LENGTH]
 
 
 def recipe_of(tracking: Tracking, run_id: str) -> dict[str, Any] | None:
-    """Every field of a run's recipe, as plain data; None: the run recorded none.
+    """Read every field of a run's recipe, as plain data; None: the run recorded none.
 
     It may be of an earlier version of this package, with other fields: it is for reading, not for running.
     """
@@ -37,7 +37,7 @@ def recipe_of(tracking: Tracking, run_id: str) -> dict[str, Any] | None:
 
 
 def read_recipe(tracking: Tracking, run_id: str, what: str) -> Recipe:
-    """A run's recipe as one that can be run again.
+    """Read a run's recipe as one that can be run again.
 
     Args:
         tracking: the store.

@@ -104,7 +104,7 @@ class Run:
 
     @classmethod
     def attach(cls, tracking: Tracking, run_id: str) -> Run:
-        """The run with this id, its status left as it is."""
+        """Open the run with this id, its status left as it is."""
         return cls(tracking, run_id)
 
     def __enter__(self) -> Run:
@@ -346,7 +346,7 @@ class Run:
 
 
 def flatten(tree: Mapping[str, Any], above: str = "") -> dict[str, str]:
-    """A tree of settings as dotted names and texts: numbers and words as they are, lists and null as JSON."""
+    """Flatten a tree of settings to dotted names and texts: numbers and words as they are, lists and null as JSON."""
     flat: dict[str, str] = {}
     for name, value in tree.items():
         path = f"{above}{name}"

@@ -80,7 +80,7 @@ class Tracking:
 
     @classmethod
     def at(cls, workspace: Workspace, config: RegistryConfig | None = None) -> Tracking:
-        """The store of a workspace, or the one that ``MLFLOW_TRACKING_URI`` names. Touches no file.
+        """Return the store of a workspace, or the one that ``MLFLOW_TRACKING_URI`` names. Touches no file.
 
         Raises:
             InputError: the variable names a store that MLflow no longer has or that depends on the current
@@ -131,7 +131,7 @@ class Tracking:
         return redacted(self.uri)
 
     def page(self, path: str) -> str:
-        """Return the address of one of MLflow's pages, as a person's browser has it; opens those for training models.
+        """Return the address of one of MLflow's pages, as a person's browser has it.
 
         MLflow has others, for chat applications, and shows them to whoever has chosen nothing yet.
 
@@ -156,7 +156,7 @@ class Tracking:
         return not self.uri.startswith("sqlite:////") or Path(self.uri.removeprefix("sqlite:///")).is_file()
 
     def experiment_id(self) -> str:
-        """The experiment's id; makes it on first use.
+        """Return the experiment's id; makes it on first use.
 
         Raises:
             InputError: the experiment was deleted in MLflow; says how to go on.

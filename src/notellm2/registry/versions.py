@@ -135,17 +135,17 @@ def register(run: Run, bundle: Path, *, data_md5: str, test_set: str) -> Version
 
 
 def champion(tracking: Tracking) -> Version | None:
-    """The version in use, or None."""
+    """Return the version in use, or None."""
     return _by_alias(tracking, names.CHAMPION)
 
 
 def challenger(tracking: Tracking) -> Version | None:
-    """The candidate last registered, or None."""
+    """Return the candidate last registered, or None."""
     return _by_alias(tracking, names.CHALLENGER)
 
 
 def get_version(tracking: Tracking, version: str) -> Version:
-    """A version by its number.
+    """Find a version by its number.
 
     Raises:
         InputError: there is no such version.
@@ -164,7 +164,7 @@ def get_version(tracking: Tracking, version: str) -> Version:
 
 
 def with_bundle(tracking: Tracking, version: str, bundle: str) -> Version | None:
-    """A version if it is still the model of that bundle.
+    """Return a version if it is still the model of that bundle.
 
     None where it was deleted, or where a registry that was begun anew gave its number to another model.
     """
@@ -176,7 +176,7 @@ def with_bundle(tracking: Tracking, version: str, bundle: str) -> Version | None
 
 
 def alias_version(tracking: Tracking, alias: str) -> str | None:
-    """Number of the version an alias names; None where nothing carries it."""
+    """Return the number of the version an alias names; None where nothing carries it."""
     version = _version_by_alias(tracking, alias) if tracking.exists else None
     return None if version is None else str(version.version)
 
@@ -284,7 +284,7 @@ def add_artifact(tracking: Tracking, version: str, artifact: Artifact) -> None:
 
 
 def bundle_path(tracking: Tracking, version: str, into: Path) -> Path:
-    """The directory of a version's model bundle: the registered one where that is on this machine, else a download.
+    """Find the directory of a version's model bundle: on this machine where it is there, else a download.
 
     Args:
         tracking: the store.
