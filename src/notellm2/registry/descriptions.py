@@ -109,8 +109,8 @@ def version_found(summary: Summary, origin: Origin, model: str, number: str, rea
         *_findings(summary),
         f"**Limits**: measured on {queries:,} queries in a pool of {summary.pool:,} held-out notes of one data "
         f"version; notes of another kind may fare otherwise. It reads {reads}.",
-        f"**Put it into use**: `notellm2 promote {number}` (moves the alias *and* the published index; the alias moved "
-        "here alone does not change what is served).",
+        f"**Put it into use**: `notellm2 promote {number}`, or give it the alias `champion` on this page: that is a "
+        "request, which is carried out with its published index, or put back with the reason.",
         f'**Load it**: `mlflow.pyfunc.load_model("models:/{model}/{number}").predict(frame)`, a row a note with '
         "note_id, title, topics, content, image.",
         _origin(origin),

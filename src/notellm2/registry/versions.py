@@ -43,8 +43,8 @@ _OLD_MODEL_DESCRIPTION = "NoteLLM-2 note embeddings: a note in, float32[d] of le
 _MODEL_DESCRIPTION = (
     "NoteLLM-2 embeddings of notes: a note (title, topics, text, image) in, float32[d] of length 1 out.\n\n"
     "`champion` is in use, `challenger` was put forward last. A version's description says what it was judged by and "
-    "what was decided about it. Put one into use with `notellm2 promote VERSION`, go back with `notellm2 rollback`: "
-    "both move the published index with the alias, which an alias that is moved on this page does not."
+    "what was decided about it. Put one into use with `notellm2 promote VERSION` or by giving it the alias "
+    "`champion`, go back with `notellm2 rollback`: the published index moves with the alias, or the alias is put back."
 )
 
 
