@@ -198,8 +198,8 @@ def _problems(
         yield (
             f"the published index is of model version {published.model_version}, the champion is "
             f"{best.version if best else 'none'}: readers follow the index, and the alias asks for another version; "
-            "`notellm2 follow --once` brings it into use or puts the alias back, and says why (the stack does so by "
-            "itself); where the version was deleted: `notellm2 rollback`, or promote another"
+            "`notellm2 follow --once` brings it into use or puts the alias back, and says why; where the "
+            "version was deleted: `notellm2 rollback`, or promote another"
         )
     if best is not None and published is None:
         yield "there is a champion but no published index: run the retraining again, it publishes it"
