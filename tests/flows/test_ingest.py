@@ -54,7 +54,6 @@ def test_an_export_becomes_the_version_a_bad_one_changes_nothing_and_a_cleanup_l
     assert [one["event"] for one in events] == [
         "notellm2.data.version",
         "notellm2.data.quality-failed",
-        "notellm2.ingest.failed",
         "notellm2.model.stale",
     ]
     assert (events[0]["data_md5"], events[0]["notes"]) == (version, 150)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -181,8 +182,9 @@ def push(directory: Path, remote: str | None = None) -> str:
 def remotes(directory: Path) -> list[str]:
     """List the DVC remotes of the repository that pins a directory, by name; none where there is no repository."""
     root = _root(directory)
-    said = "" if root is None else _dvc(root, "remote", "list")
-    return [line.split()[0] for line in said.splitlines() if line.strip()]
+    # `dvc remote list` breaks long lines like a terminal.
+    settings = "" if root is None else _dvc(root, "config", "--list")
+    return re.findall(r"^remote\.(.+)\.url=", settings, re.MULTILINE)
 
 
 def is_stored(directory: Path) -> bool:
