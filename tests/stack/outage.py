@@ -104,7 +104,7 @@ def retrain_through_an_outage(stack: RunningStack, root: Path) -> Retraining:
     """Train; MLflow goes in the middle, PostgreSQL restarts, MLflow comes back after training's last step."""
     place = Retraining(stack, root)
     place.run("before", "-c", EMPTY, user="trainer")
-    arguments = ["--recipe", str(RECIPE), "--store", str(root / "store"), "--set", "gate.mode=manual"]
+    arguments = ["retrain", "--recipe", str(RECIPE), "--store", str(root / "store"), "--set", "gate.mode=manual"]
     arguments += ["--set", f"registry.model_name={MODEL}", "--set", f"registry.experiment={MODEL}"]
     output, log = root / "retrain.out", root / "retrain.err"
     with output.open("wb") as out, log.open("wb") as err:

@@ -350,7 +350,7 @@ def test_deploying_again_changes_nothing(team: Team) -> None:
     assert "Removed" not in team.deploy()
     after = {one.name: one for one in team.client.read_automations()}
     assert after == before
-    assert len([name for name in after if name.startswith("notellm2: ")]) == 11
+    assert len([name for name in after if name.startswith("notellm2: ")]) == 14
 
 
 def test_no_address_of_an_alert_is_shown_anywhere(team: Team) -> None:
