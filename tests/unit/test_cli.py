@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
+from typer.core import TyperGroup
 from typer.testing import CliRunner, Result
 
 from notellm2 import cli
@@ -354,3 +357,16 @@ def test_similar_reads_a_place_on_s3_and_says_what_the_store_said(tmp_path: Path
     assert missing.returncode == 2
     assert "s3://no-such-bucket/x: cannot be read" in missing.stderr
     assert "NoSuchBucket" in missing.stderr
+
+
+@pytest.mark.parametrize(("command", "retries"), [("status", "3"), ("retrain", None)])
+def test_a_person_waits_for_a_server_that_is_away_less_long_than_a_flow(
+    command: str, retries: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training must outlive MLflow's restart, which takes longer than anybody waits for `notellm2 status`."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "x")  # so that the test's end restores it
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES")
+    group = typer.main.get_command(cli.app)
+    assert isinstance(group, TyperGroup)
+    assert group.get_command(typer.Context(group), command) is not None
+    assert os.environ.get("MLFLOW_HTTP_REQUEST_MAX_RETRIES") == retries

@@ -6,7 +6,6 @@ cannot be read or written with a message and status 1.
 
 from __future__ import annotations
 
-import os
 import sys
 
 import typer
@@ -66,8 +65,6 @@ def main() -> None:
     """Run the command line; wrong input becomes a message and status 2, a place that fails one and status 1."""
     tolerate_any_text()
     let_idle_threads_sleep()
-    # A person waits: some 12 s for a server that is away, not the ten minutes that a training has.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
     try:
         app(prog_name="notellm2")
     except InputError as error:

@@ -6,6 +6,7 @@ typer takes it. One is imported when it is called, or when the help lists it, an
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -36,6 +37,8 @@ class CommandGroup(TyperGroup):
         """
         own = super().get_command(ctx, cmd_name)
         if own is not None:
+            # A person waits: some 12 s for a server that is away, not the minutes that a flow sits out.
+            os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
             return own
         plugins = installed()
         if cmd_name in plugins:
