@@ -19,7 +19,6 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from notellm2.artifacts import digest_json
 from notellm2.promotion.waiting import expiring, short_time
@@ -173,8 +172,7 @@ def _page(job: Job, entry: Entry) -> str:
     """Address of the page of a line's version, as people open it."""
     from notellm2.registry.tracking import Tracking
 
-    model = quote(entry.model, safe="")
-    return Tracking.at(job.workspace, job.recipe.registry).page(f"/models/{model}/versions/{entry.to.version}")
+    return Tracking.at(job.workspace, job.recipe.registry).version_page(str(entry.to.version), entry.model)
 
 
 def _of_ledger(entry: Entry) -> Event:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from flows.handoffs import Backbones, Choice, Features, Mined
 from flows.runtime import show
 from flows.runtime.job import Job
@@ -12,6 +14,9 @@ from notellm2.artifacts import Artifact
 from notellm2.model.variants import TRAINED, find_variant
 from notellm2.recipe import change_recipe
 
+if TYPE_CHECKING:
+    from notellm2.training.training_stage import TrainingInputs
+
 
 @stage("choice", timeout_s=7 * DAY)
 def choose_variant(job: Job, mined: Mined, backbones: Backbones, features: Features) -> Choice:
@@ -19,18 +24,18 @@ def choose_variant(job: Job, mined: Mined, backbones: Backbones, features: Featu
     from notellm2.evaluation.choice_stage import compare_variants, survivors
 
     choice = job.recipe.choice
+    if not choice.variants:
+        return Choice(recipe=job.recipe)
+    inputs = training_inputs(job, mined, backbones, features)
     left: list[str] = [variant.name for variant in TRAINED if variant.name in choice.variants]
-    outcome: Artifact | None = None
-    for share in choice.rounds if left else ():
-        trials = {name: _trial(job, mined, backbones, features, name, share) for name in left}
+    for share in choice.rounds:
+        trials = {name: _trial(job, inputs, name, share) for name in left}
         outcome = compare_variants(job.store, mined.measured_on, trials, share)
         show.choice(outcome)
         ahead = [one["name"] for one in outcome.summary["variants"]][: survivors(len(left))]
         left = [name for name in left if name in ahead]
         if len(left) == 1:
             break
-    if outcome is None:
-        return Choice(recipe=job.recipe)
     if outcome.summary["queries"] < choice.few_queries:
         show.warn(
             f"the choice of a variant rests on {outcome.summary['queries']} validation queries, fewer than "
@@ -41,12 +46,11 @@ def choose_variant(job: Job, mined: Mined, backbones: Backbones, features: Featu
     return Choice(artifact=outcome, recipe=change_recipe(job.recipe, find_variant(chosen).overrides))
 
 
-def _trial(job: Job, mined: Mined, backbones: Backbones, features: Features, name: str, share: float) -> Artifact:
+def _trial(job: Job, inputs: TrainingInputs, name: str, share: float) -> Artifact:
     """The vectors of the validation notes by a variant that is trained for a share of the steps."""
     from notellm2.embedding.trial_stage import embed_validation
     from notellm2.training.training_stage import train
 
-    recipe, data = change_recipe(job.recipe, find_variant(name).overrides), mined.data
-    inputs = training_inputs(job, mined, backbones, features)
+    recipe = change_recipe(job.recipe, find_variant(name).overrides)
     trained = train(job.store, inputs, recipe.model, recipe.training.shortened(share), recipe.data.images)
-    return embed_validation(job.store, data.dataset, data.md5, mined.artifact, trained, features.artifact)
+    return embed_validation(job.store, inputs.dataset, inputs.data_md5, inputs.pairs, trained, inputs.features)

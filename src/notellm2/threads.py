@@ -8,7 +8,7 @@ environment when it is loaded, so this comes before the first import of torch, a
 from __future__ import annotations
 
 import os
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 
 PASSIVE = {"OMP_WAIT_POLICY": "PASSIVE"}
 _CHOICES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
@@ -21,7 +21,7 @@ def let_idle_threads_sleep(environment: MutableMapping[str, str] = os.environ) -
         environment.update(PASSIVE)
 
 
-def describe_threads(count: int, environment: MutableMapping[str, str] = os.environ) -> str:
+def describe_threads(count: int, environment: Mapping[str, str] = os.environ) -> str:
     """Say in a line how many threads compute, why so many, and how they wait.
 
     Args:

@@ -17,7 +17,7 @@ import numpy as np
 from notellm2.artifacts import Artifact, Store
 from notellm2.evaluation.bootstrap import resample
 from notellm2.evaluation.cases import Cases, MinedData, read_cases
-from notellm2.evaluation.ranks import F64, Cosine, count_ranks
+from notellm2.evaluation.ranks import F32, F64, I64, Cosine, count_ranks
 
 STAGE, VERSION = "choice", 1
 KS = (10, 100)
@@ -60,12 +60,12 @@ def compare_variants(store: Store, data: MinedData, trials: Mapping[str, Artifac
             {
                 "name": name,
                 "score": round(float(scores[name].mean()), 4),
-                **{f"recall@{k}": round(float(hits[name][:, at].mean()), 4) for at, k in enumerate(KS)},
+                **{f"recall@{k}": round(float(mean), 4) for k, mean in zip(KS, hits[name].mean(axis=0), strict=True)},
                 "behind": round(float((best - scores[name]).mean()), 4),
-                "low": round(float(behind.low[at_name]), 4),
-                "high": round(float(behind.high[at_name]), 4),
+                "low": round(float(low), 4),
+                "high": round(float(high), 4),
             }
-            for at_name, name in enumerate(ordered)
+            for name, low, high in zip(ordered, behind.low, behind.high, strict=True)
         ]
         found = {
             "share": share,
@@ -100,13 +100,8 @@ def choice_sentence(summary: Mapping[str, Any]) -> str:
 
 def _hits(cases: Cases, trial: Artifact) -> F64:
     """f64[Q, K]: the chance that each target is among the first k."""
-    rows = np.load(trial.file("rows.npy"), allow_pickle=False)
-    vectors = np.load(trial.file("both.npy"), allow_pickle=False)
-
-    def of(wanted: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, np.dtype[np.float32]]:
-        embedded: np.ndarray[Any, np.dtype[np.float32]] = vectors[np.searchsorted(rows, wanted)]
-        return embedded
-
-    scorer = Cosine(of(cases.query_rows), of(cases.pool_rows))
-    ranks = count_ranks(scorer, cases.columns(cases.target_rows), cases.columns(cases.query_rows))
+    rows: I64 = np.load(trial.file("rows.npy"), allow_pickle=False)
+    vectors: F32 = np.load(trial.file("both.npy"), allow_pickle=False)
+    queries, pool = (vectors[np.searchsorted(rows, wanted)] for wanted in (cases.query_rows, cases.pool_rows))
+    ranks = count_ranks(Cosine(queries, pool), cases.columns(cases.target_rows), cases.columns(cases.query_rows))
     return np.stack([ranks.recall(k) for k in KS], axis=1)

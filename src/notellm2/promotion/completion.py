@@ -19,7 +19,7 @@ from notellm2.index.index_stage import vectors_of
 from notellm2.index.layout import NoteIds
 from notellm2.notes.dataset import Dataset
 from notellm2.notes.places import find_version
-from notellm2.promotion.release import IndexMoved, Outcome, Refused, Release, Why
+from notellm2.promotion.release import IndexMoved, Outcome, Refused, Release, Why, carry_on
 from notellm2.publication.pointer import Publication, PublicationDamaged
 from notellm2.publication.stored import stored_ids
 from notellm2.recipe import IndexConfig
@@ -46,10 +46,6 @@ class NotesMissing(Refused):
     """Notes that readers get now would disappear, and cannot be embedded here; nothing was changed."""
 
 
-def _carry_on(step: Preparation) -> None:
-    del step
-
-
 @dataclass(frozen=True)
 class Workshop:
     """Where an index is completed.
@@ -66,7 +62,7 @@ class Workshop:
     embed: Callable[[Store, Dataset, str, Path, str, Artifact | None], Artifact]
     build: Callable[[Store, Artifact, IndexConfig, Artifact], Artifact]
     bundle: Callable[[Tracking, str, Path], Path] = versions.bundle_path
-    on_step: Callable[[Preparation], None] = _carry_on
+    on_step: Callable[[Preparation], None] = carry_on
 
     @classmethod
     def at(cls, store: Store) -> Workshop:

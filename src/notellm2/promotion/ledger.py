@@ -9,7 +9,7 @@ with the tags of the versions, which only promoters may write, or with a backup.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from pydantic import ValidationError
 
@@ -129,13 +129,11 @@ def rolled_back(entries: Sequence[Entry], version: str, bundle: str) -> Entry | 
         bundle: digest of its bundle; the same model may have been another version then.
     """
     same = _same_model(entries, version, bundle)
-    rollback = None
-    for entry in entries:
-        if entry.to.version in same and (entry.moved or entry.action == "mend"):
-            rollback = None
-        elif entry.action == "rollback" and entry.over.version in same:
-            rollback = entry
-    return rollback
+    return _standing(
+        entries,
+        decides=lambda entry: entry.action == "rollback" and entry.over.version in same,
+        undoes=lambda entry: entry.to.version in same and (entry.moved or entry.action == "mend"),
+    )
 
 
 def refused(entries: Sequence[Entry], version: str, bundle: str) -> Entry | None:
@@ -147,13 +145,11 @@ def refused(entries: Sequence[Entry], version: str, bundle: str) -> Entry | None
         bundle: digest of its bundle; the same model may have been another version then.
     """
     same = _same_model(entries, version, bundle)
-    refusal = None
-    for entry in entries:
-        if entry.to.version in same and entry.moved:
-            refusal = None
-        elif entry.to.version in same and entry.action == "refuse":
-            refusal = entry
-    return refusal
+    return _standing(
+        entries,
+        decides=lambda entry: entry.to.version in same and entry.action == "refuse",
+        undoes=lambda entry: entry.to.version in same and entry.moved,
+    )
 
 
 def waits(entries: Iterable[Entry]) -> tuple[Entry, ...]:
@@ -174,6 +170,19 @@ def waits(entries: Iterable[Entry]) -> tuple[Entry, ...]:
         elif entry.action in ("promote", "rollback"):
             open_ = {}
     return tuple(open_.values())
+
+
+def _standing(
+    entries: Iterable[Entry], *, decides: Callable[[Entry], bool], undoes: Callable[[Entry], bool]
+) -> Entry | None:
+    """The last entry that decides, unless a later one undoes it; one that does both undoes."""
+    standing = None
+    for entry in entries:
+        if undoes(entry):
+            standing = None
+        elif decides(entry):
+            standing = entry
+    return standing
 
 
 def _same_model(entries: Iterable[Entry], version: str, bundle: str) -> set[str | None]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 from typing import NamedTuple
-from urllib.parse import quote
 
 from notellm2.errors import InputError
 from notellm2.promotion.completion import Complete, Workshop, promote_complete
@@ -99,14 +98,13 @@ def _carry_out(
         in_use = "none" if pointer is None else pointer.model_version
         raise _Unfit(f"version {in_use} stays in use; `notellm2 rollback` goes back to the version before")
     candidate = versions.get_version(promoter.tracking, version)
-    model = quote(candidate.name, safe="")
     why = Why(
         by=by,
         reason="asked for by the alias in MLflow",
         mode="manual",
         verdict=candidate.verdict,
         compared_with=candidate.compared_with,
-        link=promoter.tracking.page(f"/models/{model}/versions/{version}"),
+        link=promoter.tracking.version_page(version),
     )
     if candidate.promoted_at is not None and _is_kept(promoter, pointer, version):
         return promoter.rollback(why, to=version)

@@ -146,9 +146,9 @@ class Tracking:
         experiment = self.client.get_run(run_id).info.experiment_id
         return self.page(f"/experiments/{experiment}/runs/{run_id}{'' if tab is None else f'/{tab}'}")
 
-    def version_page(self, version: str) -> str:
-        """Return the address of a version's page."""
-        return self.page(f"/models/{quote(self.model_name, safe='')}/versions/{version}")
+    def version_page(self, version: str, model: str | None = None) -> str:
+        """Return the address of a version's page; of another registered model where one is named."""
+        return self.page(f"/models/{quote(model or self.model_name, safe='')}/versions/{version}")
 
     @property
     def exists(self) -> bool:
